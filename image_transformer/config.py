@@ -1,0 +1,270 @@
+"""The typed configuration of a run: what a recipe sets, the command line overrides and `config.yaml` stores.
+
+Frozen dataclasses whose fields are flags (`--model.depth 6`). Importing this must not import torch: `--help` is fast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from image_transformer.order import BlockRaster, Order, Raster
+from image_transformer.patterns import Dilated, Full, Local1D, Local2D, Pattern
+
+ORDERS = (Raster, BlockRaster)
+PATTERNS = (Full, Local1D, Local2D, Dilated)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network and its likelihood."""
+
+    family: Literal["paper", "modern"] = "modern"
+    """Blocks of the paper (post-norm, ReLU, shifted inputs) or modern ones (pre-norm, rotary, neighbour inputs)."""
+    shape: tuple[int, int, int] = (3, 32, 32)
+    """Channels (1 or 3), height and width of the images."""
+    likelihood: Literal["categorical", "dmol"] = "dmol"
+    """256-way softmax per sub-pixel, or a mixture of discretized logistics per pixel."""
+    components: int = 10
+    """Logistics in the mixture (dmol only)."""
+    order: Order = Raster()
+    """Generation order: raster, or block-raster:ROWSxCOLUMNS."""
+    attention: tuple[Pattern, ...] = (Local1D(256, 256),)
+    """Patterns of the layers, repeated to the depth: full, local1d:QUERY:MEMORY, local2d:HxW:HxW,
+    dilated:QUERY:MEMORY:COUNT:GAP."""
+    depth: int = 12
+    """Layers."""
+    width: int = 512
+    """Model width."""
+    heads: int = 8
+    """Attention heads."""
+    attention_width: int | None = None
+    """Total width of queries, keys and values; the model width if not given."""
+    feed_forward: int = 2048
+    """Hidden width of the feed-forward layers."""
+    dropout: float = 0.0
+    """Dropout on every residual branch and on the input."""
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    """Position codes of the paper family; the modern one is rotary."""
+
+    def __post_init__(self) -> None:
+        channels, height, width = self.shape
+        _check(channels in (1, 3), f"model.shape: channels must be 1 or 3, got {channels}")
+        _check(height > 0 and width > 0, f"model.shape: height and width must be positive, got {height}x{width}")
+        _check(bool(self.attention), "model.attention: at least one pattern is needed")
+        for name in ("components", "depth", "width", "heads", "feed_forward"):
+            _check(getattr(self, name) >= 1, f"model.{name} must be at least 1, got {getattr(self, name)}")
+        _check(0 <= self.dropout < 1, f"model.dropout must lie in [0, 1), got {self.dropout}")
+        total = self.attention_width or self.width
+        multiple = self.heads * (4 if self.family == "modern" else 1)
+        why = " (rotary positions need head widths that 4 divides)" if self.family == "modern" else ""
+        _check(total % multiple == 0, f"{self.heads} heads do not divide the attention width {total} evenly{why}")
+        if self.family == "paper" and self.positions == "sinusoidal":
+            _check(
+                self.width % 4 == 0,
+                f"sinusoidal positions need a model.width that 4 divides, got {self.width}",
+            )
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """The pattern of each layer."""
+        return tuple(self.attention[i % len(self.attention)] for i in range(self.depth))
+
+    @property
+    def head_width(self) -> int:
+        return (self.attention_width or self.width) // self.heads
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from."""
+
+    source: str = "cifar10-mini"
+    """cifar10-mini, cifar10, a folder of images, Parquet file(s), a .npy or .npz of uint8, or a hub id."""
+    size: tuple[int, int] | None = None
+    """Resize every image to this height and width."""
+    skip_bad: bool = False
+    """Leave out images that cannot be read, instead of stopping."""
+    flips: bool = False
+    """Augment training with horizontal flips (reported wherever bits/dim are)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimisation: lengths of time are counted in images seen."""
+
+    images: int = 100_000
+    """Images to train on in all."""
+    minutes: float | None = None
+    """Stop after this many minutes of training, if `images` are not reached before; the schedule follows the clock."""
+    batch: int = 16
+    """Images per update."""
+    micro_batch: int | None = None
+    """Images per pass: gradients are accumulated over the passes of one update."""
+    optimizer: Literal["adam", "adamw", "muon"] = "muon"
+    """The paper's Adam; AdamW; or Muon for the matrices of the blocks with AdamW for the rest."""
+    schedule: Literal["vaswani", "wsd"] = "wsd"
+    """Linear warm-up, then inverse square root of the updates; or warm-up, constant, linear decay to zero."""
+    lr: float = 1e-3
+    """Learning rate of Adam and AdamW. With the vaswani schedule, the tensor2tensor factor: 0.1 is Vaswani's own."""
+    muon_lr: float = 0.02
+    """Learning rate of Muon."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (adamw, muon)."""
+    warmup: int = 1000
+    """Updates of warm-up (vaswani) or images of warm-up (wsd)."""
+    decay: float = 0.5
+    """Last fraction of the training over which the learning rate falls to zero (wsd)."""
+    clip: float | None = None
+    """Largest gradient norm; none if not given."""
+    ema: float | None = None
+    """Decay per update of a moving average of the weights, which is then what is evaluated and saved for use."""
+    closed_form_start: bool = False
+    """Start the modern family from ridge regression on the neighbours, before the first update."""
+    bf16: Literal["auto", "on", "off"] = "auto"
+    """bfloat16 autocast in training where the hardware is fast at it; likelihoods are float32 always."""
+    seed: int = 0
+    """Seed of weights, data order and dropout."""
+    validate_every: int = 10_000
+    """Images between validations."""
+    validation_images: int | None = None
+    """Validation images to use; all if not given."""
+    sample_every: int = 50_000
+    """Images between sample pictures."""
+    save_every: int = 50_000
+    """Images between checkpoints."""
+    keep: int = 2
+    """Newest checkpoints to keep, beside the best."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files (needs the package tensorboard)."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch", "validate_every", "sample_every", "save_every", "keep"):
+            _check(getattr(self, name) >= 1, f"train.{name} must be at least 1, got {getattr(self, name)}")
+        micro = self.micro_batch or self.batch
+        _check(self.batch % micro == 0, f"train.micro_batch {micro} does not divide train.batch {self.batch}")
+        _check(0 <= self.decay <= 1, f"train.decay must lie in [0, 1], got {self.decay}")
+        _check(self.ema is None or 0 < self.ema < 1, f"train.ema must lie in (0, 1), got {self.ema}")
+        _check(self.minutes is None or self.minutes > 0, f"train.minutes must be positive, got {self.minutes}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run."""
+
+    recipe: str = "custom"
+    """Name of the recipe it came from."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def to_text(value: Order | Pattern) -> str:
+    """An order or pattern as one word: its name and numbers, such as local2d:8x32:8x16. `from_text` reads it back."""
+    numbers = [getattr(value, f.name) for f in fields(value)]
+    return ":".join([value.name, *("x".join(map(str, n)) if isinstance(n, tuple) else str(n) for n in numbers)])
+
+
+def from_text(text: str, kinds: tuple[Any, ...]) -> Any:
+    """The order or pattern that `text` names: a name, then its numbers. ValueError says what is possible."""
+    name, *words = text.strip().lower().split(":")
+    kind = next((k for k in kinds if k.name == name), None)
+    if kind is None:
+        raise ValueError(f"unknown name {name!r}; {nearest(name, [k.name for k in kinds])}")
+    wanted = [f"{f.name.upper()}_ROWSxCOLUMNS" if "tuple" in f.type else f.name.upper() for f in fields(kind)]
+    try:
+        numbers = [
+            tuple(map(int, w.split("x"))) if "tuple" in f.type else int(w)
+            for f, w in zip(fields(kind), words, strict=False)
+        ]
+        if len(words) != len(wanted) or any(isinstance(n, tuple) and len(n) != 2 for n in numbers):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"expected {':'.join([name, *wanted])}, got {text!r}") from None
+    return kind(*numbers)
+
+
+def nearest(word: str, valid: Sequence[str]) -> str:
+    """'did you mean ...?' for a mistyped word, or the list of valid ones."""
+    close = difflib.get_close_matches(word, valid, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"expected one of: {', '.join(valid)}"
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain mappings, lists, strings and numbers, as YAML stores them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, ORDERS + PATTERNS):
+            return to_text(value)
+        if dataclasses.is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+    return plain(config)
+
+
+def from_dict(kind: type, data: Any, where: str = "") -> Any:
+    """The inverse of `to_dict`. ValueError names an unknown field (and the nearest valid one) or a wrong value."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{where or 'the configuration'} must be a mapping of fields, got {type(data).__name__}")
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for name, value in data.items():
+        if name not in hints:
+            raise ValueError(f"unknown field {where}{name}; {nearest(str(name), list(hints))}")
+        values[name] = _parse(hints[name], value, f"{where}{name}")
+    return kind(**values)
+
+
+def _parse(hint: Any, value: Any, where: str) -> Any:
+    args = typing.get_args(hint)
+    try:
+        if dataclasses.is_dataclass(hint) and hint not in ORDERS + PATTERNS:
+            return from_dict(typing.cast(type, hint), value, f"{where}.")
+        if hint == Order:
+            return from_text(value, ORDERS)
+        if hint == Pattern:
+            return from_text(value, PATTERNS)
+        if typing.get_origin(hint) is tuple:
+            items = [args[0]] * len(value) if args[-1] is ... else args
+            return tuple(_parse(item, v, where) for item, v in zip(items, value, strict=True))
+        if typing.get_origin(hint) is Literal:
+            if value not in args:
+                raise ValueError(nearest(str(value), [str(a) for a in args]))
+            return value
+        if isinstance(hint, types.UnionType):
+            return None if value is None else _parse(args[0], value, where)
+        if hint is float and type(value) is int:
+            return float(value)
+        if type(value) is not hint:
+            raise ValueError(f"expected {hint.__name__}")
+        return value
+    except (ValueError, TypeError, AttributeError) as error:
+        if str(error).startswith(("unknown field", where)):
+            raise
+        raise ValueError(f"{where}: {error}, got {value!r}") from None
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def load_config(path: Path) -> RunConfig:
+    """The configuration in a YAML file. ValueError names the file and what is wrong in it."""
+    try:
+        return from_dict(RunConfig, yaml.safe_load(path.read_text()))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)

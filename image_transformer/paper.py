@@ -1,0 +1,177 @@
+"""The paper's network: shifted inputs, position codes, post-norm blocks with ReLU feed-forward layers.
+
+Parmar et al. (2018), with the details of the authors' code (tensor2tensor) where the paper is silent, since that
+code produced the paper's numbers: per-head scaling of the attention, ReLU after DMOL's input layer, learned row and
+column codes that are summed, initialisation. Not its faults: the shift runs once along the whole sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from image_transformer.attention import Attend
+from image_transformer.config import ModelConfig
+from image_transformer.order import Layout
+
+LN_EPS = 1e-6
+INIT_GAIN = 0.2
+
+
+class PaperTransformer(nn.Module):
+    """Image -> distribution parameters of each position, given all earlier ones."""
+
+    previous: Tensor
+    previous_channel: Tensor
+
+    def __init__(self, config: ModelConfig, layout: Layout, num_params: int) -> None:
+        super().__init__()
+        width = config.width
+        self.embed = (SubPixelEmbedding if layout.sub_pixels else PixelEmbedding)(layout.channels, width)
+        self.positions = (SinusoidalPositions if config.positions == "sinusoidal" else LearnedPositions)(layout, width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.head = nn.Linear(width, num_params, bias=layout.sub_pixels)
+        # slot l holds the content of position l - 1; the first slot holds nothing (-1)
+        previous = np.concatenate([np.full_like(layout.values[:1], -1), layout.values[:-1]])
+        self.register_buffer("previous", torch.from_numpy(previous), persistent=False)
+        channel = np.roll(layout.positions.channel, 1)
+        self.register_buffer("previous_channel", torch.from_numpy(channel), persistent=False)
+        self._initialise()
+
+    def forward(self, image: Tensor, at: Tensor | slice, attends: Sequence[Attend]) -> Tensor:
+        """Parameters `(b, l, p)` of positions `at`, from the values of `image` (b, c, h, w) generated before each."""
+        previous = self.previous[at]  # (l, v)
+        values = image.flatten(1)[:, previous.clamp(min=0)]  # (b, l, v)
+        content = self.embed(values, self.previous_channel[at]) * (previous[:, :1] >= 0)
+        x = self.dropout(content + self.positions(at))
+        for block, attend in zip(self.blocks, attends, strict=True):
+            x = block(x, attend)
+        with torch.autocast(x.device.type, enabled=False):  # a mean in bfloat16 would be off by half a level
+            return self.head(x.to(self.head.weight.dtype))
+
+    def _initialise(self) -> None:
+        """Uniform with variance 0.2 / mean of fan-in and fan-out for every matrix, zero biases. Source: its code."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                fan_out, fan_in = module.weight.shape
+                limit = math.sqrt(3 * INIT_GAIN * 2 / (fan_in + fan_out))
+                nn.init.uniform_(module.weight, -limit, limit)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+class SubPixelEmbedding(nn.Module):
+    """One 256-row table per channel, times sqrt(width). Source: paper, 3.1."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.scale = math.sqrt(width)
+        self.table = nn.Embedding(channels * 256, width)
+        nn.init.normal_(self.table.weight, std=width**-0.5)
+
+    def forward(self, values: Tensor, channel: Tensor) -> Tensor:
+        """`values` (b, l, 1) of the channels `channel` (l,) -> (b, l, d)."""
+        return self.table(values[..., 0] + 256 * channel) * self.scale
+
+
+class PixelEmbedding(nn.Module):
+    """A 1 x 3 convolution over the channels of a pixel, on [-1, 1], then ReLU. Source: paper, 3.1, and its code."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(channels, width)
+
+    def forward(self, values: Tensor, channel: Tensor) -> Tensor:
+        """`values` (b, l, c) of whole pixels -> (b, l, d); `channel` is not needed."""
+        return relu(self.project(values.to(self.project.weight.dtype) / 127.5 - 1))
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed codes: sines and cosines of the row in the first half of the width, of column-and-channel in the second.
+
+    Wavelengths are geometric from 2 pi to 2 pi 10^4. Source: paper, 3.1, and its code.
+    """
+
+    code: Tensor
+
+    def __init__(self, layout: Layout, width: int) -> None:
+        super().__init__()
+        timescales = width // 4
+        rates = np.exp(-math.log(1e4) * np.arange(timescales) / max(timescales - 1, 1))
+        row, column = _row_and_column(layout)
+        angles = [row[:, None] * rates, column[:, None] * rates]
+        code = np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1)
+        self.register_buffer("code", torch.from_numpy(code).float(), persistent=False)
+
+    def forward(self, at: Tensor | slice) -> Tensor:
+        return self.code[at]
+
+
+class LearnedPositions(nn.Module):
+    """Learned codes: one table of rows and one of columns-and-channels, summed, times sqrt(width). Source: its code."""
+
+    row: Tensor
+    column: Tensor
+
+    def __init__(self, layout: Layout, width: int) -> None:
+        super().__init__()
+        row, column = _row_and_column(layout)
+        self.register_buffer("row", torch.from_numpy(row), persistent=False)
+        self.register_buffer("column", torch.from_numpy(column), persistent=False)
+        self.scale = math.sqrt(width)
+        self.rows = nn.Embedding(int(row.max()) + 1, width)
+        self.columns = nn.Embedding(int(column.max()) + 1, width)
+        for table in (self.rows, self.columns):
+            nn.init.normal_(table.weight, std=width**-0.5)
+
+    def forward(self, at: Tensor | slice) -> Tensor:
+        return (self.rows(self.row[at]) + self.columns(self.column[at])) * self.scale
+
+
+def _row_and_column(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Row, and column * channels + channel, of every position `(l,)`."""
+    p = layout.positions
+    return p.row, p.col * (layout.channels if layout.sub_pixels else 1) + p.channel
+
+
+class Block(nn.Module):
+    """Self-attention and feed-forward, each as LayerNorm(x + dropout(f(x))). Source: paper, 3.2, equations 1 and 2."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(config.width, config.feed_forward),
+            nn.ReLU(),
+            nn.Linear(config.feed_forward, config.width),
+        )
+        self.norm_attention = nn.LayerNorm(config.width, eps=LN_EPS)
+        self.norm_feed_forward = nn.LayerNorm(config.width, eps=LN_EPS)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        x = self.norm_attention(x + self.dropout(self.attention(x, attend)))
+        return self.norm_feed_forward(x + self.dropout(self.feed_forward(x)))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention without biases, scaled by the head width; `attend` decides who sees whom."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        total = config.heads * config.head_width
+        self.heads = config.heads
+        self.query = nn.Linear(config.width, total, bias=False)
+        self.key = nn.Linear(config.width, total, bias=False)
+        self.value = nn.Linear(config.width, total, bias=False)
+        self.output = nn.Linear(total, config.width, bias=False)
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
+        return self.output(attend(q, k, v).transpose(1, 2).flatten(2))

@@ -1,0 +1,230 @@
+"""Attention patterns: who may attend to whom, causality included.
+
+A pattern is a small frozen value that answers one question, `sees(query, key)`. The tiles that the fast path
+computes, the size of the key/value cache and the receptive field are derived from that answer here.
+Geometry only, in NumPy; the arithmetic on tensors is in `attention.py`.
+
+A query may see its own slot, because the input of a slot is made only of what was generated before it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_transformer.order import IntArray, Layout, Positions
+
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Full:
+    """Every position sees all that was generated before it: cost grows with the square of the positions."""
+
+    name: ClassVar[str] = "full"
+
+    def sees(self, q: Positions, k: Positions) -> BoolArray:
+        return k.front <= q.front
+
+    def block(self, p: Positions) -> IntArray:
+        return np.zeros_like(p.index)
+
+    def nearby(self, q: Positions, layout: Layout) -> IntArray:
+        return np.arange(layout.num_positions)
+
+
+@dataclass(frozen=True)
+class Local1D:
+    """Query blocks of `query` consecutive positions; each also sees the `memory` positions before its block.
+
+           |<-- memory -->|<-- query -->|
+    . . . .|k k k k k k k |k k k q      |. . . .
+    """
+
+    query: int
+    memory: int
+    name: ClassVar[str] = "local1d"
+
+    def __post_init__(self) -> None:
+        if self.query < 1 or self.memory < 0:
+            raise ValueError(f"local1d needs query >= 1 and memory >= 0, got {self.query} and {self.memory}")
+
+    def sees(self, q: Positions, k: Positions) -> BoolArray:
+        start = q.index // self.query * self.query
+        return (k.front <= q.front) & (k.index >= start - self.memory) & (k.index < start + self.query)
+
+    def block(self, p: Positions) -> IntArray:
+        return p.index // self.query
+
+    def nearby(self, q: Positions, layout: Layout) -> IntArray:
+        start = int(q.index.min()) // self.query * self.query
+        return np.arange(max(0, start - self.memory), min(start + self.query, layout.num_positions))
+
+
+@dataclass(frozen=True)
+class Local2D:
+    r"""Query blocks of `query` = (rows, columns) pixels; each also sees `memory` rows above and columns to both sides.
+
+       k k k k k k k k k   \ memory[0] rows, reaching memory[1] columns to both sides
+       k k k k k k k k k   /
+       k k k[k k k]          the block itself up to the query,
+       k k k[k q  ]          and memory[1] columns to its left: to its right nothing is generated yet
+
+    Sizes are whole pixels. Meant for `BlockRaster` with the same block; with other orders the same rectangle is
+    seen, so far as it is generated.
+    """
+
+    query: tuple[int, int]
+    memory: tuple[int, int]
+    name: ClassVar[str] = "local2d"
+
+    def __post_init__(self) -> None:
+        if min(self.query) < 1 or min(self.memory) < 0:
+            raise ValueError(f"local2d needs query >= 1 and memory >= 0, got {self.query} and {self.memory}")
+
+    def sees(self, q: Positions, k: Positions) -> BoolArray:
+        top = q.row // self.query[0] * self.query[0]
+        left = q.col // self.query[1] * self.query[1]
+        in_rows = (k.row >= top - self.memory[0]) & (k.row < top + self.query[0])
+        beside = self.memory[1] * (k.row < top)
+        in_cols = (k.col >= left - self.memory[1]) & (k.col < left + self.query[1] + beside)
+        return (k.front <= q.front) & in_rows & in_cols
+
+    def block(self, p: Positions) -> IntArray:
+        across = int(p.col.max()) // self.query[1] + 1
+        return p.row // self.query[0] * across + p.col // self.query[1]
+
+    def nearby(self, q: Positions, layout: Layout) -> IntArray:
+        top = int(q.row.min()) // self.query[0] * self.query[0]
+        left = int(q.col.min()) // self.query[1] * self.query[1]
+        rows = slice(max(0, top - self.memory[0]), top + self.query[0])
+        cols = slice(max(0, left - self.memory[1]), left + self.query[1] + self.memory[1])
+        return np.sort(layout.at[rows, cols].reshape(-1))
+
+
+@dataclass(frozen=True)
+class Dilated:
+    """Query blocks that also see `count` memory blocks of `memory` positions, each after a gap of `gap` positions.
+
+    |k k k|. . .|k k k|. . .|k k q  |        query = 4, memory = 3, count = 2, gap = 3
+    """
+
+    query: int
+    memory: int
+    count: int
+    gap: int
+    name: ClassVar[str] = "dilated"
+
+    def __post_init__(self) -> None:
+        if self.query < 1 or self.memory < 1 or self.count < 0 or self.gap < 0:
+            raise ValueError(f"dilated needs query, memory >= 1 and count, gap >= 0, got {self}")
+
+    def sees(self, q: Positions, k: Positions) -> BoolArray:
+        start = q.index // self.query * self.query
+        before = start - 1 - k.index  # 0 for the position just before the block
+        period = self.gap + self.memory
+        remembered = (before >= 0) & (before // period < self.count) & (before % period >= self.gap)
+        own = (before < 0) & (k.index < start + self.query)
+        return (k.front <= q.front) & (own | remembered)
+
+    def block(self, p: Positions) -> IntArray:
+        return p.index // self.query
+
+    def nearby(self, q: Positions, layout: Layout) -> IntArray:
+        start = int(q.index.min()) // self.query * self.query
+        reach = self.count * (self.gap + self.memory)
+        return np.arange(max(0, start - reach), min(start + self.query, layout.num_positions))
+
+
+Pattern = Full | Local1D | Local2D | Dilated
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """Query blocks that have the same shape and mask, so that one dense call computes them all.
+
+    queries `(n, m)` and keys `(n, k)` are positions; `allowed` `(m, k)` is the mask that all n blocks share.
+    """
+
+    queries: IntArray
+    keys: IntArray
+    allowed: BoolArray
+
+
+@lru_cache(maxsize=64)
+def tiles(pattern: Pattern, layout: Layout) -> tuple[Tiles, ...]:
+    """The pattern as full tiles: every query is in exactly one, beside all keys that its block sees.
+
+    Derived from `sees`. Blocks cut off by an edge of the image form tiles of their own, so nothing is padded.
+    """
+    p = layout.positions
+    block = pattern.block(p)
+    by_block = np.argsort(block, kind="stable")
+    members = np.split(by_block, np.flatnonzero(np.diff(block[by_block])) + 1)
+    groups: dict[tuple[object, ...], list[tuple[IntArray, IntArray, BoolArray]]] = {}
+    for queries in members:
+        keys = pattern.nearby(p[queries], layout)
+        allowed = pattern.sees(p[queries][:, None], p[keys][None])
+        seen = allowed.any(0)
+        keys, allowed = keys[seen], allowed[:, seen]
+        groups.setdefault((allowed.shape, allowed.tobytes()), []).append((queries, keys, allowed))
+    return tuple(
+        Tiles(np.stack([q for q, _, _ in group]), np.stack([k for _, k, _ in group]), group[0][2])
+        for group in groups.values()
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class CachePlan:
+    """Which slot of the key/value cache each position is written to, and which slots each query may read.
+
+    slot `(l,)`; allowed `(l, slots)`. A slot is given to a new position once no later query sees its old one.
+    """
+
+    slot: IntArray
+    allowed: BoolArray
+
+
+@lru_cache(maxsize=64)
+def cache_plan(pattern: Pattern, layout: Layout) -> CachePlan:
+    """The smallest cache that holds, at every step, all that the pattern can still see."""
+    length = layout.num_positions
+    last_query = np.arange(length)
+    for group in tiles(pattern, layout):
+        last = np.max(np.where(group.allowed, group.queries[:, :, None], -1), axis=1)  # (n, k)
+        np.maximum.at(last_query, group.keys, last)
+    slot = np.empty(length, np.int64)
+    in_use: list[tuple[int, int]] = []  # (last query that reads the slot, slot)
+    num_slots = 0
+    for position in range(length):
+        if in_use and in_use[0][0] < position:
+            slot[position] = heapq.heappop(in_use)[1]
+        else:
+            slot[position] = num_slots
+            num_slots += 1
+        heapq.heappush(in_use, (int(last_query[position]), int(slot[position])))
+    held = np.full(num_slots, -1)
+    allowed = np.zeros((length, num_slots), np.bool_)
+    p = layout.positions
+    for position in range(length):
+        held[slot[position]] = position
+        allowed[position] = (held >= 0) & pattern.sees(p[position], p[held])
+    return CachePlan(slot, allowed)
+
+
+def receptive_field(patterns: tuple[Pattern, ...], layout: Layout) -> BoolArray:
+    """`(l, l)`: True where the input of slot k can reach the output of slot q through all layers.
+
+    Multiplies l x l matrices: for small images and for drawing, not for the fast path.
+    """
+    p = layout.positions
+    reach = np.eye(layout.num_positions, dtype=np.bool_)
+    for pattern in patterns:
+        sees = pattern.sees(p[:, None], p[None]).astype(np.float32)
+        reach = (sees @ reach.astype(np.float32) > 0) | reach
+    return reach

@@ -1,0 +1,182 @@
+"""Generation: exact ancestral sampling, cached and naive; completion is generation with some values known.
+
+The noise of an image is a function of (seed, number of the image) and of the place of the sub-pixel alone, so the
+same image comes out of every batch, and of `generate` and `generate_naive`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from image_transformer.model import ImageTransformer, check_images
+
+Progress = Callable[[int, int], None]  # (positions done, positions in all)
+Step = Callable[[Tensor, Tensor], Tensor]  # (image, at) -> parameters (b, f, p) of the positions `at`
+
+
+def generate(
+    model: ImageTransformer,
+    count: int = 1,
+    *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    batch: int = 256,
+    progress: Progress | None = None,
+) -> Tensor:
+    """`count` images drawn from the model, uint8 (count, c, h, w), with a key/value cache.
+
+    temperature: below 1 sharper, above 1 flatter (divides logits, multiplies the scales of a mixture); 1 is the model.
+    top_k, top_p: draw each sub-pixel only from its k likeliest values, or from the fewest that hold p of the mass.
+    known: uint8 (count, c, h, w), held fixed where `known_mask`, bool (count, c, h, w) or broadcast to it, is True.
+        A drawn value is conditioned on the known ones that come before it in the generation order.
+    batch: images generated at once; it does not change them.
+    Raises ValueError for arguments out of range or of the wrong shape.
+    """
+
+    def cached_step(image: Tensor, known_length: int) -> Step:
+        cache = model.new_cache(len(image))
+        if known_length:
+            model.prefill(image, known_length, cache)
+        return lambda image, at: model.decode_step(image, at, cache)
+
+    return _generate(model, count, cached_step, seed, temperature, top_k, top_p, known, known_mask, batch, progress)
+
+
+def generate_naive(
+    model: ImageTransformer,
+    count: int = 1,
+    *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    batch: int = 256,
+    progress: Progress | None = None,
+) -> Tensor:
+    """What `generate` gives, by running the whole network again for every position: the slow reference."""
+
+    def naive_step(image: Tensor, known_length: int) -> Step:
+        return lambda image, at: model(image)[:, at]
+
+    return _generate(model, count, naive_step, seed, temperature, top_k, top_p, known, known_mask, batch, progress)
+
+
+def noise(seed: int, first: int, count: int, num_dims: int) -> Tensor:
+    """Uniform noise on [0, 1), float64 (count, num_dims), of the images `first`, `first + 1`, ... of a seed."""
+    rows = [np.random.Generator(np.random.Philox(key=[seed, i])).random(num_dims) for i in range(first, first + count)]
+    return torch.from_numpy(np.stack(rows))
+
+
+def draw(log_mass: Tensor, uniform: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """Values `(...)` drawn by inverting the CDF of `log_mass` `(..., 256)` at `uniform` `(...)` on [0, 1)."""
+    mass = log_mass.double().exp()
+    if top_k is not None and top_k < mass.shape[-1]:
+        best = mass.topk(top_k, -1).indices
+        mass = torch.zeros_like(mass).scatter(-1, best, mass.gather(-1, best))
+    if top_p is not None and top_p < 1:
+        ordered, place = mass.sort(-1, descending=True)
+        before = ordered.cumsum(-1) - ordered  # mass of the likelier values
+        mass = mass.scatter(-1, place, ordered * (before < top_p * mass.sum(-1, keepdim=True)))
+    cdf = mass.cumsum(-1)
+    total = cdf[..., -1]
+    level = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return (cdf <= level[..., None]).sum(-1)
+
+
+@torch.inference_mode()
+def _generate(
+    model: ImageTransformer,
+    count: int,
+    new_step: Callable[[Tensor, int], Step],
+    seed: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    known: Tensor | None,
+    known_mask: Tensor | None,
+    batch: int,
+    progress: Progress | None,
+) -> Tensor:
+    _check_arguments(count, seed, temperature, top_k, top_p, batch)
+    known, known_mask = _check_known(model, count, known, known_mask)
+    training = model.training
+    model.eval()
+    layout = model.layout
+    images = torch.zeros(count, *model.config.shape, dtype=torch.uint8)
+    fronts = [torch.from_numpy(front).to(model.device) for front in layout.fronts]
+    for first in range(0, count, batch):
+        rows = slice(first, min(first + batch, count))
+        uniform = noise(seed, first, rows.stop - first, layout.num_dims).to(model.device)
+        fixed = known_mask[rows].flatten(1).to(model.device)
+        image = torch.where(known_mask[rows], known[rows], 0).to(model.device)
+        flat = image.view(len(image), -1)  # (b, c h w), written in place
+        known_length = _leading(fixed.all(0)[model.values].all(-1))
+        step = new_step(image, known_length)
+        for number, at in enumerate(fronts):
+            if progress is not None:
+                progress(first * len(fronts) + number * len(image), count * len(fronts))
+            if int(at[-1]) < known_length:
+                continue
+            params = step(image, at)
+            if temperature != 1:
+                params = model.likelihood.temper(params, layout.channels, temperature)
+            places = model.values[at]  # (f, v)
+            for i in range(places.shape[1]):
+                log_mass = model.likelihood.conditional(params, flat[:, places[:, :i]])
+                place = places[:, i]
+                value = draw(log_mass, uniform[:, place], top_k, top_p).to(torch.uint8)
+                flat[:, place] = torch.where(fixed[:, place], flat[:, place], value)
+        images[rows] = image.cpu()
+    model.train(training)
+    if progress is not None:
+        progress(count * len(fronts), count * len(fronts))
+    return images
+
+
+def _leading(claims: Tensor) -> int:
+    """How many of `claims` (l,) are true before the first that is not."""
+    return int(claims.long().cumprod(0).sum())
+
+
+def _check_arguments(
+    count: int, seed: int, temperature: float, top_k: int | None, top_p: float | None, batch: int
+) -> None:
+    if count < 1 or batch < 1:
+        raise ValueError(f"count and batch must be at least 1, got {count} and {batch}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
+
+
+def _check_known(
+    model: ImageTransformer, count: int, known: Tensor | None, known_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    shape = (count, *model.config.shape)
+    if (known is None) != (known_mask is None):
+        raise ValueError("known and known_mask are given together or not at all")
+    if known is None or known_mask is None:
+        return torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.bool)
+    check_images(known, model.config.shape)
+    if len(known) != count:
+        raise ValueError(f"known must hold {count} images, as many as are asked for, got {len(known)}")
+    if known_mask.dtype != torch.bool:
+        raise ValueError(f"known_mask must be a torch.bool tensor, got {known_mask.dtype}")
+    try:
+        return known.cpu(), known_mask.cpu().expand(shape)
+    except RuntimeError:
+        raise ValueError(f"known_mask must broadcast to {shape}, got {tuple(known_mask.shape)}") from None

@@ -1,0 +1,171 @@
+"""Distributions sum to one, at any scale; `log_prob`, `conditional` and draws agree; gradients are those of the value."""
+
+import math
+
+import pytest
+import torch
+
+from image_transformer.likelihood import MIN_LOG_SCALE, NUM_VALUES, Categorical, DiscretizedLogisticMixture
+from image_transformer.sample import draw
+
+EXTREMES = [
+    {"means": 0.0, "log_scales": -30.0},
+    {"means": 0.9999, "log_scales": -7.0},
+    {"means": -60.0, "log_scales": -7.0},
+    {"means": 1e4, "log_scales": -6.9},
+    {"means": 0.3, "log_scales": 0.0},
+    {"means": 0.3, "log_scales": 12.0},
+    {"means": 5.0, "log_scales": 90.0},
+]
+
+
+def mixture(channels: int, *, means: float = 0.0, log_scales: float = -2.0, dtype=torch.float64, batch: int = 5):
+    """Random parameters around the given means and log-scales, components that differ."""
+    likelihood = DiscretizedLogisticMixture(4)
+    generator = torch.Generator().manual_seed(0)
+    params = torch.randn(batch, likelihood.num_params(channels), generator=generator, dtype=torch.float64)
+    _, m, s, _ = likelihood.split(params, channels)
+    m.mul_(0.1 * (1 + abs(means))).add_(means)
+    s.mul_(0.3).add_(log_scales)
+    return likelihood, params.to(dtype)
+
+
+def every_value(given: torch.Tensor) -> torch.Tensor:
+    """The given values `(b, i)` followed by each of the 256: `(b, 256, i + 1)`."""
+    values = torch.arange(NUM_VALUES, dtype=torch.uint8).expand(len(given), -1)[..., None]
+    return torch.cat([given[:, None].expand(-1, NUM_VALUES, -1), values], -1)
+
+
+@pytest.mark.parametrize("extreme", EXTREMES, ids=str)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_256_masses_of_every_conditional_sum_to_one(extreme, channels, dtype):
+    likelihood, params = mixture(channels, dtype=dtype, **extreme)
+    given = torch.randint(0, 256, (len(params), channels), dtype=torch.uint8)
+    given[0], given[1] = 0, 255
+    for i in range(channels):
+        log_mass = likelihood.conditional(params, given[:, :i])
+        assert not log_mass.isnan().any()
+        total = log_mass.double().logsumexp(-1)
+        torch.testing.assert_close(total, torch.zeros_like(total), atol=1e-5 if dtype == torch.float32 else 1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("extreme", EXTREMES, ids=str)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_log_prob_agrees_with_the_conditionals(extreme, channels):
+    likelihood, params = mixture(channels, **extreme)
+    values = torch.tensor([[0] * 3, [255] * 3, [128] * 3, [0, 255, 1], [254, 3, 255]], dtype=torch.uint8)[:, :channels]
+    log_prob = likelihood.log_prob(params, values)
+    for i in range(channels):
+        expected = likelihood.conditional(params, values[:, :i]).gather(-1, values[:, i : i + 1].long())[:, 0]
+        torch.testing.assert_close(log_prob[:, i], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_mass_is_the_logistic_cdf_across_the_bin():
+    """One component, one channel, written out: s((x + 1/255 - m) / e^s) - s((x - 1/255 - m) / e^s)."""
+    likelihood = DiscretizedLogisticMixture(1)
+    m, log_s = 0.2, -1.5
+    cdf = [1 / (1 + math.exp(-((v - 127.0) / 127.5 - m) / math.exp(log_s))) for v in range(255)]  # at v + 1/2
+    expected = torch.tensor([cdf[0], *(b - a for a, b in zip(cdf, cdf[1:], strict=False)), 1 - cdf[-1]])
+    masses = likelihood.conditional(torch.tensor([[3.0, m, log_s]]), torch.zeros(1, 0, dtype=torch.uint8)).exp()[0]
+    torch.testing.assert_close(masses, expected, rtol=1e-4, atol=1e-8)
+
+
+def test_joint_of_a_pixel_is_the_mixture_of_products():
+    """log p(r, g, b) is log sum_k w_k p_k(r) p_k(g | r) p_k(b | r, g), with the linear coupling of PixelCNN++."""
+    likelihood, params = mixture(3)
+    values = torch.tensor([[10, 200, 99]], dtype=torch.uint8).expand(len(params), -1)
+    x = values.double() / 127.5 - 1
+    logits, means, log_scales, c = likelihood.split(params, 3)
+    c = c.tanh()
+    shifted = torch.stack(
+        [
+            means[:, 0],
+            means[:, 1] + c[:, 0] * x[:, :1],
+            means[:, 2] + c[:, 1] * x[:, :1] + c[:, 2] * x[:, 1:2],
+        ],
+        1,
+    )
+    upper, lower = (torch.sigmoid((x[..., None] + h / 255 - shifted) / log_scales.exp()) for h in (1, -1))
+    joint = (logits.softmax(-1) * (upper - lower).prod(1)).sum(-1).log()
+    torch.testing.assert_close(likelihood.log_prob(params, values).sum(-1), joint)
+
+
+@pytest.mark.parametrize("log_scale", [-6.5, -2.0, 3.0, 12.0])
+@pytest.mark.parametrize("value", [0, 1, 128, 254, 255])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gradients_equal_finite_differences(log_scale, value, channels):
+    likelihood, params = mixture(channels, log_scales=log_scale, batch=2)
+    values = torch.full((2, channels), value, dtype=torch.uint8)
+    assert torch.autograd.gradcheck(lambda p: likelihood.log_prob(p, values), params.requires_grad_(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("extreme", EXTREMES, ids=str)
+def test_gradients_are_finite_at_extremes_in_float32(extreme):
+    likelihood, params = mixture(3, dtype=torch.float32, **extreme)
+    params.requires_grad_()
+    for value in (0, 1, 127, 254, 255):
+        log_prob = likelihood.log_prob(params, torch.full((5, 3), value, dtype=torch.uint8))
+        assert log_prob.isfinite().all()
+        (gradient,) = torch.autograd.grad(log_prob.sum(), params)
+        assert gradient.isfinite().all()
+
+
+def test_far_values_keep_their_gradient():
+    """Where the two CDFs round to the same number, the mean must still be pulled towards the value."""
+    likelihood = DiscretizedLogisticMixture(1)
+    params = torch.tensor([[0.0, -1.0, MIN_LOG_SCALE]], requires_grad=True)
+    log_prob = likelihood.log_prob(params, torch.tensor([[250]], dtype=torch.uint8)).sum()
+    (gradient,) = torch.autograd.grad(log_prob, params)
+    assert log_prob < -1000
+    assert gradient[0, 1] > 100
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_temperature_sharpens_and_one_changes_nothing(channels):
+    likelihood, params = mixture(channels, log_scales=-4.0)
+    given = torch.zeros(len(params), 0, dtype=torch.uint8)
+
+    def entropy(temperature):
+        log_mass = likelihood.conditional(likelihood.temper(params, channels, temperature), given)
+        return -(log_mass.exp() * log_mass).sum(-1)
+
+    torch.testing.assert_close(likelihood.temper(params, channels, 1.0), params)
+    assert (entropy(0.5) < entropy(1.0)).all()
+    assert (entropy(1.0) < entropy(2.0)).all()
+    logits = torch.randn(4, 256)
+    torch.testing.assert_close(Categorical().temper(logits, 3, 0.5), logits * 2)
+
+
+def test_draws_have_the_frequencies_of_the_masses():
+    """Inverting the CDF on an even grid of noise gives each value as often as its mass, to within one draw."""
+    log_mass = torch.randn(256, dtype=torch.float64).mul(3).log_softmax(-1)
+    grid = (torch.arange(100_000) + 0.5) / 100_000
+    values = draw(log_mass.expand(len(grid), -1), grid.double())
+    counts = torch.bincount(values, minlength=256)
+    assert (counts - 100_000 * log_mass.exp()).abs().max() <= 1
+
+
+def test_values_without_mass_are_never_drawn():
+    log_mass = torch.full((3, 256), -math.inf)
+    log_mass[:, 7], log_mass[:, 200] = math.log(0.25), math.log(0.75)
+    edge = torch.tensor([0.0, 0.2500001, 1 - 2**-53], dtype=torch.float64)
+    assert draw(log_mass, edge).tolist() == [7, 200, 200]
+
+
+def test_top_k_and_top_p_keep_the_likeliest():
+    mass = torch.tensor([0.1, 0.4, 0.2, 0.3] + [0.0] * 252)
+    grid = ((torch.arange(1000) + 0.5) / 1000).double()
+    log_mass = mass.log().expand(1000, -1)
+    assert set(draw(log_mass, grid, top_k=2).tolist()) == {1, 3}
+    assert set(draw(log_mass, grid, top_p=0.69).tolist()) == {1, 3}
+    assert set(draw(log_mass, grid, top_p=0.71).tolist()) == {1, 2, 3}
+    assert set(draw(log_mass, grid, top_p=1e-9).tolist()) == {1}
+    counts = torch.bincount(draw(log_mass, grid, top_k=2))
+    assert counts[[1, 3]].tolist() == pytest.approx([1000 * 4 / 7, 1000 * 3 / 7], abs=1)
+
+
+def test_numbers_of_parameters():
+    assert DiscretizedLogisticMixture(10).num_params(3) == 100
+    assert DiscretizedLogisticMixture(10).num_params(1) == 30
+    assert Categorical().num_params(3) == 256

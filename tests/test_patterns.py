@@ -1,0 +1,171 @@
+"""Patterns say what their pictures say; tiles, cache and fast path give what `sees` promises, no more and no less."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import SCHEMES, every_scheme, every_shape, layouts
+from torch.nn.functional import scaled_dot_product_attention
+
+from image_transformer.attention import KVCache, TiledAttention
+from image_transformer.order import BlockRaster, Raster, layout
+from image_transformer.patterns import Dilated, Full, Local1D, Local2D, cache_plan, receptive_field, tiles
+
+
+def dense(pattern, lay):
+    p = lay.positions
+    return pattern.sees(p[:, None], p[None])
+
+
+def seen_from(pattern, lay, query):
+    return np.flatnonzero(dense(pattern, lay)[query]).tolist()
+
+
+def test_local1d_sees_its_block_and_the_memory_before_it():
+    lay = layout(Raster(), (3, 3, 5), False)
+    pattern = Local1D(query=4, memory=3)
+    assert seen_from(pattern, lay, 0) == [0]
+    assert seen_from(pattern, lay, 3) == [0, 1, 2, 3]
+    assert seen_from(pattern, lay, 9) == [5, 6, 7, 8, 9]
+    assert seen_from(pattern, lay, 14) == [9, 10, 11, 12, 13, 14]
+
+
+def test_dilated_sees_memory_blocks_between_gaps():
+    lay = layout(Raster(), (3, 4, 5), False)
+    pattern = Dilated(query=4, memory=2, count=2, gap=3)
+    # |. . . . M M . . . M M . . . q|: from block start 16, gaps 15-13 and 10-8, memory 12-11 and 7-6
+    assert seen_from(pattern, lay, 17) == [6, 7, 11, 12, 16, 17]
+    assert seen_from(Dilated(query=4, memory=2, count=0, gap=1), lay, 6) == [4, 5, 6]
+
+
+def test_local2d_sees_rows_above_to_both_sides_and_columns_to_the_left():
+    """Rows above reach past the block to both sides; beside it only what is to the left; rectangular on purpose."""
+    lay = layout(BlockRaster((2, 3)), (3, 6, 8), False)
+    pattern = Local2D(query=(2, 3), memory=(1, 2))
+    query = lay.at[3, 4, 0]  # second row, second column of the block of rows 2-3, columns 3-5
+    picture = np.full((6, 8), ".")
+    p = lay.positions
+    for k in seen_from(pattern, lay, query):
+        picture[p.row[k], p.col[k]] = "k"
+    assert ["".join(row) for row in picture] == [
+        "........",
+        ".kkkkkkk",
+        ".kkkkk..",
+        ".kkkk...",
+        "........",
+        "........",
+    ]
+
+
+@every_scheme
+@every_shape
+def test_no_pattern_sees_the_future_and_all_see_their_own_slot(scheme, shape):
+    for lay in layouts(scheme, shape):
+        for pattern in scheme[1]:
+            sees = dense(pattern, lay)
+            assert not np.triu(sees, 1).any()
+            assert sees.diagonal().all()
+
+
+@every_scheme
+@every_shape
+def test_tiles_hold_every_query_once_and_exactly_what_it_sees(scheme, shape):
+    for lay in layouts(scheme, shape):
+        for pattern in scheme[1]:
+            found = np.zeros((lay.num_positions, lay.num_positions), int)
+            queries = []
+            for group in tiles(pattern, lay):
+                queries += group.queries.reshape(-1).tolist()
+                for q, k in zip(group.queries, group.keys, strict=True):
+                    found[np.ix_(q, k)] += group.allowed
+                assert group.allowed.any(0).all(), "a key that no query of the tile sees is computed in vain"
+            assert sorted(queries) == list(range(lay.num_positions))
+            assert np.array_equal(found, dense(pattern, lay))
+
+
+@every_scheme
+@every_shape
+def test_tiled_attention_equals_dense_attention(scheme, shape):
+    for lay in layouts(scheme, shape):
+        for pattern in scheme[1]:
+            torch.manual_seed(0)
+            q, k, v = (torch.randn(2, 3, lay.num_positions, 4, dtype=torch.float64, requires_grad=True) for _ in "qkv")
+            expected = scaled_dot_product_attention(q, k, v, torch.from_numpy(dense(pattern, lay)))
+            weights = torch.randn_like(expected)
+            tiled = TiledAttention(pattern, lay)(q, k, v)
+            torch.testing.assert_close(tiled, expected)
+            wanted = torch.autograd.grad((expected * weights).sum(), (q, k, v))
+            torch.testing.assert_close(torch.autograd.grad((tiled * weights).sum(), (q, k, v)), wanted)
+
+
+def test_no_tile_grows_with_the_image():
+    """Local attention on an image four times as large computes four times as much, and no more."""
+    for pattern in (Local1D(16, 16), Dilated(16, 8, 2, 8), Local2D((4, 4), (4, 4))):
+        order = BlockRaster((4, 4)) if isinstance(pattern, Local2D) else Raster()
+        work = []
+        for side in (16, 32):
+            groups = tiles(pattern, layout(order, (3, side, side), False))
+            work.append(sum(len(g.queries) * g.allowed.size for g in groups))
+        assert work[0] * 3.5 < work[1] < work[0] * 5.5  # 4, but for what the edges lack
+
+
+@every_scheme
+@every_shape
+def test_cache_holds_exactly_what_can_still_be_seen(scheme, shape):
+    for lay in layouts(scheme, shape):
+        for pattern in scheme[1]:
+            sees = dense(pattern, lay)
+            plan = cache_plan(pattern, lay)
+            held = {}
+            needed = []
+            for q in range(lay.num_positions):
+                held[plan.slot[q]] = q
+                readable = {position for slot, position in held.items() if plan.allowed[q, slot]}
+                assert readable == set(np.flatnonzero(sees[q]))
+                needed.append(sum(sees[q:, k].any() for k in range(q + 1)))
+            assert plan.allowed.shape[1] == max(needed)
+
+
+def test_cache_does_not_grow_with_the_image():
+    pattern = Local1D(16, 16)
+    slots = [cache_plan(pattern, layout(Raster(), (3, side, side), False)).allowed.shape[1] for side in (8, 16, 32)]
+    assert slots == [32, 32, 32]
+
+
+@every_scheme
+def test_store_equals_decoding_one_by_one(scheme):
+    lay = layouts(scheme, (3, 5, 4))[1]
+    torch.manual_seed(0)
+    k, v = torch.randn(2, 2, 3, lay.num_positions, 4).unbind()
+    for length in (1, 7, lay.num_positions):
+        caches = [
+            KVCache(scheme[1], lay, 2, 3, 4, device=torch.device("cpu"), dtype=torch.float32) for _ in range(2)
+        ]
+        for layer in range(len(scheme[1])):
+            caches[0].store(layer, k[:, :, :length], v[:, :, :length])
+        for position in range(length):
+            at = torch.tensor([position])
+            for attend in caches[1].attends(at):
+                attend(k[:, :, at], k[:, :, at], v[:, :, at])
+        for once, stepwise in zip(caches[0].keys + caches[0].values, caches[1].keys + caches[1].values, strict=True):
+            assert torch.equal(once, stepwise)
+
+
+def test_receptive_field_grows_by_a_memory_a_layer():
+    """T2T's local 1D attention reaches n B + o + 1 inputs back after n layers (o: place in the block)."""
+    lay = layout(Raster(), (1, 1, 30), True)
+    for depth in (1, 2, 3):
+        reach = receptive_field((Local1D(6, 6),) * depth, lay)
+        for query in (20, 25, 29):
+            assert reach[query].sum() == min(query + 1, depth * 6 + query % 6 + 1)
+
+
+@pytest.mark.parametrize(
+    "bad", [lambda: Local1D(0, 1), lambda: Local1D(2, -1), lambda: Local2D((0, 1), (1, 1)), lambda: Dilated(1, 0, 1, 1)]
+)
+def test_impossible_sizes_are_refused(bad):
+    with pytest.raises(ValueError, match="needs query"):
+        bad()
+
+
+def test_schemes_cover_every_pattern():
+    assert {type(p) for _, patterns in SCHEMES for p in patterns} == {Full, Local1D, Local2D, Dilated}

@@ -1,0 +1,145 @@
+"""Generation is exact: cached equals naive, draws follow the model, known values stay, images do not depend on batches."""
+
+import math
+
+import pytest
+import torch
+from conftest import every_family, every_likelihood, every_scheme, make_model, random_images
+
+from image_transformer.order import Raster
+from image_transformer.patterns import Full, Local1D
+from image_transformer.sample import generate, generate_naive, noise
+
+
+@every_scheme
+@every_family
+@every_likelihood
+def test_cached_decoding_equals_the_whole_network_step_by_step(scheme, family, likelihood):
+    model = make_model(scheme, family=family, likelihood=likelihood)
+    images = random_images(2, model.config.shape)
+    with torch.inference_mode():
+        whole = model(images)
+        cache = model.new_cache(2)
+        for front in model.layout.fronts:
+            at = torch.from_numpy(front)
+            torch.testing.assert_close(model.decode_step(images, at, cache), whole[:, at], rtol=1e-10, atol=1e-10)
+
+
+@every_scheme
+@every_family
+@every_likelihood
+def test_prefill_equals_decoding_the_known_part(scheme, family, likelihood):
+    model = make_model(scheme, family=family, likelihood=likelihood)
+    images = random_images(2, model.config.shape)
+    length = 2 * model.layout.num_positions // 3
+    with torch.inference_mode():
+        whole = model(images)
+        cache = model.new_cache(2)
+        model.prefill(images, length, cache)
+        for l in range(length, model.layout.num_positions):
+            at = torch.tensor([l])
+            torch.testing.assert_close(model.decode_step(images, at, cache), whole[:, at], rtol=1e-10, atol=1e-10)
+
+
+@every_scheme
+@every_family
+@every_likelihood
+def test_generate_equals_generate_naive(scheme, family, likelihood):
+    """The same images in float64: plain, filtered, and with the top rows and a few stray pixels known."""
+    model = make_model(scheme, family=family, likelihood=likelihood)
+    known = random_images(3, model.config.shape)
+    mask = torch.zeros(model.config.shape[1:], dtype=torch.bool)
+    mask[:2] = True
+    mask[-1, 1] = True
+    for options in (
+        {},
+        {"seed": 5, "temperature": 0.7, "top_k": 20},
+        {"top_p": 0.8, "known": known, "known_mask": mask},
+    ):
+        fast = generate(model, 3, batch=2, **options)
+        assert torch.equal(fast, generate_naive(model, 3, **options))
+        if "known" in options:
+            assert torch.equal(fast[..., mask], known[..., mask])
+
+
+def test_image_i_depends_on_seed_and_i_alone():
+    model = make_model()
+    together = generate(model, 5, seed=3)
+    assert torch.equal(together, generate(model, 5, seed=3, batch=2))
+    assert torch.equal(together[:2], generate(model, 2, seed=3))
+    assert not torch.equal(together, generate(model, 5, seed=4))
+    assert torch.equal(noise(7, 3, 2, 11), noise(7, 0, 5, 11)[3:])
+    assert len(noise(7, 0, 20, 11).unique()) == 220
+
+
+@pytest.mark.parametrize("family", ["paper", "modern"])
+@pytest.mark.parametrize("likelihood", ["categorical", "dmol"])
+def test_samples_have_the_frequencies_that_the_model_states(family, likelihood):
+    """Images of two sub-pixels, 4,000 draws: each half of each value's range, jointly, against its exact mass."""
+    model = make_model((Raster(), (Full(), Local1D(1, 1))), (1, 1, 2), family=family, likelihood=likelihood)
+    images = generate(model, 4000, batch=4000).flatten(1).long()
+    value = torch.arange(256, dtype=torch.uint8)
+    every = torch.cartesian_prod(value, value).view(-1, 1, 1, 2)
+    with torch.inference_mode():
+        mass = model.log_prob(every).flatten(1).sum(1).exp().view(256, 256)
+    cut = [int((mass.sum(1 - axis).cumsum(0) < 0.5).sum().clamp(1, 255)) for axis in (0, 1)]
+    expected = torch.stack([mass[: cut[0], : cut[1]].sum(), mass[: cut[0], cut[1] :].sum(),
+                            mass[cut[0] :, : cut[1]].sum(), mass[cut[0] :, cut[1] :].sum()])  # fmt: skip
+    quadrant = (images[:, 0] >= cut[0]) * 2 + (images[:, 1] >= cut[1])
+    found = torch.bincount(quadrant, minlength=4) / 4000
+    spread = (expected * (1 - expected) / 4000).sqrt()
+    assert ((found - expected).abs() < 5 * spread + 1e-9).all()
+
+
+def test_completion_is_conditioned_on_what_comes_before():
+    """With the upper half known, the lower half is what the model draws after it: noise for the known part is unused."""
+    model = make_model((Raster(), (Full(),)), (3, 4, 3))
+    whole = generate(model, 2, seed=1)
+    mask = torch.zeros(4, 3, dtype=torch.bool)
+    mask[:2] = True
+    assert torch.equal(generate(model, 2, seed=1, known=whole, known_mask=mask), whole)
+    other = generate(model, 2, seed=1, known=255 - whole, known_mask=mask)
+    assert not torch.equal(other[:, :, 2:], whole[:, :, 2:])
+
+
+def test_all_known_is_returned_as_it_is():
+    model = make_model()
+    known = random_images(2, model.config.shape)
+    assert torch.equal(generate(model, 2, known=known, known_mask=torch.ones(5, 4, dtype=torch.bool)), known)
+
+
+def test_low_temperature_draws_the_likeliest():
+    model = make_model((Raster(), (Full(),)), (1, 2, 2), likelihood="categorical")
+    assert torch.equal(generate(model, 1, temperature=1e-6), generate(model, 1, seed=9, top_k=1))
+
+
+def test_progress_reaches_the_end_and_training_mode_is_kept():
+    model = make_model().train()
+    calls = []
+    generate(model, 3, batch=2, progress=lambda done, total: calls.append((done, total)))
+    done, totals = zip(*calls, strict=True)
+    assert list(done) == sorted(done)
+    assert done[-1] == totals[-1] == 3 * 20
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 0}, "at least 1"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"temperature": 0}, "temperature must be positive, got 0"),
+        ({"temperature": math.nan}, "temperature must be positive"),
+        ({"top_k": 0}, "top_k must be at least 1"),
+        ({"top_p": 1.5}, r"top_p must lie in \(0, 1\], got 1.5"),
+        ({"known": random_images(2, (3, 5, 4))}, "together or not at all"),
+        ({"known": random_images(3, (3, 5, 4)), "known_mask": torch.ones(5, 4).bool()}, "must hold 2 images"),
+        ({"known": random_images(2, (3, 5, 4)), "known_mask": torch.ones(5, 4)}, "torch.bool tensor, got torch.float"),
+        ({"known": random_images(2, (3, 5, 4)), "known_mask": torch.ones(4, 5).bool()}, r"broadcast to \(2, 3, 5, 4\)"),
+        ({"known": torch.zeros(2, 3, 5, 4), "known_mask": torch.ones(5, 4).bool()}, "torch.uint8"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        generate(make_model(), **({"count": 2} | options))
