@@ -67,7 +67,7 @@ def _nats(
     model.eval()
     try:
         for first in range(0, len(images), batch):
-            x = torch.as_tensor(np.asarray(images[first : first + batch]))
+            x = torch.from_numpy(np.array(images[first : first + batch]))
             yield -model.log_prob(x.to(model.device)).double().cpu()
             if progress is not None:
                 progress(min(first + batch, len(images)), len(images))

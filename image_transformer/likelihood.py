@@ -69,7 +69,7 @@ class DiscretizedLogisticMixture:
         return self.components * (1 + 2 * channels + channels * (channels - 1) // 2)
 
     def split(self, mixture: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Logits `(..., K)`, means and log-scales `(..., c, K)`, coefficients `(..., c (c - 1) / 2, K)`, as they are."""
+        """Logits `(..., K)`, means and log-scales `(..., c, K)`, coefficients `(..., c (c - 1) / 2, K)`."""
         k = self.components
         sizes = [k, channels * k, channels * k, channels * (channels - 1) // 2 * k]
         logits, means, log_scales, coefficients = mixture.split(sizes, -1)

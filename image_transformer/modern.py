@@ -20,7 +20,7 @@ from image_transformer.likelihood import DiscretizedLogisticMixture
 from image_transformer.order import IntArray, Layout
 
 # (rows down, columns right) of the neighbours that are inputs: two rows of seven above, three pixels to the left
-NEIGHBOURS = tuple((-r, c) for r in (2, 1) for c in range(-3, 4)) + ((0, -3), (0, -2), (0, -1))
+NEIGHBOURS = (*((-r, c) for r in (2, 1) for c in range(-3, 4)), (0, -3), (0, -2), (0, -1))
 FIT_PIXELS = 20_000  # enough for the scales, whose fit needs more memory than the regression
 RIDGE = 1e-4  # relative to the variance of values on [-1, 1]
 

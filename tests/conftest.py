@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -80,14 +78,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(1)  # the models are far too small for more
 
 
 @pytest.fixture
-def images_file(tmp_path: Path) -> Iterator[Path]:
+def images_file(tmp_path: Path) -> Path:
     """Sixty images of 3 x 6 x 7 with some structure, as a .npy file."""
     rng = np.random.default_rng(0)
     base = rng.integers(40, 200, (60, 3, 1, 1)) + np.arange(6)[:, None] * 5 + np.arange(7) * 3
     noisy = np.clip(base + rng.integers(-9, 9, (60, 3, 6, 7)), 0, 255).astype(np.uint8)
     np.save(tmp_path / "images.npy", noisy)
-    yield tmp_path / "images.npy"
+    return tmp_path / "images.npy"

@@ -1,6 +1,7 @@
-"""Distributions sum to one, at any scale; `log_prob`, `conditional` and draws agree; gradients are those of the value."""
+"""Distributions sum to one at any scale; `log_prob`, `conditional` and draws agree; gradients are right."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -47,7 +48,9 @@ def test_the_256_masses_of_every_conditional_sum_to_one(extreme, channels, dtype
         log_mass = likelihood.conditional(params, given[:, :i])
         assert not log_mass.isnan().any()
         total = log_mass.double().logsumexp(-1)
-        torch.testing.assert_close(total, torch.zeros_like(total), atol=1e-5 if dtype == torch.float32 else 1e-12, rtol=0)
+        torch.testing.assert_close(
+            total, torch.zeros_like(total), atol=1e-5 if dtype == torch.float32 else 1e-12, rtol=0
+        )
 
 
 @pytest.mark.parametrize("extreme", EXTREMES, ids=str)
@@ -66,7 +69,7 @@ def test_mass_is_the_logistic_cdf_across_the_bin():
     likelihood = DiscretizedLogisticMixture(1)
     m, log_s = 0.2, -1.5
     cdf = [1 / (1 + math.exp(-((v - 127.0) / 127.5 - m) / math.exp(log_s))) for v in range(255)]  # at v + 1/2
-    expected = torch.tensor([cdf[0], *(b - a for a, b in zip(cdf, cdf[1:], strict=False)), 1 - cdf[-1]])
+    expected = torch.tensor([cdf[0], *(b - a for a, b in pairwise(cdf)), 1 - cdf[-1]])
     masses = likelihood.conditional(torch.tensor([[3.0, m, log_s]]), torch.zeros(1, 0, dtype=torch.uint8)).exp()[0]
     torch.testing.assert_close(masses, expected, rtol=1e-4, atol=1e-8)
 

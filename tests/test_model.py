@@ -198,7 +198,7 @@ def test_no_images_have_no_bits_per_dim():
 
 
 def test_closed_form_start_predicts_a_linear_image_source():
-    """Images whose pixels are the mean of their west and north neighbours plus a little noise: found without training."""
+    """Pixels that are the mean of their west and north neighbours plus a little noise: found without training."""
     rng = np.random.default_rng(0)
     x = np.zeros((40, 3, 13, 13))
     for r in range(1, 13):

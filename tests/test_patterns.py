@@ -137,9 +137,7 @@ def test_store_equals_decoding_one_by_one(scheme):
     torch.manual_seed(0)
     k, v = torch.randn(2, 2, 3, lay.num_positions, 4).unbind()
     for length in (1, 7, lay.num_positions):
-        caches = [
-            KVCache(scheme[1], lay, 2, 3, 4, device=torch.device("cpu"), dtype=torch.float32) for _ in range(2)
-        ]
+        caches = [KVCache(scheme[1], lay, 2, 3, 4, device=torch.device("cpu"), dtype=torch.float32) for _ in range(2)]
         for layer in range(len(scheme[1])):
             caches[0].store(layer, k[:, :, :length], v[:, :, :length])
         for position in range(length):

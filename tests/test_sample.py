@@ -1,4 +1,4 @@
-"""Generation is exact: cached equals naive, draws follow the model, known values stay, images do not depend on batches."""
+"""Generation is exact: cached equals naive, draws follow the model, known values stay, batches do not matter."""
 
 import math
 
@@ -92,7 +92,7 @@ def test_samples_have_the_frequencies_that_the_model_states(family, likelihood):
 
 
 def test_completion_is_conditioned_on_what_comes_before():
-    """With the upper half known, the lower half is what the model draws after it: noise for the known part is unused."""
+    """With the upper half known, the lower half is what the model draws after it."""
     model = make_model((Raster(), (Full(),)), (3, 4, 3))
     whole = generate(model, 2, seed=1)
     mask = torch.zeros(4, 3, dtype=torch.bool)

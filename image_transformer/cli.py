@@ -1,0 +1,460 @@
+"""The command `image-transformer`: reads flags, calls the library, prints what came of it.
+
+Each verb is a dataclass whose fields are its flags (parsed by tyro). Only what a verb needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from image_transformer.config import (
+    ORDERS,
+    PATTERNS,
+    DataConfig,
+    ModelConfig,
+    Order,
+    Pattern,
+    RunConfig,
+    TrainConfig,
+    from_text,
+    load_config,
+    nearest,
+    to_text,
+)
+
+if TYPE_CHECKING:
+    from image_transformer.data import ImageData
+
+USAGE = """usage: image-transformer VERB ...
+
+Autoregressive image models with exact likelihoods.
+
+  demo                     train, measure and sample a small model in a few minutes
+  recipes                  list what can be trained
+  train RECIPE             train a model (RECIPE may also be the config.yaml of a run)
+  evaluate MODEL           exact bits/dim on held-out images
+  sample MODEL             a picture of new images
+  complete MODEL [IMAGE..] continue images of which a part is given
+
+MODEL is a run folder or a checkpoint in it. image-transformer VERB --help shows the flags of a verb.
+"""
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train a small model on real photographs and show what it learned, all in one folder."""
+
+    out: Path = Path("demo")
+    """Folder for everything that is made."""
+    images: int | None = None
+    """Train on so many images instead of the recipe's."""
+
+    def run(self) -> None:
+        from image_transformer.demo import demo
+
+        demo(self.out, self.images)
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """List the recipes that `train` knows."""
+
+    def run(self) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        from image_transformer.recipes import RECIPES, names
+
+        table = Table(box=None, pad_edge=False)
+        table.add_column("recipe", no_wrap=True)
+        table.add_column("what it is")
+        for name, recipe in zip(names(), RECIPES, strict=True):
+            table.add_row(name, (recipe.__doc__ or "").splitlines()[0])
+        Console().print(table)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model into a run folder: checkpoints, metrics, sample pictures and a report."""
+
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    out: Path | None = None
+    """Run folder; runs/RECIPE if not given."""
+    resume: bool = False
+    """Go on with the run in the folder, from its newest checkpoint."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Print the exact bits/dim of a split, every image once."""
+
+    data: str | None = None
+    """Data set, folder or file; what the model was trained on if not given."""
+    split: Literal["train", "validation", "test", "all"] | None = None
+    """Split of the data; if not given, test, or all of --data that has no splits of its own."""
+    limit: int | None = None
+    """Use only the first images."""
+    batch: int = 32
+    """Images at once."""
+    size: tuple[int, int] | None = None
+    """Resize every image to this height and width."""
+    skip_bad: bool = False
+    """Leave out images that cannot be read, and say how many."""
+    json: bool = False
+    """Print machine-readable figures."""
+    per_image: Path | None = None
+    """Write bits/dim of each image to this CSV file."""
+    picture: Path | None = None
+    """Write a PNG of where in the first images the bits go."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw new images and write them as one PNG grid."""
+
+    count: int = 16
+    """Images to draw."""
+    seed: int = 0
+    """Image i depends on this and on i alone."""
+    temperature: float = 1.0
+    """Below 1 sharper, above 1 flatter; 1 is the model."""
+    top_k: int | None = None
+    """Draw each value from the k likeliest only."""
+    top_p: float | None = None
+    """Draw each value from the likeliest that hold this probability."""
+    out: Path = Path("samples.png")
+    """Picture to write."""
+    columns: int = 8
+    """Images in a row of the picture."""
+    batch: int = 256
+    """Images generated at once; does not change them."""
+
+
+@dataclass(frozen=True)
+class Complete:
+    """Keep a part of each image, draw the rest several times, and write one picture: given, completions, original."""
+
+    samples: int = 6
+    """Completions of each image."""
+    keep: float = 0.5
+    """Fraction of the rows, from the top, that is given."""
+    mask: Path | None = None
+    """An image of the model's size that is white where pixels are given, instead of --keep."""
+    data: str | None = None
+    """Without image files: take the first test images of this data; what the model was trained on if not given."""
+    count: int = 6
+    """Without image files: how many images to take."""
+    size: tuple[int, int] | None = None
+    """Resize the image files to this height and width."""
+    seed: int = 0
+    """Completion i of image j depends on this, i and j alone."""
+    temperature: float = 1.0
+    """Below 1 sharper, above 1 flatter; 1 is the model."""
+    top_k: int | None = None
+    """Draw each value from the k likeliest only."""
+    top_p: float | None = None
+    """Draw each value from the likeliest that hold this probability."""
+    out: Path = Path("completions.png")
+    """Picture to write."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (without the program's name) and return its exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    try:
+        _dispatch(args)
+    except UsageError as error:
+        print(f"image-transformer: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        sys.stdout = None
+        return 0
+    except KeyboardInterrupt:
+        print("image-transformer: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"image-transformer: {message}", file=sys.stderr)
+        return 130 if type(error).__name__ == "Interrupted" else 1
+    return 0
+
+
+def _dispatch(args: list[str]) -> None:
+    verbs: dict[str, Callable[[list[str]], None]] = {
+        "demo": lambda rest: _parse(Demo, "demo", rest).run(),
+        "recipes": lambda rest: _parse(Recipes, "recipes", rest).run(),
+        "train": _train,
+        "evaluate": _evaluate,
+        "sample": _sample,
+        "complete": _complete,
+    }
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+    elif args[0] == "--version":
+        from image_transformer import __version__
+
+        print(__version__)
+    elif args[0] in verbs:
+        verbs[args[0]](args[1:])
+    else:
+        raise UsageError(f"unknown verb {args[0]!r}; {nearest(args[0], list(verbs))}")
+
+
+# ---- train ----
+
+
+def _train(args: list[str]) -> None:
+    from image_transformer import recipes
+
+    if args and args[0] in ("-h", "--help"):
+        print("usage: image-transformer train RECIPE [flags]; flags with their defaults: train RECIPE --help\n")
+        return Recipes().run()
+    if not args or args[0].startswith("-"):
+        raise UsageError("train needs a recipe first: image-transformer train RECIPE; see image-transformer recipes")
+    name, *rest = args
+    base = load_config(Path(name)) if name.endswith((".yaml", ".yml")) else _find_recipe(recipes.find, name)
+    default = Train(base.model, base.data, base.train)
+    chosen = _parse(Train, f"train {name}", rest, default)
+    config = RunConfig(base.recipe, chosen.model, chosen.data, chosen.train)
+    out = chosen.out or Path("runs") / base.recipe
+
+    from image_transformer.train import Interrupted, train
+
+    again = f"image-transformer train {name} --out {out} --resume"
+    try:
+        best = train(config, out, resume=chosen.resume)
+    except Interrupted as stop:
+        raise Interrupted(f"{stop}; go on with: {again}") from None
+    print(f"best checkpoint: {best}\nreport: {out / 'report.html'}\nnext: image-transformer evaluate {out}")
+
+
+def _find_recipe(find: Callable[[str], RunConfig], name: str) -> RunConfig:
+    try:
+        return find(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+# ---- evaluate ----
+
+
+def _evaluate(args: list[str]) -> None:
+    path, rest = _model_argument("evaluate", args)
+    chosen = _parse(Evaluate, "evaluate MODEL", rest)
+
+    import numpy as np
+
+    from image_transformer import checkpoint, pictures
+    from image_transformer.data import has_splits
+    from image_transformer.evaluate import bits, evaluate
+
+    model = checkpoint.load(path)
+    whole = chosen.data is not None and chosen.split is None and not has_splits(chosen.data)
+    data = _load_data(path, chosen.data, chosen.split or ("all" if whole else "test"), chosen.size, chosen.skip_bad)
+    images = data.images[: chosen.limit]
+    with _bar("images") as progress:
+        result = evaluate(model, images, batch=chosen.batch, progress=progress)
+    if chosen.per_image:
+        lines = ["image,bits_per_dim", *(f"{i},{value:.6f}" for i, value in enumerate(result.per_image))]
+        pictures.write_atomically(chosen.per_image, "\n".join([*lines, ""]).encode())
+    if chosen.picture:
+        shown = np.asarray(images[:16])
+        pictures.save_png(pictures.bits_map(shown, bits(model, shown).sum(1), columns=8), chosen.picture)
+    figures = {
+        "model": str(checkpoint.find(path)),
+        "data": data.name,
+        "split": data.split,
+        "images": len(images),
+        "bits_per_dim": result.bits_per_dim,
+        "standard_error": result.standard_error,
+        "skipped": data.skipped,
+    }
+    if chosen.json:
+        print(json.dumps(figures))
+    else:
+        skipped = f", {data.skipped} unreadable left out" if data.skipped else ""
+        print(
+            f"{result.bits_per_dim:.4f} bits/dim  (standard error {result.standard_error:.4f}; "
+            f"{len(images):,} images of {data.name}, {data.split} split{skipped})"
+        )
+
+
+# ---- sample, complete ----
+
+
+def _sample(args: list[str]) -> None:
+    path, rest = _model_argument("sample", args)
+    chosen = _parse(Sample, "sample MODEL", rest)
+
+    from image_transformer import checkpoint, pictures
+    from image_transformer.sample import generate
+
+    model = checkpoint.load(path)
+    with _bar("positions") as progress:
+        images = generate(
+            model, chosen.count, seed=chosen.seed, temperature=chosen.temperature, top_k=chosen.top_k,
+            top_p=chosen.top_p, batch=chosen.batch, progress=progress,
+        )  # fmt: skip
+    pictures.save_png(pictures.grid(images.numpy(), chosen.columns), chosen.out)
+    print(chosen.out)
+
+
+def _complete(args: list[str]) -> None:
+    path, rest = _model_argument("complete", args)
+    files = []
+    while rest and not rest[0].startswith("-"):
+        files.append(Path(rest.pop(0)))
+    chosen = _parse(Complete, "complete MODEL [IMAGE...]", rest)
+
+    from image_transformer import checkpoint, pictures
+    from image_transformer.complete import complete, known_rows, read_mask
+    from image_transformer.data import load_files
+
+    model = checkpoint.load(path)
+    shape = model.config.shape
+    if files:
+        originals = load_files(files, shape=shape, size=chosen.size)
+    else:
+        originals = _load_data(path, chosen.data, "test", None, False).images[: chosen.count]
+    known = read_mask(chosen.mask, shape) if chosen.mask else known_rows(chosen.keep, shape)
+    with _bar("positions") as progress:
+        picture = complete(
+            model, originals, known, samples=chosen.samples, seed=chosen.seed, temperature=chosen.temperature,
+            top_k=chosen.top_k, top_p=chosen.top_p, progress=progress,
+        )  # fmt: skip
+    pictures.save_png(picture, chosen.out)
+    print(chosen.out)
+
+
+# ---- shared ----
+
+
+def _model_argument(verb: str, args: list[str]) -> tuple[Path, list[str]]:
+    if not args:
+        raise UsageError(f"{verb} needs a model: image-transformer {verb} MODEL, a run folder or a checkpoint")
+    if args[0] in ("-h", "--help"):
+        return Path(), args
+    if args[0].startswith("-"):
+        raise UsageError(f"{verb} needs a model first: image-transformer {verb} MODEL [flags]")
+    return Path(args[0]), args[1:]
+
+
+def _load_data(path: Path, source: str | None, split: str, size: tuple[int, int] | None, skip_bad: bool) -> ImageData:
+    """The data asked for, or what the model at `path` was trained on, in the model's shape."""
+    from image_transformer import checkpoint, data
+
+    config = load_config(checkpoint.find(path) / "config.yaml")
+    return data.load(
+        source or config.data.source, split, shape=config.model.shape,
+        size=size or (None if source else config.data.size), skip_bad=skip_bad or (not source and config.data.skip_bad),
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Any:
+    """A progress bar on stderr, as a function of (done, total)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _parse(verb: type, usage: str, args: list[str], default: Any = None) -> Any:
+    """The verb's dataclass from its flags. UsageError, in one line, for what cannot be understood."""
+    import tyro
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def orders_and_patterns(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if info.type == Order:
+            return PrimitiveConstructorSpec(
+                nargs=1,
+                metavar="ORDER",
+                instance_from_str=lambda words: from_text(words[0], ORDERS),
+                is_instance=lambda value: isinstance(value, ORDERS),
+                str_from_instance=lambda value: [to_text(value)],
+            )
+        if info.type == tuple[Pattern, ...]:
+            return PrimitiveConstructorSpec(
+                nargs="*",
+                metavar="PATTERN [PATTERN ...]",
+                instance_from_str=lambda words: tuple(from_text(word, PATTERNS) for word in words),
+                is_instance=lambda value: isinstance(value, tuple),
+                str_from_instance=lambda value: [to_text(pattern) for pattern in value],
+            )
+        return None
+
+    arguments: dict[str, Any] = {"prog": f"image-transformer {usage}", "args": args, "default": default}
+    if default is None:
+        del arguments["default"]
+    printed = io.StringIO()
+    try:
+        with registry, contextlib.redirect_stderr(printed):
+            value, unknown = tyro.cli(verb, return_unknown_args=True, **arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(_one_line(printed.getvalue())) from None
+    if unknown:
+        _refuse(unknown[0], _flags(verb))
+    return value
+
+
+def _refuse(word: str, flags: list[str]) -> NoReturn:
+    close = difflib.get_close_matches(word.split("=")[0].replace("_", "-"), flags, n=1)
+    hint = f"did you mean {close[0]}?" if close else "see --help"
+    raise UsageError(f"unknown {'option' if word.startswith('-') else 'argument'} {word}; {hint}")
+
+
+def _flags(kind: type, prefix: str = "--") -> list[str]:
+    """All flags of a dataclass, nested ones dotted."""
+    import typing
+
+    hints = typing.get_type_hints(kind)
+    found = []
+    for f in fields(kind):
+        name = f.name.replace("_", "-")
+        nested = is_dataclass(hints[f.name])
+        found += _flags(hints[f.name], f"{prefix}{name}.") if nested else [prefix + name]
+    return found
+
+
+def _one_line(box: str) -> str:
+    """The message in one of tyro's framed errors, on one line."""
+    text = re.sub(r"[│╭╮╰╯]", " ", box)
+    message = re.split(r"─{3,} *\n(?=.*\S)", text, maxsplit=1)[-1]  # below the title
+    message = re.split(r"─{3,}", message, maxsplit=1)[0]  # above the help
+    return " ".join(message.split()) or "cannot understand the command line; see --help"
+
+
+def run() -> None:
+    """The entry point of the installed command."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,79 @@
+"""The demo: train the tiny recipe on real photographs, measure it on held-out ones, and show what it draws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from image_transformer import checkpoint, pictures
+from image_transformer.complete import complete, known_rows
+from image_transformer.data import load as load_data
+from image_transformer.evaluate import bits, evaluate
+from image_transformer.recipes import tiny
+from image_transformer.report import read_metrics, training_curve, write_report
+from image_transformer.sample import generate
+from image_transformer.train import MetricsLog, train
+
+SAMPLES, COMPLETED, COMPLETIONS, MAPPED = 64, 8, 6, 16
+
+
+def demo(out: Path, images: int | None = None) -> None:
+    """Fill the folder `out`. A demo that was stopped goes on; one that is done is only measured and drawn again."""
+    console = Console(highlight=False)
+    config = tiny()
+    if images is not None:
+        config = replace(config, train=replace(config.train, images=images))
+    model_config = config.model
+    console.print(
+        f"[bold]1. Train[/] an Image Transformer ({model_config.depth} layers, width {model_config.width}) "
+        f"on {config.train.images:,} photographs of {config.data.source}"
+    )
+    train(config, out, resume=bool((out / "checkpoints").is_dir() and checkpoint.checkpoints(out)))
+
+    console.print("[bold]2. Measure[/] it on 1,000 photographs that it never saw")
+    model = checkpoint.load(out)
+    test = load_data(config.data.source, "test", shape=model_config.shape)
+    held_out = np.asarray(test.images)
+    result = evaluate(model, held_out)
+    figures = {
+        "uniform": 8.0,
+        "PNG": pictures.png_bits_per_dim(held_out),
+        "WebP lossless": pictures.webp_bits_per_dim(held_out),
+        "Image Transformer": result.bits_per_dim,
+    }
+    for name, value in figures.items():
+        console.print(f"   {name:<18} {value:6.3f} bits/dim")
+    _log_test(out, result.bits_per_dim, len(held_out), figures)
+    pictures.save_png(pictures.bars(figures, highlight="Image Transformer"), out / "bits-per-dim.png")
+    curve = training_curve(read_metrics(out / "metrics.jsonl"))
+    if curve is not None:
+        pictures.save_png(curve, out / "curve.png")
+    mapped = held_out[:MAPPED]
+    pictures.save_png(pictures.bits_map(mapped, bits(model, mapped).sum(1), columns=8), out / "bits-map.png")
+
+    console.print(f"[bold]3. Draw[/] {SAMPLES} new images, and {COMPLETIONS} completions of each of {COMPLETED}")
+    drawn = generate(model, SAMPLES, seed=0)
+    pictures.save_png(pictures.grid(drawn.numpy(), columns=16), out / "samples.png")
+    picture = complete(model, held_out[:COMPLETED], known_rows(0.5, model_config.shape), samples=COMPLETIONS)
+    pictures.save_png(picture, out / "completions.png")
+    report = write_report(out)
+    console.print(
+        f"\n[bold]Everything is in {out}/[/]: open {report} · next, type: image-transformer train small "
+        f"(20 minutes, all of CIFAR-10), or image-transformer sample {out} --seed 1"
+    )
+
+
+def _log_test(run: Path, bpd: float, count: int, figures: dict[str, float]) -> None:
+    seen = max(line.get("images", 0) for line in read_metrics(run / "metrics.jsonl"))
+    MetricsLog(run, tensorboard=False).write(
+        "test",
+        images=seen,
+        bpd=bpd,
+        count=count,
+        split="test",
+        png=figures["PNG"],
+        webp=figures["WebP lossless"],
+    )

@@ -1,0 +1,383 @@
+"""Training: one loop, counted in images seen; every random draw is a function of (seed, images seen).
+
+So a run that is stopped and resumed sees the same images, the same dropout and, on a CPU, the same losses bit for
+bit as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from image_transformer import checkpoint, pictures
+from image_transformer.checkpoint import CheckpointError, State, default_device
+from image_transformer.config import RunConfig, TrainConfig, load_config, save_config, to_dict
+from image_transformer.data import ImageData
+from image_transformer.data import load as load_data
+from image_transformer.evaluate import evaluate
+from image_transformer.model import ImageTransformer
+from image_transformer.modern import ModernTransformer
+from image_transformer.optim import make_optimizers, set_learning_rates
+from image_transformer.report import read_metrics, write_report
+from image_transformer.sample import generate
+
+# A resumed run may change these and nothing else: they do not change what is learned up to a given image.
+RESUMABLE = ("images", "minutes", "validate_every", "validation_images", "sample_every", "save_every", "keep")
+START_IMAGES = 500  # images that the closed-form start is fitted to
+SAMPLES = 16  # images in a sample picture
+LOG_EVERY = 20  # updates between training lines in the log
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why, in one line, and what to try."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C: the run is saved and can be resumed."""
+
+
+def train(config: RunConfig, out: Path, *, resume: bool = False, show_progress: bool = True) -> Path:
+    """Train as `config` says and leave everything in the run folder `out`; returns the best checkpoint.
+
+    With `resume` the run in `out` goes on from its newest checkpoint. Raises TrainingError if the loss stops being
+    finite, CheckpointError or DataError for a folder or data that do not fit, Interrupted after Ctrl-C.
+    """
+    _check_folder(config, out, resume)
+    run = Run(config, out, fresh=not resume)
+    if resume:
+        run.restore(checkpoint.checkpoints(out)[-1])
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        save_config(config, out / "config.yaml")
+        run.start()
+    with _progress_bar(run, show_progress) as advance, _interrupts() as interrupted:
+        while not run.finished:
+            bpd = run.update()
+            advance(bpd)
+            run.do_what_is_due()
+            if interrupted():
+                run.save()
+                raise Interrupted(f"saved at {run.state.images_seen:,} images")
+    run.finish()
+    return checkpoint.best(out)
+
+
+class Run:
+    """The state of a run and its one update."""
+
+    def __init__(self, config: RunConfig, out: Path, *, fresh: bool = True) -> None:
+        self.config, self.out = config, out
+        self.device = default_device()
+        self.data = _load(config, "train")
+        limit = config.train.validation_images
+        self.validation = _load(config, "validation").images[:limit]
+        torch.manual_seed(random_seed(config.train.seed, "weights"))
+        self.model = ImageTransformer(config.model)
+        if fresh and config.train.closed_form_start and isinstance(self.model.network, ModernTransformer):
+            self.model.network.closed_form_start(torch.from_numpy(self.data.images[:START_IMAGES].copy()))
+        self.model.to(self.device).train()
+        self.optimizers = make_optimizers(self.model, config.train)
+        decay = config.train.ema
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        self.bf16 = use_bf16(config.train, self.device)
+        self.state = State()
+        self.log = MetricsLog(out, config.train.tensorboard)
+        self.best: float | None = None  # validation bits/dim
+        self.started_at = (0, 0.0)  # images and seconds when this process took over
+        self.learning_rate = 0.0
+        self._window: list[tuple[float, float]] = []  # (bits/dim, seconds) of the updates since the last log line
+        self._previous = 0  # images seen before the last update
+        self._orders: dict[int, NDArray[np.int64]] = {}  # the order of the images in the newest epochs
+
+    @property
+    def weights(self) -> nn.Module:
+        """The model for use: the moving average if there is one."""
+        return self.average.module if self.average is not None else self.model
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the run that is done, by images or by the clock, whichever is further."""
+        train = self.config.train
+        by_clock = self.state.seconds / (60 * train.minutes) if train.minutes else 0.0
+        return min(1.0, max(self.state.images_seen / train.images, by_clock))
+
+    @property
+    def finished(self) -> bool:
+        return self.progress >= 1
+
+    def update(self) -> float:
+        """One optimizer step on the next batch; returns its bits/dim. TrainingError if it is not finite."""
+        began, train = time.perf_counter(), self.config.train
+        seen, dims = self.state.images_seen, self.model.layout.num_dims
+        self.learning_rate = train.lr * set_learning_rates(
+            self.optimizers, train, width=self.config.model.width, images_seen=seen, progress=self.progress
+        )
+        total = 0.0
+        for first in range(0, train.batch, train.micro_batch or train.batch):
+            torch.manual_seed(random_seed(train.seed, "dropout", seen + first))
+            images = self.batch(seen + first, train.micro_batch or train.batch)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                nats = -self.model.log_prob(images).sum() / (train.batch * dims)
+            nats.backward()
+            total += nats.item()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), train.clip or math.inf)
+        if not math.isfinite(total) or not torch.isfinite(norm):
+            self._stop(total, float(norm))
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        seconds = time.perf_counter() - began
+        self._previous = seen
+        self.state = State(images_seen=seen + train.batch, seconds=self.state.seconds + seconds)
+        self._window.append((total / math.log(2), seconds))
+        return total / math.log(2)
+
+    def batch(self, first: int, count: int) -> Tensor:
+        """The training images number `first` to `first + count` of the run, uint8 (count, c, h, w)."""
+        number = np.arange(first, first + count)
+        epochs, places = np.divmod(number, len(self.data))
+        index = [self._order(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)]
+        images = np.ascontiguousarray(self.data.images[np.array(index)])
+        if self.config.data.flips:
+            flip = [random_seed(self.config.train.seed, "flips", int(n)) % 2 == 1 for n in number]
+            images[flip] = images[flip][..., ::-1]
+        return torch.from_numpy(images).to(self.device, non_blocking=True)
+
+    def do_what_is_due(self) -> None:
+        """Log, validate, draw samples and save a checkpoint where the last update crossed one of their intervals."""
+        train = self.config.train
+        if self.finished or self._crossed(LOG_EVERY * train.batch):
+            self._log_training()
+        improved = False
+        if self.finished or self._crossed(train.validate_every):
+            improved = self._validate()
+        if self.finished or self._crossed(train.sample_every):
+            self._draw_samples()
+        if improved or self.finished or self._crossed(train.save_every):
+            self.save()
+
+    def save(self) -> Path:
+        """Write a checkpoint of this moment and drop those that are no longer kept."""
+        training = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "best": self.best,
+        }
+        folder = checkpoint.save(self.out, self.config, self.state, self.weights.state_dict(), training)
+        checkpoint.prune(self.out, self.config.train.keep)
+        return folder
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint: everything is as it was when it was written."""
+        training = checkpoint.read_training(folder)
+        self.state = checkpoint.read_state(folder)
+        self.best = training["best"]
+        self.started_at = (self.state.images_seen, self.state.seconds)
+        checkpoint.load_weights(self.model, training["model"], folder)
+        if self.average is not None:
+            self.average.load_state_dict(training["average"])
+        for optimizer, state in zip(self.optimizers, training["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.log.rewind(self.state.images_seen)
+
+    def start(self) -> None:
+        """Log what the figures of this run depend on."""
+        self.log.write(
+            "start",
+            images=0,
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            device=str(self.device),
+            threads=torch.get_num_threads(),
+            dtype="bfloat16" if self.bf16 else "float32",
+            torch=torch.__version__,
+            data=self.data.name,
+            train_images=len(self.data),
+            skipped=self.data.skipped,
+            flips=self.config.data.flips,
+        )
+
+    def finish(self) -> None:
+        write_report(self.out)
+        self.log.close()
+
+    def _crossed(self, interval: int) -> bool:
+        return self.state.images_seen // interval > self._previous // interval
+
+    def _log_training(self) -> None:
+        bpd, seconds = (sum(column) for column in zip(*self._window, strict=True))
+        rate = len(self._window) * self.config.train.batch / seconds
+        self._write("train", bpd=bpd / len(self._window), images_per_s=rate, lr=self.learning_rate)
+        self._window.clear()
+
+    def _validate(self) -> bool:
+        result = evaluate(cast(ImageTransformer, self.weights), self.validation)
+        self.state = replace(self.state, validation_bpd=result.bits_per_dim)
+        improved = self.best is None or result.bits_per_dim < self.best
+        self.best = result.bits_per_dim if improved else self.best
+        self._write("validation", bpd=result.bits_per_dim, count=len(self.validation))
+        write_report(self.out)
+        return improved
+
+    def _draw_samples(self) -> None:
+        images = generate(cast(ImageTransformer, self.weights), SAMPLES, seed=self.config.train.seed)
+        path = self.out / "samples" / f"images-{self.state.images_seen:09d}.png"
+        path.parent.mkdir(exist_ok=True)
+        pictures.save_png(pictures.grid(images.numpy(), columns=8), path)
+
+    def _write(self, kind: str, **values: Any) -> None:
+        self.log.write(kind, images=self.state.images_seen, seconds=round(self.state.seconds, 3), **values)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self._orders:
+            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
+            rng = np.random.default_rng(random_seed(self.config.train.seed, "order", epoch))
+            self._orders[epoch] = rng.permutation(len(self.data))
+        return self._orders[epoch]
+
+    def _stop(self, nats: float, norm: float) -> NoReturn:
+        folders = checkpoint.checkpoints(self.out)
+        kept = f"the last good checkpoint is {folders[-1]}" if folders else "no checkpoint was written before"
+        what = "loss" if not math.isfinite(nats) else "gradient"
+        raise TrainingError(
+            f"the {what} is not finite after {self.state.images_seen:,} images ({kept}); try --train.clip 1, "
+            f"a lower --train.lr (now {self.config.train.lr:g}) or --train.bf16 off"
+        )
+
+
+class MetricsLog:
+    """`metrics.jsonl`, one JSON object a line, and TensorBoard beside it if asked for."""
+
+    def __init__(self, run: Path, tensorboard: bool) -> None:
+        self.path = run / "metrics.jsonl"
+        self._board = _tensorboard(run) if tensorboard else None
+
+    def write(self, kind: str, *, images: int, **values: Any) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"kind": kind, "images": images, **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"{kind}/{name}", value, images)
+
+    def rewind(self, images: int) -> None:
+        """Forget what was logged after `images`: the run goes on from there."""
+        lines = [json.dumps(line) + "\n" for line in read_metrics(self.path) if line.get("images", 0) <= images]
+        pictures.write_atomically(self.path, "".join(lines).encode())
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def _tensorboard(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise TrainingError("--train.tensorboard needs the package tensorboard: pip install tensorboard") from None
+    return SummaryWriter(run / "tensorboard")
+
+
+def random_seed(seed: int, what: str, number: int = 0) -> int:
+    """A seed for one purpose (weights, order, dropout, flips), as a pure function of its arguments."""
+    purpose = ("weights", "order", "dropout", "flips").index(what)
+    return int(np.random.SeedSequence([seed, purpose, number]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def use_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether to train in bfloat16: as told, or where the hardware multiplies it faster than float32."""
+    if config.bf16 != "auto":
+        return config.bf16 == "on"
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_amx_tile_supported()
+
+
+def _load(config: RunConfig, split: str) -> ImageData:
+    data = config.data
+    return load_data(data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad)
+
+
+def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
+    """CheckpointError if `out` holds a run where it should not, none where it should, or one of another recipe."""
+    exists = (out / "config.yaml").exists()
+    if not resume:
+        if exists:
+            raise CheckpointError(f"{out} already holds a run: go on with --resume, or choose another --out")
+        if out.is_dir() and any(out.iterdir()):
+            raise CheckpointError(f"{out} is not empty: choose another --out")
+        return
+    if not exists or not checkpoint.checkpoints(out):
+        raise CheckpointError(f"{out} holds no run with a checkpoint to resume")
+    old, new = to_dict(load_config(out / "config.yaml")), to_dict(config)
+    for room in ("model", "data", "train"):
+        for name, value in new[room].items():
+            if old[room].get(name) != value and not (room == "train" and name in RESUMABLE):
+                raise CheckpointError(
+                    f"{out} is a run with {room}.{name} = {old[room].get(name)}, "
+                    f"which --resume cannot change to {value}"
+                )
+    save_config(config, out / "config.yaml")
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Turns Ctrl-C and SIGTERM into a flag, so that an update is never cut in half; a second Ctrl-C stops at once."""
+    seen: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress_bar(run: Run, show: bool) -> Iterator[Callable[[float], None]]:
+    """A bar with images, images/s, bits/dim and time left on stderr; called with the bits/dim of each update."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[images]:,} images · {task.fields[rate]:.1f}/s · {task.fields[bpd]:.3f} bits/dim"),
+        TimeRemainingColumn(),
+    )
+    smooth: list[float] = []
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
+        task = bar.add_task("training", total=1.0, images=0, rate=0.0, bpd=math.nan)
+
+        def advance(bpd: float) -> None:
+            smooth.append(bpd if not smooth else 0.95 * smooth[-1] + 0.05 * bpd)
+            state = run.state
+            rate = (state.images_seen - run.started_at[0]) / max(state.seconds - run.started_at[1], 1e-9)
+            bar.update(task, completed=run.progress, images=state.images_seen, rate=rate, bpd=smooth[-1])
+
+        yield advance

@@ -1,0 +1,252 @@
+"""The command line: verbs, one-line errors, nothing half-written; recipes; configurations that survive YAML."""
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_transformer import checkpoint, recipes
+from image_transformer.cli import main
+from image_transformer.config import (
+    ORDERS,
+    PATTERNS,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    from_dict,
+    from_text,
+    load_config,
+    save_config,
+    to_dict,
+    to_text,
+)
+from image_transformer.model import ImageTransformer
+from image_transformer.order import BlockRaster
+from image_transformer.patterns import Dilated, Full, Local1D, Local2D
+from image_transformer.report import read_metrics
+from image_transformer.sample import generate
+from image_transformer.train import train
+
+SMALL = [
+    "--model.shape", "3", "6", "7", "--model.depth", "1", "--model.width", "16", "--model.heads", "2",
+    "--model.feed-forward", "24", "--model.attention", "local1d:7:7", "full", "--train.images", "8",
+    "--train.sample-every", "8", "--train.validate-every", "8", "--train.save-every", "4",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def run(images_file, capsys):
+    """A trained run folder, made through the command line."""
+    assert main(["train", "tiny", *SMALL, "--data.source", str(images_file), "--out", "run"]) == 0
+    capsys.readouterr()
+    return Path("run")
+
+
+def error_of(args, capsys):
+    """The one line on stderr of a command that must fail."""
+    code = main(args)
+    assert code != 0
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_help_is_fast_and_does_not_import_torch():
+    code = "import sys; from image_transformer.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for verb in ("demo", "recipes", "train", "evaluate", "sample", "complete"):
+        assert f"\n  {verb}" in text
+
+
+@pytest.mark.parametrize("verb", ["demo", "evaluate", "sample", "complete", "recipes"])
+def test_each_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"image-transformer {verb}" in capsys.readouterr().out
+
+
+def test_help_of_train_shows_the_recipes_own_values(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "paper-cifar10-dmol", "--help"])
+    text = capsys.readouterr().out
+    assert "local1d:256:256" in text
+    assert "(default: 14)" in text
+
+
+def test_train_then_evaluate_sample_complete(run, images_file, capsys):
+    assert main(["evaluate", "run", "--json", "--per-image", "bits.csv", "--picture", "where.png"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["split"] == "test"
+    rows = list(csv.DictReader(Path("bits.csv").read_text().splitlines()))
+    assert len(rows) == figures["images"]
+    mean = np.mean([float(row["bits_per_dim"]) for row in rows])
+    assert mean == pytest.approx(figures["bits_per_dim"], abs=1e-5)
+
+    assert main(["evaluate", "run", "--split", "validation"]) == 0
+    best = checkpoint.read_state(checkpoint.best(run)).validation_bpd
+    assert capsys.readouterr().out.startswith(f"{best:.4f} bits/dim")
+
+    assert main(["sample", "run", "--count", "3", "--columns", "3", "--seed", "2", "--out", "new.png"]) == 0
+    drawn = generate(checkpoint.load("run"), 3, seed=2).numpy()
+    picture = np.asarray(Image.open("new.png"))
+    for image in drawn:
+        colours = {tuple(pixel) for pixel in image.reshape(3, -1).T}
+        assert colours <= {tuple(pixel) for pixel in picture.reshape(-1, 3)}
+
+    Image.fromarray(np.load(images_file)[0].transpose(1, 2, 0)).save("photo.png")
+    assert main(["complete", "run", "photo.png", "--samples", "2", "--out", "done.png"]) == 0
+    assert main(["complete", "run", "--count", "2", "--samples", "2", "--keep", "0.25", "--out", "more.png"]) == 0
+    assert Path("done.png").stat().st_size > 0
+    assert Path("more.png").stat().st_size > 0
+
+
+def test_resume_goes_on_and_the_config_file_reproduces_the_run(run, images_file, capsys):
+    assert main(["train", "run/config.yaml", "--out", "again"]) == 0
+    bpds = [[m["bpd"] for m in read_metrics(f"{name}/metrics.jsonl") if "bpd" in m] for name in ("run", "again")]
+    assert bpds[0] == bpds[1]
+    more = [*SMALL, "--data.source", str(images_file), "--out", "run", "--resume", "--train.images", "16"]
+    assert main(["train", "tiny", *more]) == 0
+    assert "image-transformer evaluate run" in capsys.readouterr().out
+    assert read_metrics("run/metrics.jsonl")[-1]["images"] == 16
+
+
+def test_skipped_images_are_counted(run, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGB", (7, 6), (i, 2, 3)).save(folder / f"{i}.png")
+    (folder / "broken.png").write_bytes(b"not a picture")
+    assert "broken.png" in error_of(["evaluate", "run", "--data", str(folder)], capsys)
+    assert main(["evaluate", "run", "--data", str(folder), "--skip-bad"]) == 0
+    assert "3 images" in (out := capsys.readouterr().out)
+    assert "1 unreadable left out" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["trian", "tiny"], "unknown verb 'trian'; did you mean 'train'?"),
+        (["train"], "needs a recipe"),
+        (["train", "tinny"], "unknown recipe 'tinny'; did you mean 'tiny'?"),
+        (["train", "nowhere.yaml"], "nowhere.yaml"),
+        (["train", "tiny", "--model.dpeth", "3"], "unknown option --model.dpeth; did you mean --model.depth?"),
+        (["train", "tiny", "--model.depth", "many"], "--model.depth"),
+        (["train", "tiny", "--model.depth", "0"], "model.depth must be at least 1, got 0"),
+        (["train", "tiny", "--model.attention", "local3d:1:1"], "unknown name 'local3d'; did you mean 'local"),
+        (["train", "tiny", "--model.attention", "local1d:4"], "expected local1d:QUERY:MEMORY, got 'local1d:4'"),
+        (["train", "tiny", "--model.heads", "5"], "5 heads do not divide"),
+        (["train", "tiny", "--train.optimizer", "sgd"], "sgd"),
+        (["train", "tiny", "--data.source", "nowhere"], "nowhere"),
+        (["train", "tiny", "--data.source", "cifar-10"], "did you mean cifar10"),
+        (["evaluate"], "needs a model"),
+        (["evaluate", "nowhere"], "no model at nowhere"),
+        (["evaluate", "run", "--split", "tset"], "tset"),
+        (["evaluate", "run", "--data", "cifar10-mini"], "32x32"),
+        (["sample", "run", "--temperature", "0"], "temperature must be positive, got 0"),
+        (["sample", "run", "--cuont", "3"], "did you mean --count?"),
+        (["sample", "run", "extra"], "unknown argument extra"),
+        (["complete", "run", "nothere.png"], "nothere.png"),
+        (["complete", "run", "--keep", "1.5"], "must lie in [0, 1], got 1.5"),
+        (["complete", "run", "--mask", "big.png"], "the mask big.png is 9x8, the model's images are 6x7"),
+        (["complete", "run", "big.png"], "big.png"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_errors_are_one_line_that_helps_and_leave_nothing_behind(args, message, run, capsys):
+    Image.new("RGB", (8, 9)).save("big.png")
+    before = sorted(Path().rglob("*"))
+    assert message in error_of(args, capsys)
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ValueError, match="no model at nowhere"):
+        main(["evaluate", "nowhere", "--debug"])
+
+
+# ---- recipes ----
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_trains_and_samples(name, images_file, tmp_path):
+    """In a shrunken variant with the same parts."""
+    config = recipes.shrunken(recipes.find(name))
+    config = replace(config, data=replace(config.data, source=str(images_file)))
+    best = train(config, tmp_path / "run", show_progress=False)
+    assert checkpoint.read_state(best).images_seen == 8
+    assert generate(checkpoint.load(best), 2).shape == (2, 3, 6, 7)
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_survives_its_yaml_and_is_named_after_its_function(name, tmp_path):
+    config = recipes.find(name)
+    assert config.recipe == name
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("paper-cifar10-categorical", 38.3),
+        ("paper-cifar10-dmol", 11.1),
+        ("paper-ablation-256", 25.7),
+        ("paper-imagenet32", 38.3),
+    ],
+)
+def test_the_papers_recipes_have_the_papers_sizes(name, millions):
+    """Against the original's own counts: 38.33 M, 11.06 M plus positions, 25.7 M."""
+    model = ImageTransformer(recipes.find(name).model)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+# ---- configuration ----
+
+
+@pytest.mark.parametrize("value", [Full(), Local1D(3, 4), Local2D((2, 3), (4, 5)), Dilated(1, 2, 3, 4)], ids=str)
+def test_patterns_are_words(value):
+    assert from_text(to_text(value), PATTERNS) == value
+
+
+def test_orders_are_words():
+    assert to_text(BlockRaster((2, 3))) == "block-raster:2x3"
+    assert from_text("block-raster:2x3", ORDERS) == BlockRaster((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"model": {"dpeth": 3}}, "unknown field model.dpeth; did you mean 'depth'?"),
+        ({"model": {"depth": "three"}}, "model.depth: expected int, got 'three'"),
+        ({"model": {"family": "papre"}}, "model.family: did you mean 'paper'?, got 'papre'"),
+        ({"model": {"attention": ["local1d:x:3"]}}, "model.attention"),
+        ({"train": {"images": 0}}, "train.images must be at least 1, got 0"),
+        ({"train": {"batch": 6, "micro_batch": 4}}, "micro_batch 4 does not divide"),
+        ({"trian": {}}, "unknown field trian; did you mean 'train'?"),
+        ([1], "must be a mapping"),
+    ],
+    ids=str,
+)
+def test_wrong_configurations_are_refused(data, message):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the message is compared below, as text)
+        from_dict(RunConfig, data)
+    assert message in str(caught.value)
+
+
+def test_any_configuration_survives_plain_data():
+    config = RunConfig("x", ModelConfig(attention=(Full(), Dilated(2, 3, 1, 1)), order=BlockRaster((4, 5))),
+                       train=TrainConfig(minutes=2.5, clip=1.0, micro_batch=8))  # fmt: skip
+    assert from_dict(RunConfig, to_dict(config)) == config

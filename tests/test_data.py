@@ -1,0 +1,554 @@
+"""Laws of data.py: every kind of source gives the same integers, splits never overlap, bad input says what is wrong."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_transformer import data
+from image_transformer.data import DataError, carve, load, load_files
+
+N, C, H, W = 47, 3, 5, 7
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGE_TRANSFORMER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (N, C, H, W), dtype=np.uint8)
+
+
+@pytest.fixture
+def labels():
+    return np.arange(N) % 3
+
+
+@pytest.fixture
+def hf(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def save(path, image):
+    """Write one image (c, h, w) losslessly."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image.transpose(1, 2, 0) if len(image) == 3 else image[0]).save(path)
+
+
+def folder(root, images):
+    for i, image in enumerate(images):
+        save(root / f"{i:03d}.png", image)
+    return root
+
+
+def hf_dataset(datasets, images, labels):
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "cat"])}
+    pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in images]
+    return datasets.Dataset.from_dict({"image": pictures, "label": labels}, features=datasets.Features(features))
+
+
+def whole(source, **options):
+    """Images and labels of a source that is carved into all three splits, back in its own order."""
+    parts = {split: load(str(source), split, **options) for split in data.SPLITS}
+    n = sum(len(part) for part in parts.values())
+    rows = carve(n, ("validation", "test"))
+    images = np.empty((n, *parts["train"].images.shape[1:]), np.uint8)
+    labels = None if parts["train"].labels is None else np.empty(n, np.int64)
+    for split, part in parts.items():
+        images[rows[split]] = part.images
+        if labels is not None:
+            labels[rows[split]] = part.labels
+    return images, labels
+
+
+# ---- splits ----
+
+
+@pytest.mark.parametrize("n", [3, 4, 39, 47, 1000, 50_000])
+@pytest.mark.parametrize("held_out", [(), ("validation",), ("validation", "test")])
+def test_splits_are_disjoint_and_exhaustive(n, held_out):
+    rows = carve(n, held_out)
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(n))
+    assert {len(rows[name]) for name in held_out} <= {max(1, min(n // 20, 2000))}
+
+
+def test_validation_rows_do_not_depend_on_a_test_split():
+    assert np.array_equal(carve(1000, ("validation",))["validation"], carve(1000, ("validation", "test"))["validation"])
+
+
+def test_splits_are_fixed_for_good():
+    rows = carve(47, ("validation", "test"))
+    assert rows["validation"].tolist() == [3, 11]
+    assert rows["test"].tolist() == [13, 20]
+
+
+def test_a_source_with_test_images_gives_only_validation_from_its_training_images(tmp_path, images):
+    np.savez(tmp_path / "two.npz", train=images, test=images[:9])
+    rows = carve(N, ("validation",))
+    for split in ("train", "validation"):
+        assert np.array_equal(load(str(tmp_path / "two.npz"), split).images, images[rows[split]])
+    assert np.array_equal(load(str(tmp_path / "two.npz"), "test").images, images[:9])
+
+
+def test_a_source_with_validation_images_has_no_test_split_made_up(tmp_path, images):
+    np.savez(tmp_path / "two.npz", train=images, validation=images[:9])
+    assert len(load(str(tmp_path / "two.npz"), "train")) == N
+    with pytest.raises(DataError, match="no test split, only train, validation"):
+        load(str(tmp_path / "two.npz"), "test")
+
+
+# ---- every kind of source gives the same integers ----
+
+
+def test_folder(tmp_path, images):
+    found, labels = whole(folder(tmp_path / "set", images))
+    assert np.array_equal(found, images)
+    assert labels is None
+
+
+@pytest.mark.parametrize("layout", ["chw", "hwc"])
+def test_npy(tmp_path, images, layout):
+    np.save(tmp_path / "set.npy", images if layout == "chw" else images.transpose(0, 2, 3, 1))
+    assert np.array_equal(whole(tmp_path / "set.npy")[0], images)
+
+
+def test_grey_npy(tmp_path, images):
+    np.save(tmp_path / "set.npy", images[:, 0])
+    assert np.array_equal(whole(tmp_path / "set.npy")[0], images[:, :1])
+
+
+@pytest.mark.parametrize("names", [("train", "train_labels"), ("images", "labels"), ("x", "x_labels")])
+def test_npz(tmp_path, images, labels, names):
+    np.savez(tmp_path / "set.npz", **dict(zip(names, (images, labels), strict=True)))
+    found, found_labels = whole(tmp_path / "set.npz")
+    assert np.array_equal(found, images)
+    assert np.array_equal(found_labels, labels)
+
+
+def test_folder_of_npy_is_mapped_where_it_lies(tmp_path, cache, images, labels):
+    for split, part in (("train", images), ("validation", images[:9].transpose(0, 2, 3, 1)), ("test", images[9:])):
+        np.save(tmp_path / f"{split}.npy", part)
+    np.save(tmp_path / "train_labels.npy", labels)
+    found = load(str(tmp_path), shape=(C, H, W))
+    assert np.array_equal(found.images, images)
+    assert np.array_equal(found.labels, labels)
+    assert np.array_equal(load(str(tmp_path), "validation").images, images[:9])
+    assert Path(found.images.filename) == tmp_path / "train.npy"
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("how", ["file", "folder", "glob"])
+def test_parquet(tmp_path, hf, images, labels, how):
+    (tmp_path / "set").mkdir()
+    hf_dataset(hf, images[:20], labels[:20]).to_parquet(tmp_path / "set" / "train-00000-of-00002.parquet")
+    hf_dataset(hf, images[20:], labels[20:]).to_parquet(tmp_path / "set" / "train-00001-of-00002.parquet")
+    hf_dataset(hf, images, labels).to_parquet(tmp_path / "set.parquet")
+    sources = {"file": "set.parquet", "folder": "set", "glob": "set/train-*.parquet"}
+    found, found_labels = whole(tmp_path / sources[how])
+    assert np.array_equal(found, images)
+    assert np.array_equal(found_labels, labels)
+    assert load(str(tmp_path / sources[how])).classes == ("ant", "bee", "cat")
+
+
+def test_parquet_files_are_splits_by_name(tmp_path, hf, images, labels):
+    hf_dataset(hf, images, labels).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    hf_dataset(hf, images[:9], labels[:9]).to_parquet(tmp_path / "test-00000-of-00001.parquet")
+    assert np.array_equal(load(str(tmp_path), "test").images, images[:9])
+    assert len(load(str(tmp_path), "train")) == N - 2
+
+
+def test_hub(hf, monkeypatch, images, labels):
+    asked = []
+    parts = {"train": hf_dataset(hf, images, labels), "valid": hf_dataset(hf, images[:9], labels[:9])}
+    monkeypatch.setattr(hf, "load_dataset", lambda path: asked.append(path) or parts)
+    assert np.array_equal(load("someone/pictures").images, images)
+    assert np.array_equal(load("someone/pictures", "validation").labels, labels[:9])
+    load("someone/pictures")  # from the cache
+    assert asked == ["someone/pictures"] * 2
+
+
+def test_cifar10_comes_from_the_data_folder_before_the_hub(tmp_path, hf, monkeypatch, images, labels):
+    monkeypatch.setenv("IMAGE_TRANSFORMER_DATA", str(tmp_path))
+    (tmp_path / "cifar10").mkdir()
+    hf_dataset(hf, images, labels).to_parquet(tmp_path / "cifar10" / "train-00000-of-00001.parquet")
+    assert np.array_equal(whole("cifar10")[0], images)
+    monkeypatch.setattr(data, "_cifar10", lambda: None)
+    monkeypatch.setattr(hf, "load_dataset", lambda path: {"test": hf_dataset(hf, images[:9], labels[:9])})
+    assert len(load("cifar10", "test")) == 9
+
+
+def test_folders_name_splits_and_classes(tmp_path, images):
+    for i, path in enumerate(["train/bee/0", "train/ant/1", "train/ant/deep/2", "val/cat/3", "test/bee/4", "5"]):
+        save(tmp_path / f"{path}.png", images[i])
+    for split, rows, labels in (("train", [1, 2, 0], [0, 0, 1]), ("validation", [3], [2]), ("test", [4], [1])):
+        part = load(str(tmp_path), split)
+        assert np.array_equal(part.images, images[rows])
+        assert part.labels.tolist() == labels
+        assert part.classes == ("ant", "bee", "cat")
+
+
+def test_hidden_and_other_files_are_passed_over(tmp_path, images):
+    folder(tmp_path, images)
+    for name in ("README.txt", ".hidden.png", ".git/object.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no image")
+    assert np.array_equal(whole(tmp_path)[0], images)
+
+
+def test_a_link_to_a_file_without_suffix_is_read(tmp_path, images):
+    np.save(tmp_path / "set.npy", images)
+    (tmp_path / "set.npy").rename(tmp_path / "blob")
+    (tmp_path / "link.npy").symlink_to(tmp_path / "blob")
+    assert np.array_equal(whole(tmp_path / "link.npy")[0], images)
+
+
+def test_load_files_keeps_the_order(tmp_path, images):
+    folder(tmp_path, images)
+    found = load_files([tmp_path / "002.png", tmp_path / "001.png"], shape=(C, H, W))
+    assert np.array_equal(found, images[[2, 1]])
+
+
+# ---- conversion ----
+
+
+def one(tmp_path, picture, suffix="png", **options):
+    """A picture as it is read back from a file, (c, h, w)."""
+    picture.save(tmp_path / f"one.{suffix}")
+    return load_files([tmp_path / f"one.{suffix}"], **options)[0]
+
+
+def test_grey_becomes_rgb_and_rgb_grey(tmp_path, images):
+    grey = images[0, 0]
+    assert np.array_equal(one(tmp_path, Image.fromarray(grey)), np.stack([grey] * 3))
+    assert np.array_equal(one(tmp_path, Image.fromarray(grey), shape=(1, H, W)), grey[None])
+    colour = Image.fromarray(images[0].transpose(1, 2, 0))
+    assert np.array_equal(one(tmp_path, colour, shape=(1, H, W))[0], np.asarray(colour.convert("L")))
+    np.save(tmp_path / "set.npy", images[:, 0])
+    assert np.array_equal(whole(tmp_path / "set.npy", shape=(3, H, W))[0], images[:, :1].repeat(3, axis=1))
+
+
+def test_alpha_is_dropped(tmp_path, images):
+    rgba = np.concatenate([images[0], images[1, :1]]).transpose(1, 2, 0)
+    assert np.array_equal(one(tmp_path, Image.fromarray(rgba)), images[0])
+
+
+def test_palettes_become_rgb(tmp_path, images):
+    palette = Image.fromarray(images[0].transpose(1, 2, 0)).quantize(256)
+    expected = np.asarray(palette.convert("RGB")).transpose(2, 0, 1)
+    palette.info["transparency"] = bytes(range(200))
+    assert np.array_equal(one(tmp_path, palette), expected)
+
+
+def test_exif_orientation_is_applied(tmp_path, images):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its left side
+    Image.fromarray(images[0].transpose(1, 2, 0)).save(tmp_path / "one.png", exif=exif)
+    assert np.array_equal(load_files([tmp_path / "one.png"])[0], np.rot90(images[0], -1, axes=(1, 2)))
+
+
+@pytest.mark.parametrize(("factor", "left"), [(1, 3), (2, 2), (3, 0), (4, 5)])
+def test_shrinking_by_a_whole_factor_is_the_mean_of_the_central_blocks(tmp_path, factor, left):
+    image = np.random.default_rng(1).integers(0, 256, (3, 5 * factor, 7 * factor + 2 * left), dtype=np.uint8)
+    means = image[:, :, left : left + 7 * factor].reshape(3, 5, factor, 7, factor).mean(axis=(2, 4))
+    found = one(tmp_path, Image.fromarray(image.transpose(1, 2, 0)), size=(5, 7))
+    if factor != 3:  # half rounds up
+        assert np.array_equal(found, np.floor(means + 0.5))
+    assert np.abs(found - means).max() < 0.6  # Pillow's fixed-point division by 9 may fall short
+
+
+@pytest.mark.parametrize("size", [(5, 7), (10, 14), (3, 8), (1, 1), (13, 2)])
+def test_size_is_height_and_width(tmp_path, images, size):
+    found = one(tmp_path, Image.fromarray(images[0].transpose(1, 2, 0)), size=size)
+    assert found.shape == (3, *size)
+    if size == (H, W):
+        assert np.array_equal(found, images[0])
+
+
+def test_size_makes_mixed_images_one(tmp_path, images):
+    folder(tmp_path, [*images[:30], *images[30:, :, :4, :4]])
+    assert whole(tmp_path, size=(4, 6), shape=(3, 4, 6))[0].shape == (N, 3, 4, 6)
+
+
+# ---- the cache ----
+
+
+def test_second_load_maps_the_cache(tmp_path, cache, images, monkeypatch):
+    folder(tmp_path / "set", images)
+    first = load(str(tmp_path / "set"))
+    assert isinstance(first.images, np.memmap)
+    assert not first.images.flags.writeable
+    assert [path.suffix for path in cache.iterdir()] == [".npy"]
+    monkeypatch.setattr(data, "_decode", None)  # decoding again would fail
+    second = load(str(tmp_path / "set"))
+    assert np.array_equal(first.images, second.images)
+
+
+def test_labels_and_skipped_survive_the_cache(tmp_path, images):
+    for i, image in enumerate(images):
+        save(tmp_path / "set" / ("bee" if i % 2 else "ant") / f"{i:03d}.png", image)
+    (tmp_path / "set" / "bee" / "bad.png").write_bytes(b"no image")
+    first, second = (load(str(tmp_path / "set"), skip_bad=True) for _ in range(2))
+    assert np.array_equal(first.labels, second.labels)
+    assert first.classes == second.classes == ("ant", "bee")
+    assert first.skipped == second.skipped
+
+
+def test_a_changed_file_is_decoded_again(tmp_path, images):
+    folder(tmp_path / "set", images)
+    before, _ = whole(tmp_path / "set")
+    save(tmp_path / "set" / "003.png", 255 - images[3])
+    os.utime(tmp_path / "set" / "003.png", ns=(1, 1))
+    after, _ = whole(tmp_path / "set")
+    assert np.flatnonzero((before != after).any(axis=(1, 2, 3))).tolist() == [3]
+
+
+def test_another_size_is_another_entry(tmp_path, images):
+    folder(tmp_path / "set", images)
+    assert load(str(tmp_path / "set")).images.shape[2:] == (H, W)
+    assert load(str(tmp_path / "set"), size=(4, 4)).images.shape[2:] == (4, 4)
+
+
+def test_a_failed_decode_leaves_nothing(tmp_path, cache, images):
+    folder(tmp_path / "set", images)
+    save(tmp_path / "set" / "999.png", images[0, :, :4])
+    with pytest.raises(DataError):
+        whole(tmp_path / "set")
+    assert not [path for path in cache.iterdir() if path.suffix == ".tmp"]
+
+
+def test_an_unwritable_cache_is_done_without(tmp_path, monkeypatch, images):
+    folder(tmp_path / "set", images)
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("IMAGE_TRANSFORMER_CACHE", str(tmp_path / "file" / "cache"))
+    assert np.array_equal(whole(tmp_path / "set")[0], images)
+
+
+# ---- errors ----
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("cifar-10", "did you mean cifar10?"),
+        ("cifar10mini", "did you mean cifar10-mini?"),
+        ("zebra", "no such file, folder or data set; names are cifar10 and cifar10-mini"),
+        ("./no/such/folder", "no such file"),
+    ],
+)
+def test_missing(source, message):
+    with pytest.raises(DataError, match=message.replace("?", r"\?")):
+        load(source)
+
+
+def test_unknown_split():
+    with pytest.raises(DataError, match="unknown split 'val': expected train, validation, test or all"):
+        load("cifar10-mini", "val")
+
+
+@pytest.mark.parametrize("options", [{"shape": (2, 5, 7)}, {"size": (0, 7)}])
+def test_impossible_options(options):
+    with pytest.raises(DataError, match="expected"):
+        load("cifar10-mini", **options)
+
+
+def test_empty_folder(tmp_path):
+    with pytest.raises(DataError, match=r"expected images .* found none"):
+        load(str(tmp_path))
+
+
+def test_too_few_images_to_split(tmp_path, images):
+    folder(tmp_path, images[:2])
+    with pytest.raises(DataError, match=r"2 image\(s\) are too few"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text"])
+def test_broken_images_are_named_or_skipped(tmp_path, images, kind):
+    folder(tmp_path, images)
+    bad = tmp_path / "010.png"
+    bad.write_bytes({"truncated": bad.read_bytes()[:-60], "empty": b"", "text": b"no image"}[kind])
+    with pytest.raises(DataError, match=r"010\.png: unreadable image .*skip_bad"):
+        whole(tmp_path)
+    parts = [load(str(tmp_path), split, skip_bad=True) for split in data.SPLITS]
+    assert sum(part.skipped for part in parts) == 1
+    assert sum(len(part) for part in parts) == N - 1
+    assert np.array_equal(parts[0].images, images[[i for i in carve(N, ("validation", "test"))["train"] if i != 10]])
+
+
+def test_nothing_readable(tmp_path):
+    for i in range(5):
+        (tmp_path / f"{i}.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of 3 images is readable"):
+        load(str(tmp_path), skip_bad=True)
+
+
+def test_mixed_sizes_name_both_files_and_the_way_out(tmp_path, images):
+    save(tmp_path / "a.png", images[0])
+    save(tmp_path / "b.png", images[1, :, :4])
+    with pytest.raises(DataError, match=r"mixed sizes, .*a\.png is 5x7, .*b\.png is 4x7: pass --size 5 7"):
+        load_files([tmp_path / "a.png", tmp_path / "b.png"])
+
+
+@pytest.mark.parametrize(("shape", "how"), [((3, 32, 32), "32 32 to enlarge"), ((3, 4, 4), "4 4 to shrink")])
+@pytest.mark.parametrize("kind", ["folder", "npy", "mapped", "cached"])
+def test_another_shape_than_the_model_wants(tmp_path, images, shape, how, kind):
+    source = tmp_path / "set"
+    source.mkdir()
+    if kind in ("folder", "cached"):
+        folder(source, images)
+    else:
+        np.save(source / "train.npy", images)
+    if kind == "mapped":
+        np.save(source / "validation.npy", images)
+    if kind == "cached":
+        load(str(source))
+    wants = f"images are 5x7, the model wants {shape[1]}x{shape[2]}: pass --size {how}"
+    with pytest.raises(DataError, match=wants):
+        load(str(source), shape=shape)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F"])
+def test_more_than_8_bits_are_refused(tmp_path, mode):
+    picture = Image.fromarray(np.zeros((H, W), np.uint16 if mode == "I;16" else np.float32))
+    with pytest.raises(DataError, match="expected 8 bits a channel"):
+        one(tmp_path, picture, suffix="tiff")
+
+
+def test_16_bit_colour_is_refused(tmp_path):
+    """Pillow would quietly drop the lower bytes, and cannot write such a file."""
+    import struct
+    import zlib
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head, pixels = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0), zlib.compress(bytes(1 + 12))
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    (tmp_path / "deep.png").write_bytes(png)
+    with pytest.raises(DataError, match=r"deep\.png: expected 8 bits a channel"):
+        load_files([tmp_path / "deep.png"])
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((9, 5, 7), np.float32), "expected uint8 values 0..255, got float32"),
+        (np.zeros((9, 5, 7, 2), np.uint8), r"got \(9, 5, 7, 2\)"),
+        (np.zeros((9, 5), np.uint8), r"got \(9, 5\)"),
+        (np.zeros((0, 3, 5, 7), np.uint8), "holds no images|unreadable"),
+        (np.array([None]), "unreadable as a NumPy file"),
+    ],
+)
+def test_bad_npy(tmp_path, array, message):
+    np.save(tmp_path / "set.npy", array)
+    with pytest.raises(DataError, match=message):
+        load(str(tmp_path / "set.npy"))
+
+
+def test_bad_npz(tmp_path, images):
+    np.savez(tmp_path / "set.npz", a=images, b=images)
+    with pytest.raises(DataError, match=r"expected arrays train, validation, test or only one, found a, b"):
+        load(str(tmp_path / "set.npz"))
+    np.savez(tmp_path / "set.npz", train=images, train_labels=np.zeros(3, np.int64))
+    with pytest.raises(DataError, match=r"expected 47 integer labels, got int64 \(3,\)"):
+        load(str(tmp_path / "set.npz"))
+    (tmp_path / "set.npz").write_bytes(b"PK\x03\x04 no zip file")
+    with pytest.raises(DataError, match="unreadable as a NumPy file"):
+        load(str(tmp_path / "set.npz"))
+
+
+@pytest.mark.parametrize("source", ["set.parquet", "cifar10", "owner/name"])
+def test_without_datasets_the_message_says_what_to_install(tmp_path, monkeypatch, source):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setattr(data, "_cifar10", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    Path("set.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"pip install 'image-transformer-pytorch\[hf\]'.*cifar10-mini needs nothing"):
+        load(source)
+
+
+def test_bad_parquet(tmp_path, hf):
+    (tmp_path / "set.parquet").write_bytes(b"no parquet at all")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        load(str(tmp_path / "set.parquet"))
+    hf.Dataset.from_dict({"text": ["a", "b"]}).to_parquet(tmp_path / "text.parquet")
+    with pytest.raises(DataError, match="expected a column img or image, found text"):
+        load(str(tmp_path / "text.parquet"))
+
+
+def test_torch_is_not_imported():
+    code = "import sys, image_transformer.data; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---- CIFAR-10 ----
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMAGE_TRANSFORMER_CACHE", str(tmp_path_factory.mktemp("mini")))
+        return {split: load("cifar10-mini", split, shape=(3, 32, 32)) for split in data.SPLITS}
+
+
+@pytest.mark.parametrize(("split", "n"), [("train", 4300), ("validation", 500), ("test", 1000)])
+def test_the_embedded_set_is_what_its_index_says(mini, split, n):
+    part, index = mini[split], json.loads((data.MINI / "index.json").read_text())[split]
+    assert part.images.shape == (n, 3, 32, 32)
+    assert len(set(index["rows"])) == n
+    assert hashlib.sha256(part.images.tobytes()).hexdigest() == index["sha256"]
+    assert hashlib.sha256(part.labels.astype(np.uint8).tobytes()).hexdigest() == index["labels_sha256"]
+    for tens in part.labels.reshape(-1, 10):
+        assert sorted(tens) == list(range(10))
+
+
+def test_the_embedded_splits_share_no_image(mini):
+    assert len({image.tobytes() for part in mini.values() for image in part.images}) == sum(map(len, mini.values()))
+
+
+def test_the_embedded_set_takes_at_most_10_million_bytes():
+    assert sum(file.stat().st_size for file in data.MINI.iterdir()) <= 10_000_000
+
+
+@pytest.mark.slow
+def test_cifar10_is_the_published_one_and_holds_the_embedded_set(hf):
+    if data._cifar10() is None:
+        pytest.skip("needs the Parquet files of CIFAR-10")
+    parts = {split: load("cifar10", split, shape=(3, 32, 32)) for split in data.SPLITS}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 48_000, "validation": 2_000, "test": 10_000}
+    rows = carve(50_000, ("validation",))
+    images, labels = np.empty((50_000, 3, 32, 32), np.uint8), np.empty(50_000, np.uint8)
+    for split in ("train", "validation"):
+        images[rows[split]], labels[rows[split]] = parts[split].images, parts[split].labels
+    digests = [
+        hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+        for array in (
+            images.transpose(0, 2, 3, 1),
+            labels,
+            parts["test"].images.transpose(0, 2, 3, 1),
+            parts["test"].labels.astype(np.uint8),
+        )
+    ]
+    assert digests == [
+        "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
+        "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
+        "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
+        "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
+    ]
+    index = json.loads((data.MINI / "index.json").read_text())
+    for split in data.SPLITS:
+        source = parts["test"].images if split == "test" else images
+        assert np.array_equal(load("cifar10-mini", split).images, source[index[split]["rows"]])
+    assert set(index["train"]["rows"]).isdisjoint(index["validation"]["rows"])

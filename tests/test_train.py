@@ -1,0 +1,279 @@
+"""A resumed run equals one that never stopped; accumulated gradients equal one batch; failures leave no mess."""
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model, random_images
+
+from image_transformer import checkpoint
+from image_transformer.checkpoint import CheckpointError
+from image_transformer.config import DataConfig, ModelConfig, RunConfig, TrainConfig, save_config
+from image_transformer.optim import make_optimizers, vaswani, warmup_constant_decay
+from image_transformer.patterns import Local1D
+from image_transformer.report import read_metrics
+from image_transformer.train import Interrupted, Run, TrainingError, random_seed, train
+
+
+@pytest.fixture
+def config(images_file):
+    """Everything on that could break resuming: dropout, moving average, flips, accumulation, two optimizers."""
+    model = ModelConfig(shape=(3, 6, 7), attention=(Local1D(7, 7),), depth=2, width=16, heads=2, feed_forward=24,
+                        components=2, dropout=0.2)  # fmt: skip
+    training = TrainConfig(images=48, batch=4, micro_batch=2, ema=0.9, warmup=8, validate_every=16, sample_every=24,
+                           save_every=12, keep=9, closed_form_start=True, clip=1.0)  # fmt: skip
+    return RunConfig("test", model, DataConfig(str(images_file), flips=True), training)
+
+
+def losses(run):
+    return [(m["images"], m["kind"], m["bpd"]) for m in read_metrics(run / "metrics.jsonl") if "bpd" in m]
+
+
+def weights(folder):
+    training = checkpoint.read_training(folder)
+    return {**training["model"], **{f"average.{k}": v for k, v in training["average"].items()}}
+
+
+def assert_same_run(one, other):
+    assert losses(one) == losses(other)
+    ends = [checkpoint.checkpoints(run)[-1] for run in (one, other)]
+    assert ends[0].name == ends[1].name
+    for (name, a), b in zip(weights(ends[0]).items(), weights(ends[1]).values(), strict=True):
+        assert torch.equal(a, b), name
+    bytes_ = [(end / "model.safetensors").read_bytes() for end in ends]
+    assert bytes_[0] == bytes_[1]
+
+
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("image_transformer.train.LOG_EVERY", 1)
+    train(config, tmp_path / "whole", show_progress=False)
+    train(replace(config, train=replace(config.train, images=48)), tmp_path / "cut", show_progress=False)
+    for folder in checkpoint.checkpoints(tmp_path / "cut"):  # as if it had died after 24 images
+        if checkpoint.read_state(folder).images_seen > 24:
+            shutil.rmtree(folder)
+    train(config, tmp_path / "cut", resume=True, show_progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_ctrl_c_finishes_the_update_saves_and_can_be_resumed(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("image_transformer.train.LOG_EVERY", 1)
+    train(config, tmp_path / "whole", show_progress=False)
+    update = Run.update
+
+    def interrupted_update(run):
+        if run.state.images_seen == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(run)
+
+    monkeypatch.setattr(Run, "update", interrupted_update)
+    with pytest.raises(Interrupted, match="saved at 24 images"):
+        train(config, tmp_path / "cut", show_progress=False)
+    monkeypatch.setattr(Run, "update", update)
+    assert checkpoint.read_state(checkpoint.checkpoints(tmp_path / "cut")[-1]).images_seen == 24
+    train(config, tmp_path / "cut", resume=True, show_progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_accumulated_gradients_equal_one_batch(config, tmp_path):
+    """Without dropout, which draws other noise for other passes."""
+    ends = []
+    for micro in (None, 1, 2):
+        plain = replace(config, model=replace(config.model, dropout=0.0),
+                        train=replace(config.train, micro_batch=micro, images=8))  # fmt: skip
+        run = Run(plain, tmp_path / f"micro-{micro}")
+        run.update()
+        ends.append(
+            torch.cat([p.grad.flatten() if p.grad is not None else p.flatten() for p in run.model.parameters()])
+        )
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(ends[0], ends[2], rtol=1e-3, atol=1e-5)
+
+
+def test_every_image_is_seen_once_an_epoch_in_an_order_of_the_seed(config, tmp_path):
+    config = replace(config, data=replace(config.data, flips=False))
+    run = Run(config, tmp_path)
+    epoch = len(run.data)
+
+    def seen(first):
+        return sorted(image.numpy().tobytes() for image in run.batch(first, epoch))
+
+    assert seen(0) == seen(epoch) == sorted(image.tobytes() for image in np.asarray(run.data.images))
+    assert not torch.equal(run.batch(0, epoch), run.batch(epoch, epoch))
+    assert torch.equal(run.batch(epoch - 2, 4), torch.cat([run.batch(epoch - 2, 2), run.batch(epoch, 2)]))
+
+
+def test_flips_turn_half_of_the_images_and_are_reported(config, tmp_path):
+    flipped = Run(config, tmp_path)
+    plain = Run(replace(config, data=replace(config.data, flips=False)), tmp_path)
+    a, b = flipped.batch(0, 40), plain.batch(0, 40)
+    turned = [bool((x == y.flip(-1)).all()) for x, y in zip(a, b, strict=True)]
+    assert all(bool((x == y).all()) != t for x, y, t in zip(a, b, turned, strict=True))
+    assert 8 < sum(turned) < 32
+    train(config, tmp_path / "run", show_progress=False)
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["flips"] is True
+
+
+def test_a_run_leaves_what_the_design_promises(config, tmp_path):
+    best = train(config, tmp_path / "run", show_progress=False)
+    run = tmp_path / "run"
+    assert (run / "config.yaml").exists()
+    assert (run / "report.html").exists()
+    assert sorted(p.name for p in (run / "samples").iterdir()) == ["images-000000024.png", "images-000000048.png"]
+    assert checkpoint.read_state(best).validation_bpd == min(m[2] for m in losses(run) if m[1] == "validation")
+    kinds = {m["kind"] for m in read_metrics(run / "metrics.jsonl")}
+    assert kinds == {"start", "train", "validation"}
+    model = checkpoint.load(run)
+    assert not model.training
+    assert model.config == config.model
+
+
+def test_only_the_newest_and_the_best_checkpoints_are_kept(config, tmp_path):
+    config = replace(config, train=replace(config.train, keep=1, save_every=4))
+    best = train(config, tmp_path / "run", show_progress=False)
+    kept = checkpoint.checkpoints(tmp_path / "run")
+    assert kept[-1].name == "images-000000048"
+    assert set(kept) == {best, kept[-1]}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(config, tmp_path, monkeypatch):
+    batch = Run.batch
+
+    def poisoned(run, first, count):
+        if first >= 32:
+            with torch.no_grad():
+                next(run.model.parameters()).fill_(math_nan)
+        return batch(run, first, count)
+
+    math_nan = float("nan")
+    monkeypatch.setattr(Run, "batch", poisoned)
+    with pytest.raises(TrainingError, match=r"not finite after 32 images.*images-000000024.*--train.clip.*--train.lr"):
+        train(config, tmp_path / "run", show_progress=False)
+    for parameter in checkpoint.load(tmp_path / "run").parameters():
+        assert parameter.isfinite().all()
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_and_no_rest(config, tmp_path, monkeypatch):
+    train(replace(config, train=replace(config.train, images=16)), tmp_path / "run", show_progress=False)
+    before = checkpoint.checkpoints(tmp_path / "run")
+    fsync = os.fsync
+    calls = []
+
+    def full(descriptor):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(config, tmp_path / "run", resume=True, show_progress=False)
+    assert checkpoint.checkpoints(tmp_path / "run") == before
+    assert not list((tmp_path / "run" / "checkpoints").glob(".partial*"))
+    checkpoint.load(tmp_path / "run")
+
+
+# ---- folders and checkpoints that do not fit ----
+
+
+@pytest.fixture
+def run_folder(config, tmp_path):
+    train(replace(config, train=replace(config.train, images=16)), tmp_path / "run", show_progress=False)
+    return tmp_path / "run"
+
+
+def test_a_folder_with_a_run_is_not_overwritten(config, run_folder):
+    with pytest.raises(CheckpointError, match="already holds a run: go on with --resume"):
+        train(config, run_folder, show_progress=False)
+
+
+def test_a_folder_with_other_files_is_not_filled(config, tmp_path):
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(CheckpointError, match="not empty"):
+        train(config, tmp_path, show_progress=False)
+
+
+def test_there_must_be_a_run_to_resume(config, tmp_path):
+    with pytest.raises(CheckpointError, match="no run with a checkpoint"):
+        train(config, tmp_path / "none", resume=True, show_progress=False)
+
+
+def test_a_run_of_another_recipe_is_not_resumed(config, run_folder):
+    other = replace(config, model=replace(config.model, depth=3))
+    with pytest.raises(CheckpointError, match=r"model.depth = 2, which --resume cannot change to 3"):
+        train(other, run_folder, resume=True, show_progress=False)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training.pt"])
+def test_a_truncated_file_is_named(config, run_folder, name):
+    for folder in checkpoint.checkpoints(run_folder):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="truncated or damaged") as caught:
+        checkpoint.load(run_folder) if name == "model.safetensors" else train(config, run_folder, resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_format_is_refused(run_folder):
+    folder = checkpoint.checkpoints(run_folder)[-1]
+    state = json.loads((folder / "state.json").read_text()) | {"format": 99}
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match="format 99, expected 1"):
+        checkpoint.load(run_folder)
+
+
+def test_weights_of_another_model_are_refused(config, run_folder):
+    folder = checkpoint.checkpoints(run_folder)[-1]
+    save_config(replace(config, model=replace(config.model, width=32)), folder / "config.yaml")
+    with pytest.raises(CheckpointError, match="holds another model"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(("path", "message"), [("nowhere", "no model at"), (".", "neither a run folder")])
+def test_a_folder_without_a_model_is_named(tmp_path, path, message):
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(tmp_path / path)
+
+
+def test_loaded_weights_score_as_the_trained_ones(run_folder):
+    model = checkpoint.load(run_folder)
+    again = checkpoint.load(checkpoint.best(run_folder))
+    images = random_images(2, (3, 6, 7))
+    assert torch.equal(model.log_prob(images), again.log_prob(images))
+
+
+# ---- schedules, optimizers, seeds ----
+
+
+def test_vaswani_schedule_is_that_of_the_papers():
+    """Peak rates of the original's sets: learning_rate, warm-up and width to peak (10 lr d^-.5 w^-.5)."""
+    for lr, warmup, width, peak in ((0.5, 4000, 512, 3.49e-3), (0.1, 4000, 256, 9.88e-4), (0.2, 12000, 512, 8.07e-4)):
+        rates = [lr * vaswani(step, warmup, width) for step in range(0, 3 * warmup, 7)]
+        assert max(rates) == pytest.approx(peak, rel=2e-3)
+        assert np.argmax(rates) * 7 == pytest.approx(warmup, abs=8)
+
+
+def test_warmup_constant_decay():
+    assert warmup_constant_decay(50, 0.0, 100, 0.5) == 0.5
+    assert warmup_constant_decay(500, 0.3, 100, 0.5) == 1
+    assert warmup_constant_decay(500, 0.75, 100, 0.5) == 0.5
+    assert warmup_constant_decay(500, 1.0, 100, 0.5) == 0
+    assert warmup_constant_decay(1, 0.5, 0, 0) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
+def test_every_parameter_is_optimised_once(optimizer):
+    model = make_model()
+    optimizers = make_optimizers(model, TrainConfig(optimizer=optimizer))
+    chosen = [id(p) for o in optimizers for group in o.param_groups for p in group["params"]]
+    assert sorted(chosen) == sorted(id(p) for p in model.parameters())
+
+
+def test_seeds_differ_by_purpose_and_number():
+    seeds = [random_seed(s, what, n) for s in (0, 1) for what in ("weights", "order", "dropout") for n in (0, 1, 2)]
+    assert len(set(seeds)) == len(seeds)
+    assert random_seed(3, "order", 5) == random_seed(3, "order", 5)
