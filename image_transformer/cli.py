@@ -266,12 +266,13 @@ def _evaluate(args: list[str]) -> None:
     from image_transformer import checkpoint, pictures
     from image_transformer.data import has_splits
     from image_transformer.evaluate import bits, evaluate
+    from image_transformer.progress import bar
 
     model = checkpoint.load(path)
     whole = chosen.data is not None and chosen.split is None and not has_splits(chosen.data)
     data = _load_data(path, chosen.data, chosen.split or ("all" if whole else "test"), chosen.size, chosen.skip_bad)
     images = data.images[: chosen.limit]
-    with _bar("images") as progress:
+    with bar("images") as progress:
         result = evaluate(model, images, batch=chosen.batch, progress=progress)
     if chosen.per_image:
         lines = ["image,bits_per_dim", *(f"{i},{value:.6f}" for i, value in enumerate(result.per_image))]
@@ -306,10 +307,11 @@ def _sample(args: list[str]) -> None:
     chosen = _parse(Sample, "sample MODEL", rest)
 
     from image_transformer import checkpoint, pictures
+    from image_transformer.progress import bar
     from image_transformer.sample import generate
 
     model = checkpoint.load(path)
-    with _bar("positions") as progress:
+    with bar("positions") as progress:
         images = generate(
             model, chosen.count, seed=chosen.seed, temperature=chosen.temperature, top_k=chosen.top_k,
             top_p=chosen.top_p, batch=chosen.batch, progress=progress,
@@ -328,6 +330,7 @@ def _complete(args: list[str]) -> None:
     from image_transformer import checkpoint, pictures
     from image_transformer.complete import complete, known_rows, read_mask
     from image_transformer.data import load_files
+    from image_transformer.progress import bar
 
     model = checkpoint.load(path)
     shape = model.config.shape
@@ -336,7 +339,7 @@ def _complete(args: list[str]) -> None:
     else:
         originals = _load_data(path, chosen.data, "test", None, False).images[: chosen.count]
     known = read_mask(chosen.mask, shape) if chosen.mask else known_rows(chosen.keep, shape)
-    with _bar("positions") as progress:
+    with bar("positions") as progress:
         picture = complete(
             model, originals, known, samples=chosen.samples, seed=chosen.seed, temperature=chosen.temperature,
             top_k=chosen.top_k, top_p=chosen.top_p, progress=progress,
@@ -367,18 +370,6 @@ def _load_data(path: Path, source: str | None, split: str, size: tuple[int, int]
         source or config.data.source, split, shape=config.model.shape,
         size=size or (None if source else config.data.size), skip_bad=skip_bad or (not source and config.data.skip_bad),
     )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _bar(what: str) -> Any:
-    """A progress bar on stderr, as a function of (done, total)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _parse(verb: type, usage: str, args: list[str], default: Any = None) -> Any:

@@ -12,10 +12,11 @@ from image_transformer import checkpoint, pictures
 from image_transformer.complete import complete, known_rows
 from image_transformer.data import load as load_data
 from image_transformer.evaluate import bits, evaluate
+from image_transformer.progress import bar
 from image_transformer.recipes import tiny
 from image_transformer.report import read_metrics, training_curve, write_report
 from image_transformer.sample import generate
-from image_transformer.train import MetricsLog, train
+from image_transformer.train import Interrupted, MetricsLog, train
 
 SAMPLES, COMPLETED, COMPLETIONS, MAPPED = 64, 8, 6, 16
 
@@ -31,13 +32,17 @@ def demo(out: Path, images: int | None = None) -> None:
         f"[bold]1. Train[/] an Image Transformer ({model_config.depth} layers, width {model_config.width}) "
         f"on {config.train.images:,} photographs of {config.data.source}"
     )
-    train(config, out, resume=bool((out / "checkpoints").is_dir() and checkpoint.checkpoints(out)))
+    try:
+        train(config, out, resume=(out / "config.yaml").exists())
+    except Interrupted as stop:
+        raise Interrupted(f"{stop}; the same command goes on from there") from None
 
     console.print("[bold]2. Measure[/] it on 1,000 photographs that it never saw")
     model = checkpoint.load(out)
     test = load_data(config.data.source, "test", shape=model_config.shape)
     held_out = np.asarray(test.images)
-    result = evaluate(model, held_out)
+    with bar("photographs") as progress:
+        result = evaluate(model, held_out, progress=progress)
     figures = {
         "uniform": 8.0,
         "PNG": pictures.png_bits_per_dim(held_out),
@@ -55,9 +60,12 @@ def demo(out: Path, images: int | None = None) -> None:
     pictures.save_png(pictures.bits_map(mapped, bits(model, mapped).sum(1), columns=8), out / "bits-map.png")
 
     console.print(f"[bold]3. Draw[/] {SAMPLES} new images, and {COMPLETIONS} completions of each of {COMPLETED}")
-    drawn = generate(model, SAMPLES, seed=0)
+    with bar("pixels") as progress:
+        drawn = generate(model, SAMPLES, seed=0, progress=progress)
     pictures.save_png(pictures.grid(drawn.numpy(), columns=16), out / "samples.png")
-    picture = complete(model, held_out[:COMPLETED], known_rows(0.5, model_config.shape), samples=COMPLETIONS)
+    with bar("pixels") as progress:
+        known = known_rows(0.5, model_config.shape)
+        picture = complete(model, held_out[:COMPLETED], known, samples=COMPLETIONS, progress=progress)
     pictures.save_png(picture, out / "completions.png")
     report = write_report(out)
     console.print(

@@ -6,7 +6,8 @@ same image comes out of every batch, and of `generate` and `generate_naive`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from image_transformer.model import ImageTransformer, check_images
 
-Progress = Callable[[int, int], None]  # (positions done, positions in all)
+Progress = Callable[[int, int], None]  # (fronts done, fronts in all), over all images
 Step = Callable[[Tensor, Tensor], Tensor]  # (image, at) -> parameters (b, f, p) of the positions `at`
 
 
@@ -47,28 +48,19 @@ def generate(
             model.prefill(image, known_length, cache)
         return lambda image, at: model.decode_step(image, at, cache)
 
-    return _generate(model, count, cached_step, seed, temperature, top_k, top_p, known, known_mask, batch, progress)
+    return _generate(
+        model, count, cached_step, seed=seed, temperature=temperature, top_k=top_k, top_p=top_p,
+        known=known, known_mask=known_mask, batch=batch, progress=progress,
+    )  # fmt: skip
 
 
-def generate_naive(
-    model: ImageTransformer,
-    count: int = 1,
-    *,
-    seed: int = 0,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    known: Tensor | None = None,
-    known_mask: Tensor | None = None,
-    batch: int = 256,
-    progress: Progress | None = None,
-) -> Tensor:
+def generate_naive(model: ImageTransformer, count: int = 1, **options: Any) -> Tensor:
     """What `generate` gives, by running the whole network again for every position: the slow reference."""
 
     def naive_step(image: Tensor, known_length: int) -> Step:
         return lambda image, at: model(image)[:, at]
 
-    return _generate(model, count, naive_step, seed, temperature, top_k, top_p, known, known_mask, batch, progress)
+    return _generate(model, count, naive_step, **options)
 
 
 def noise(seed: int, first: int, count: int, num_dims: int) -> Tensor:
@@ -98,49 +90,70 @@ def _generate(
     model: ImageTransformer,
     count: int,
     new_step: Callable[[Tensor, int], Step],
-    seed: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    known: Tensor | None,
-    known_mask: Tensor | None,
-    batch: int,
-    progress: Progress | None,
+    *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    batch: int = 256,
+    progress: Progress | None = None,
 ) -> Tensor:
     _check_arguments(count, seed, temperature, top_k, top_p, batch)
     known, known_mask = _check_known(model, count, known, known_mask)
+    images = torch.zeros(count, *model.config.shape, dtype=torch.uint8)
     training = model.training
     model.eval()
-    layout = model.layout
-    images = torch.zeros(count, *model.config.shape, dtype=torch.uint8)
-    fronts = [torch.from_numpy(front).to(model.device) for front in layout.fronts]
-    for first in range(0, count, batch):
-        rows = slice(first, min(first + batch, count))
-        uniform = noise(seed, first, rows.stop - first, layout.num_dims).to(model.device)
-        fixed = known_mask[rows].flatten(1).to(model.device)
-        image = torch.where(known_mask[rows], known[rows], 0).to(model.device)
-        flat = image.view(len(image), -1)  # (b, c h w), written in place
-        known_length = _leading(fixed.all(0)[model.values].all(-1))
-        step = new_step(image, known_length)
-        for number, at in enumerate(fronts):
-            if progress is not None:
-                progress(first * len(fronts) + number * len(image), count * len(fronts))
-            if int(at[-1]) < known_length:
-                continue
-            params = step(image, at)
+    try:
+        for first in range(0, count, batch):
+            rows = slice(first, min(first + batch, count))
+            uniform = noise(seed, first, rows.stop - first, model.layout.num_dims)
+            advance = None if progress is None else _part(progress, first, rows.stop, count, model.layout.fronts)
+            images[rows] = _generate_batch(
+                model, known[rows], known_mask[rows], uniform, new_step, temperature, top_k, top_p, advance
+            )
+    finally:
+        model.train(training)
+    return images
+
+
+def _generate_batch(
+    model: ImageTransformer,
+    known: Tensor,
+    known_mask: Tensor,
+    uniform: Tensor,
+    new_step: Callable[[Tensor, int], Step],
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    advance: Callable[[int], None] | None,
+) -> Tensor:
+    """One batch of images `(b, c, h, w)`, front by front, from its noise `(b, dims)`."""
+    uniform, fixed = uniform.to(model.device), known_mask.flatten(1).to(model.device)
+    image = torch.where(known_mask, known, 0).to(model.device)
+    flat = image.view(len(image), -1)  # the same values as (b, c h w), written in place
+    known_length = _leading(fixed.all(0)[model.values].all(-1))
+    step = new_step(image, known_length)
+    for number, front in enumerate(model.layout.fronts):
+        if front[-1] >= known_length:
+            at = torch.from_numpy(front).to(model.device)
+            params = step(image, at)  # (b, f, p)
             if temperature != 1:
-                params = model.likelihood.temper(params, layout.channels, temperature)
+                params = model.likelihood.temper(params, model.layout.channels, temperature)
             places = model.values[at]  # (f, v)
-            for i in range(places.shape[1]):
+            for i, place in enumerate(places.T):  # the sub-pixels of a position, one after the other
                 log_mass = model.likelihood.conditional(params, flat[:, places[:, :i]])
-                place = places[:, i]
                 value = draw(log_mass, uniform[:, place], top_k, top_p).to(torch.uint8)
                 flat[:, place] = torch.where(fixed[:, place], flat[:, place], value)
-        images[rows] = image.cpu()
-    model.train(training)
-    if progress is not None:
-        progress(count * len(fronts), count * len(fronts))
-    return images
+        if advance is not None:
+            advance(number + 1)
+    return image.cpu()
+
+
+def _part(progress: Progress, first: int, stop: int, count: int, fronts: Sequence[object]) -> Callable[[int], None]:
+    """`progress` over all fronts of all images, as a function of the fronts done of the images `first` to `stop`."""
+    return lambda done: progress(first * len(fronts) + done * (stop - first), count * len(fronts))
 
 
 def _leading(claims: Tensor) -> int:

@@ -33,6 +33,7 @@ from image_transformer.evaluate import evaluate
 from image_transformer.model import ImageTransformer
 from image_transformer.modern import ModernTransformer
 from image_transformer.optim import make_optimizers, set_learning_rates
+from image_transformer.progress import training_bar
 from image_transformer.report import read_metrics, write_report
 from image_transformer.sample import generate
 
@@ -58,17 +59,18 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, show_progress: 
     finite, CheckpointError or DataError for a folder or data that do not fit, Interrupted after Ctrl-C.
     """
     _check_folder(config, out, resume)
-    run = Run(config, out, fresh=not resume)
-    if resume:
-        run.restore(checkpoint.checkpoints(out)[-1])
+    saved = checkpoint.checkpoints(out)
+    run = Run(config, out, fresh=not saved)
+    out.mkdir(parents=True, exist_ok=True)
+    save_config(config, out / "config.yaml")
+    if saved:
+        run.restore(saved[-1])
     else:
-        out.mkdir(parents=True, exist_ok=True)
-        save_config(config, out / "config.yaml")
         run.start()
-    with _progress_bar(run, show_progress) as advance, _interrupts() as interrupted:
+    with training_bar(run.progress, show_progress) as advance, _interrupts() as interrupted:
         while not run.finished:
             bpd = run.update()
-            advance(bpd)
+            advance(run.progress, run.state.images_seen, run.images_per_second, bpd)
             run.do_what_is_due()
             if interrupted():
                 run.save()
@@ -115,6 +117,12 @@ class Run:
         train = self.config.train
         by_clock = self.state.seconds / (60 * train.minutes) if train.minutes else 0.0
         return min(1.0, max(self.state.images_seen / train.images, by_clock))
+
+    @property
+    def images_per_second(self) -> float:
+        """Of this process, validations and pictures not counted."""
+        images, seconds = self.started_at
+        return (self.state.images_seen - images) / max(self.state.seconds - seconds, 1e-9)
 
     @property
     def finished(self) -> bool:
@@ -199,7 +207,8 @@ class Run:
         self.log.rewind(self.state.images_seen)
 
     def start(self) -> None:
-        """Log what the figures of this run depend on."""
+        """Begin the log with what the figures of this run depend on."""
+        self.log.rewind(-1)  # of a run that died before its first checkpoint
         self.log.write(
             "start",
             images=0,
@@ -324,8 +333,8 @@ def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
         if out.is_dir() and any(out.iterdir()):
             raise CheckpointError(f"{out} is not empty: choose another --out")
         return
-    if not exists or not checkpoint.checkpoints(out):
-        raise CheckpointError(f"{out} holds no run with a checkpoint to resume")
+    if not exists:
+        raise CheckpointError(f"{out} holds no run to resume")
     old, new = to_dict(load_config(out / "config.yaml")), to_dict(config)
     for room in ("model", "data", "train"):
         for name, value in new[room].items():
@@ -334,7 +343,6 @@ def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
                     f"{out} is a run with {room}.{name} = {old[room].get(name)}, "
                     f"which --resume cannot change to {value}"
                 )
-    save_config(config, out / "config.yaml")
 
 
 @contextmanager
@@ -356,28 +364,3 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _progress_bar(run: Run, show: bool) -> Iterator[Callable[[float], None]]:
-    """A bar with images, images/s, bits/dim and time left on stderr; called with the bits/dim of each update."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[images]:,} images · {task.fields[rate]:.1f}/s · {task.fields[bpd]:.3f} bits/dim"),
-        TimeRemainingColumn(),
-    )
-    smooth: list[float] = []
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
-        task = bar.add_task("training", total=1.0, images=0, rate=0.0, bpd=math.nan)
-
-        def advance(bpd: float) -> None:
-            smooth.append(bpd if not smooth else 0.95 * smooth[-1] + 0.05 * bpd)
-            state = run.state
-            rate = (state.images_seen - run.started_at[0]) / max(state.seconds - run.started_at[1], 1e-9)
-            bar.update(task, completed=run.progress, images=state.images_seen, rate=rate, bpd=smooth[-1])
-
-        yield advance

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -198,8 +199,21 @@ def test_a_folder_with_other_files_is_not_filled(config, tmp_path):
 
 
 def test_there_must_be_a_run_to_resume(config, tmp_path):
-    with pytest.raises(CheckpointError, match="no run with a checkpoint"):
+    with pytest.raises(CheckpointError, match="holds no run to resume"):
         train(config, tmp_path / "none", resume=True, show_progress=False)
+
+
+def test_a_run_that_died_before_its_first_checkpoint_starts_anew(config, run_folder):
+    shutil.rmtree(run_folder / "checkpoints")
+    train(replace(config, train=replace(config.train, images=16)), run_folder, resume=True, show_progress=False)
+    assert [m["kind"] for m in read_metrics(run_folder / "metrics.jsonl")].count("start") == 1
+
+
+def test_tensorboard_is_optional(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(TrainingError, match="pip install tensorboard"):
+        train(replace(config, train=replace(config.train, tensorboard=True)), tmp_path / "run", show_progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_another_recipe_is_not_resumed(config, run_folder):

@@ -1,0 +1,108 @@
+"""What the README and CONTRIBUTING say is run: their commands, their Python, their file names."""
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_transformer import cli, recipes
+from image_transformer.order import Raster, layout
+from image_transformer.patterns import cache_plan, tiles
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    """The command lines of the shell blocks, continued lines joined, comments dropped."""
+    joined = "\n".join(blocks(text, "sh")).replace("\\\n", " ")
+    return [line for line in (line.split("#")[0].strip() for line in joined.splitlines()) if line]
+
+
+@pytest.fixture
+def tiny_world(images_file, tmp_path, monkeypatch):
+    """A folder in which every recipe is small and every image has the size of the small models."""
+    find = recipes.find
+
+    def small(name):
+        config = recipes.shrunken(find(name))
+        return replace(config, data=replace(config.data, source=str(images_file)))
+
+    monkeypatch.setattr(recipes, "find", small)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    images = np.load(images_file)
+    for i in range(40):
+        Image.fromarray(images[i].transpose(1, 2, 0)).save(tmp_path / "photos" / f"{i}.png")
+    Image.fromarray(images[0].transpose(1, 2, 0)).save(tmp_path / "photo.png")
+    return images
+
+
+def test_readme_commands_run(tiny_world):
+    """Every `image-transformer` line, in the order in which they stand; sizes are left out for the small models."""
+    lines = [line for line in commands(README) if line.startswith("image-transformer")]
+    assert len(lines) >= 6
+    for line in lines:
+        words = shlex.split(line)[1:]
+        if "--size" in words:  # the small models' size instead
+            at = words.index("--size")
+            words[at + 1 : at + 3] = ["6", "7"]
+        if "--data.size" in words:
+            at = words.index("--data.size")
+            words[at + 1 : at + 3] = ["6", "7"]
+        if words[0] == "demo":
+            continue  # `make demo` is timed by hand; its parts have tests of their own
+        assert cli.main(words) == 0, line
+
+
+def test_readme_python_runs(tiny_world, monkeypatch):
+    assert cli.main(["train", "tiny", "--out", "runs/tiny"]) == 0
+    for block in blocks(README, "python"):
+        import torch
+
+        exec(block, {"images": torch.from_numpy(tiny_world[:2].copy())})
+
+
+def test_other_commands_are_known():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    for line in commands(README) + commands(CONTRIBUTING):
+        program, *rest = shlex.split(line)
+        assert program in ("git", "cd", "pip", "make", "image-transformer", "python"), line
+        if program == "make":
+            assert {word for word in rest if "=" not in word} <= targets, line
+
+
+@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
+def test_files_and_links_exist(text):
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+    for name in re.findall(r"`([a-z_]+\.py)`", text):
+        assert list(ROOT.glob(f"*/{name}")), name
+
+
+def test_the_pattern_of_contributing_works():
+    """The example of a new pattern: all that is derived from `sees` agrees with it."""
+    source = "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom typing import ClassVar\n"
+    source += "import numpy as np\n" + re.sub(
+        r"^   ", "", re.findall(r"```python\n(.*?)```", CONTRIBUTING, re.DOTALL)[0], flags=re.M
+    )
+    names: dict[str, type] = {"__name__": "image_transformer.patterns"}
+    exec(source, names)
+    pattern, lay = names["Strided"](3), layout(Raster(), (3, 4, 5), False)
+    p = lay.positions
+    sees = pattern.sees(p[:, None], p[None])
+    found = np.zeros_like(sees)
+    for group in tiles(pattern, lay):
+        for q, k in zip(group.queries, group.keys, strict=True):
+            found[np.ix_(q, k)] |= group.allowed
+    assert np.array_equal(found, sees)
+    assert cache_plan(pattern, lay).allowed.sum() == sees.sum()
