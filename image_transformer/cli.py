@@ -88,7 +88,10 @@ class Recipes:
 
 @dataclass(frozen=True)
 class Train:
-    """Train a model into a run folder: checkpoints, metrics, sample pictures and a report."""
+    """Train a model into a run folder: checkpoints, metrics, sample pictures and a report.
+
+    --data, --size and --skip-bad, as the other verbs have them, stand for --data.source, --data.size, --data.skip-bad.
+    """
 
     model: ModelConfig
     data: DataConfig
@@ -221,6 +224,8 @@ def _dispatch(args: list[str]) -> None:
 
 # ---- train ----
 
+ALIASES = {"--data": "--data.source", "--size": "--data.size", "--skip-bad": "--data.skip-bad"}
+
 
 def _train(args: list[str]) -> None:
     from image_transformer import recipes
@@ -233,7 +238,7 @@ def _train(args: list[str]) -> None:
     name, *rest = args
     base = load_config(Path(name)) if name.endswith((".yaml", ".yml")) else _find_recipe(recipes.find, name)
     default = Train(base.model, base.data, base.train)
-    chosen = _parse(Train, f"train {name}", rest, default)
+    chosen = _parse(Train, f"train {name}", [ALIASES.get(word, word) for word in rest], default)
     config = RunConfig(base.recipe, chosen.model, chosen.data, chosen.train)
     out = chosen.out or Path("runs") / base.recipe
 

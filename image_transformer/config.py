@@ -56,12 +56,13 @@ class ModelConfig:
     """Position codes of the paper family; the modern one is rotary."""
 
     def __post_init__(self) -> None:
-        channels, height, width = self.shape
-        _check(channels in (1, 3), f"model.shape: channels must be 1 or 3, got {channels}")
-        _check(height > 0 and width > 0, f"model.shape: height and width must be positive, got {height}x{width}")
+        _check(self.shape[0] in (1, 3), f"model.shape: channels must be 1 or 3, got {self.shape[0]}")
+        _check(min(self.shape) >= 1, f"model.shape: height and width must be positive, got {self.shape}")
         _check(bool(self.attention), "model.attention: at least one pattern is needed")
         for name in ("components", "depth", "width", "heads", "feed_forward"):
             _check(getattr(self, name) >= 1, f"model.{name} must be at least 1, got {getattr(self, name)}")
+        width = self.attention_width
+        _check(width is None or width >= 1, f"model.attention_width must be at least 1, got {width}")
         _check(0 <= self.dropout < 1, f"model.dropout must lie in [0, 1), got {self.dropout}")
         total = self.attention_width or self.width
         multiple = self.heads * (4 if self.family == "modern" else 1)
@@ -147,13 +148,18 @@ class TrainConfig:
     """Also write TensorBoard event files (needs the package tensorboard)."""
 
     def __post_init__(self) -> None:
-        for name in ("images", "batch", "validate_every", "sample_every", "save_every", "keep"):
-            _check(getattr(self, name) >= 1, f"train.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("images", "batch", "micro_batch", "validate_every", "sample_every", "save_every", "keep"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"train.{name} must be at least 1, got {value}")
+        for name in ("minutes", "lr", "muon_lr", "clip"):
+            value = getattr(self, name)
+            _check(value is None or value > 0, f"train.{name} must be positive, got {value}")
+        for name in ("weight_decay", "warmup", "seed"):
+            _check(getattr(self, name) >= 0, f"train.{name} must not be negative, got {getattr(self, name)}")
         micro = self.micro_batch or self.batch
         _check(self.batch % micro == 0, f"train.micro_batch {micro} does not divide train.batch {self.batch}")
         _check(0 <= self.decay <= 1, f"train.decay must lie in [0, 1], got {self.decay}")
         _check(self.ema is None or 0 < self.ema < 1, f"train.ema must lie in (0, 1), got {self.ema}")
-        _check(self.minutes is None or self.minutes > 0, f"train.minutes must be positive, got {self.minutes}")
 
 
 @dataclass(frozen=True)

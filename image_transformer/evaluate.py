@@ -67,8 +67,9 @@ def _nats(
     model.eval()
     try:
         for first in range(0, len(images), batch):
-            x = torch.from_numpy(np.array(images[first : first + batch]))
-            yield -model.log_prob(x.to(model.device)).double().cpu()
+            part = images[first : first + batch]
+            part = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # a memory map is read-only
+            yield -model.log_prob(part.to(model.device)).double().cpu()
             if progress is not None:
                 progress(min(first + batch, len(images)), len(images))
     finally:

@@ -49,7 +49,7 @@ def _here(tmp_path, monkeypatch):
 @pytest.fixture
 def run(images_file, capsys):
     """A trained run folder, made through the command line."""
-    assert main(["train", "tiny", *SMALL, "--data.source", str(images_file), "--out", "run"]) == 0
+    assert main(["train", "tiny", *SMALL, "--data", str(images_file), "--out", "run"]) == 0
     capsys.readouterr()
     return Path("run")
 
