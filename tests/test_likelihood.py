@@ -172,3 +172,37 @@ def test_numbers_of_parameters():
     assert DiscretizedLogisticMixture(10).num_params(3) == 100
     assert DiscretizedLogisticMixture(10).num_params(1) == 30
     assert Categorical().num_params(3) == 256
+
+
+def test_temper_divides_logits_and_multiplies_scales():
+    likelihood, params = mixture(3)
+    before, after = likelihood.split(params, 3), likelihood.split(likelihood.temper(params, 3, 0.5), 3)
+    torch.testing.assert_close(after[0], before[0] / 0.5)
+    torch.testing.assert_close(after[1], before[1])
+    torch.testing.assert_close(after[2], before[2].clamp(min=-7) + math.log(0.5))
+    torch.testing.assert_close(after[3], before[3])
+
+
+def test_no_scale_is_smaller_than_that_of_the_paper():
+    likelihood, params = mixture(1, means=0.1, log_scales=-20.0)
+    _, _, log_scales, _ = likelihood.split(clamped := params.clone(), 1)
+    log_scales.fill_(-7.0)
+    values = torch.full((len(params), 1), 140, dtype=torch.uint8)
+    torch.testing.assert_close(likelihood.log_prob(params, values), likelihood.log_prob(clamped, values))
+
+
+def test_top_p_at_a_boundary_and_after_top_k():
+    """Half of the mass is held by one value of mass one half; p counts what top_k has left."""
+    grid = ((torch.arange(1000) + 0.5) / 1000).double()
+    half = torch.tensor([0.5, 0.25, 0.25] + [0.0] * 253).log().expand(1000, -1)
+    assert set(draw(half, grid, top_p=0.5).tolist()) == {0}
+    mass = torch.tensor([0.1, 0.4, 0.2, 0.3] + [0.0] * 252).log().expand(1000, -1)
+    assert set(draw(mass, grid, top_k=2, top_p=0.55).tolist()) == {1}
+
+
+def test_the_largest_noise_never_leaves_the_support():
+    """Whatever the total is rounded to."""
+    mass = torch.rand(2000, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mass[:, 100:] = 0
+    values = draw(mass.log(), torch.full((2000,), 1 - 2**-53, dtype=torch.float64))
+    assert values.max() <= 99

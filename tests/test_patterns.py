@@ -56,6 +56,15 @@ def test_local2d_sees_rows_above_to_both_sides_and_columns_to_the_left():
     ]
 
 
+def test_local2d_in_raster_order_sees_the_same_rectangle():
+    """At the block's own height nothing to its right, though raster order has generated some of it already."""
+    lay = layout(Raster(), (3, 6, 8), False)
+    p = lay.positions
+    seen = {(p.row[k], p.col[k]) for k in seen_from(Local2D((2, 3), (1, 2)), lay, lay.at[3, 4, 0])}
+    expected = {(1, c) for c in range(1, 8)} | {(2, c) for c in range(1, 6)} | {(3, c) for c in range(1, 5)}
+    assert seen == expected
+
+
 @every_scheme
 @every_shape
 def test_no_pattern_sees_the_future_and_all_see_their_own_slot(scheme, shape):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import every_family, every_likelihood, every_scheme, make_model, random_images
 
-from image_transformer.order import Raster
+from image_transformer.order import BlockRaster, Raster
 from image_transformer.patterns import Full, Local1D
 from image_transformer.sample import generate, generate_naive, noise
 
@@ -70,6 +70,15 @@ def test_image_i_depends_on_seed_and_i_alone():
     assert not torch.equal(together, generate(model, 5, seed=4))
     assert torch.equal(noise(7, 3, 2, 11), noise(7, 0, 5, 11)[3:])
     assert len(noise(7, 0, 20, 11).unique()) == 220
+
+
+def test_each_sub_pixel_has_its_own_noise():
+    """A uniform model draws floor(256 u): the noise of the image itself, whatever the order of generation."""
+    model = make_model((BlockRaster((2, 3)), (Full(),)), family="paper", likelihood="categorical")
+    for parameter in model.network.head.parameters():
+        torch.nn.init.zeros_(parameter)
+    images = generate(model, 3, seed=2)
+    torch.testing.assert_close(images.flatten(1).double(), (256 * noise(2, 0, 3, 60)).floor(), atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["paper", "modern"])
