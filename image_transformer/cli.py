@@ -189,15 +189,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stdout = None
         return 0
-    except KeyboardInterrupt:
-        print("image-transformer: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"image-transformer: {stop if str(stop) else 'interrupted'}", file=sys.stderr)
         return 130
     except Exception as error:
         if debug:
             raise
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"image-transformer: {message}", file=sys.stderr)
-        return 130 if type(error).__name__ == "Interrupted" else 1
+        return 1
     return 0
 
 

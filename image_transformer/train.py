@@ -48,7 +48,7 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says why, in one line, and what to try."""
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """Ctrl-C: the run is saved and can be resumed."""
 
 

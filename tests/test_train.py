@@ -80,6 +80,13 @@ def test_ctrl_c_finishes_the_update_saves_and_can_be_resumed(config, tmp_path, m
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_resumed_run_knows_the_best_score_so_far(config, tmp_path):
+    train(config, tmp_path / "run", show_progress=False)
+    run = Run(config, tmp_path / "run", fresh=False)
+    run.restore(checkpoint.checkpoints(tmp_path / "run")[-1])
+    assert run.best == min(bpd for _, kind, bpd in losses(tmp_path / "run") if kind == "validation")
+
+
 def test_accumulated_gradients_equal_one_batch(config, tmp_path):
     """Without dropout, which draws other noise for other passes."""
     ends = []
