@@ -176,10 +176,10 @@ class Run:
         improved = False
         if self.finished or self._crossed(train.validate_every):
             improved = self._validate()
-        if self.finished or self._crossed(train.sample_every):
-            self._draw_samples()
         if improved or self.finished or self._crossed(train.save_every):
             self.save()
+        if self.finished or self._crossed(train.sample_every):
+            self._draw_samples()
 
     def save(self) -> Path:
         """Write a checkpoint of this moment and drop those that are no longer kept."""
