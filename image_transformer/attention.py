@@ -1,7 +1,7 @@
 """Local attention on full tiles, and the key/value cache: the arithmetic behind the patterns of `patterns.py`.
 
 Both give a network's layers an `Attend`: queries, keys and values in, attended values out. The layers do not know
-whether they see a whole image (`attend_tiles`) or the next position (`KVCache`).
+whether they see a whole image (`TiledAttention`) or the next position (`KVCache`).
 """
 
 from __future__ import annotations

@@ -9,11 +9,12 @@ checkpoints/images-000012800/
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ def save(
         "state.json": json.dumps(asdict(state)).encode(),
         "training.pt": buffer.getvalue(),
     }
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    partial = folder.parent / f".partial-{uuid.uuid4().hex}"
+    partial.mkdir()
     try:
         for name, content in files.items():
             with open(partial / name, "wb") as file:
@@ -67,7 +69,7 @@ def save(
                 file.flush()
                 os.fsync(file.fileno())
         if folder.exists():
-            shutil.rmtree(folder)
+            remove(folder)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -77,9 +79,15 @@ def save(
 def prune(run: Path, keep: int) -> None:
     """Delete all checkpoints of `run` but the newest `keep` and the one with the best validation bits/dim."""
     folders = checkpoints(run)
-    for folder in folders[:-keep]:
-        if folder != best(run):
-            shutil.rmtree(folder)
+    for folder in set(folders) - {best(run), *folders[-keep:]}:
+        remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Delete a checkpoint, so that it is there whole or, if this is cut short, not at all."""
+    partial = folder.parent / f".partial-{uuid.uuid4().hex}"
+    folder.rename(partial)
+    shutil.rmtree(partial)
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -92,8 +100,12 @@ def best(run: Path) -> Path:
     folders = checkpoints(run)
     if not folders:
         raise CheckpointError(f"{run} holds no checkpoint yet")
-    scores = {folder: read_state(folder).validation_bpd for folder in folders}
-    scored = {folder: score for folder, score in scores.items() if score is not None}
+    scored: dict[Path, float] = {}
+    for folder in folders:
+        with contextlib.suppress(CheckpointError):  # a damaged one does not hide the others
+            score = read_state(folder).validation_bpd
+            if score is not None:
+                scored[folder] = score
     return min(scored, key=lambda folder: scored[folder]) if scored else folders[-1]
 
 
@@ -111,7 +123,10 @@ def read_state(folder: Path) -> State:
 def read_training(folder: Path) -> dict[str, Any]:
     """What `save` got as `training`. CheckpointError if the file is damaged."""
     try:
-        return torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
+        training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
+        if not isinstance(training, dict) or not {"model", "optimizers"} <= training.keys():
+            raise ValueError("it holds something else than the state of a run")
+        return training
     except Exception as error:  # torch.load raises nearly anything on a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{folder / 'training.pt'} is truncated or damaged: {reason}") from None
@@ -136,6 +151,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> ImageTra
     file is truncated, or the weights are of another model than the configuration says.
     """
     folder = find(path)
+    read_state(folder)
     try:
         config = load_config(folder / "config.yaml")
         weights = safetensors.torch.load_file(folder / "model.safetensors")

@@ -11,6 +11,7 @@ import io
 import json
 import re
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ class Evaluate:
     data: str | None = None
     """Data set, folder or file; what the model was trained on if not given."""
     split: Literal["train", "validation", "test", "all"] | None = None
-    """Split of the data; if not given, test, or all of --data that has no splits of its own."""
+    """Split of the data; if not given, test, or all of other --data that has no splits of its own."""
     limit: int | None = None
     """Use only the first images."""
     batch: int = 32
@@ -165,7 +166,7 @@ class Complete:
     size: tuple[int, int] | None = None
     """Resize the image files to this height and width."""
     seed: int = 0
-    """Completion i of image j depends on this, i and j alone."""
+    """The noise of every completion follows from this."""
     temperature: float = 1.0
     """Below 1 sharper, above 1 flatter; 1 is the model."""
     top_k: int | None = None
@@ -237,10 +238,15 @@ def _train(args: list[str]) -> None:
         raise UsageError("train needs a recipe first: image-transformer train RECIPE; see image-transformer recipes")
     name, *rest = args
     base = load_config(Path(name)) if name.endswith((".yaml", ".yml")) else _find_recipe(recipes.find, name)
-    default = Train(base.model, base.data, base.train)
-    chosen = _parse(Train, f"train {name}", [ALIASES.get(word, word) for word in rest], default)
-    config = RunConfig(base.recipe, chosen.model, chosen.data, chosen.train)
+    rest = ["=".join([ALIASES.get(word.split("=")[0], word.split("=")[0]), *word.split("=")[1:]]) for word in rest]
+    chosen = _parse(Train, f"train {name}", rest, Train(base.model, base.data, base.train))
     out = chosen.out or Path("runs") / base.recipe
+    if chosen.resume and (out / "config.yaml").exists():  # the run's own values, not the recipe's, are the defaults
+        saved = load_config(out / "config.yaml")
+        if saved.recipe != base.recipe:
+            raise ValueError(f"{out} is a run of the recipe {saved.recipe}, not of {base.recipe}")
+        chosen = _parse(Train, f"train {name}", rest, Train(saved.model, saved.data, saved.train))
+    config = RunConfig(base.recipe, chosen.model, chosen.data, chosen.train)
 
     from image_transformer.train import Interrupted, train
 
@@ -271,17 +277,22 @@ def _evaluate(args: list[str]) -> None:
     from image_transformer import checkpoint, pictures
     from image_transformer.data import has_splits
     from image_transformer.evaluate import bits, evaluate
+    from image_transformer.files import write_atomically
     from image_transformer.progress import bar
 
     model = checkpoint.load(path)
-    whole = chosen.data is not None and chosen.split is None and not has_splits(chosen.data)
+    _at_least_one(batch=chosen.batch, limit=chosen.limit)
+    trained_on = load_config(checkpoint.find(path) / "config.yaml").data
+    flips = trained_on.flips
+    other = chosen.data is not None and Path(chosen.data).resolve() != Path(trained_on.source).resolve()
+    whole = other and chosen.split is None and not has_splits(chosen.data)
     data = _load_data(path, chosen.data, chosen.split or ("all" if whole else "test"), chosen.size, chosen.skip_bad)
     images = data.images[: chosen.limit]
     with bar("images") as progress:
         result = evaluate(model, images, batch=chosen.batch, progress=progress)
     if chosen.per_image:
         lines = ["image,bits_per_dim", *(f"{i},{value:.6f}" for i, value in enumerate(result.per_image))]
-        pictures.write_atomically(chosen.per_image, "\n".join([*lines, ""]).encode())
+        write_atomically(chosen.per_image, "\n".join([*lines, ""]).encode())
     if chosen.picture:
         shown = np.asarray(images[:16])
         pictures.save_png(pictures.bits_map(shown, bits(model, shown).sum(1), columns=8), chosen.picture)
@@ -291,7 +302,8 @@ def _evaluate(args: list[str]) -> None:
         "split": data.split,
         "images": len(images),
         "bits_per_dim": result.bits_per_dim,
-        "standard_error": result.standard_error,
+        "standard_error": result.standard_error if len(images) > 1 else None,
+        "trained_with_flips": flips,
         "skipped": data.skipped,
     }
     if chosen.json:
@@ -300,7 +312,8 @@ def _evaluate(args: list[str]) -> None:
         skipped = f", {data.skipped} unreadable left out" if data.skipped else ""
         print(
             f"{result.bits_per_dim:.4f} bits/dim  (standard error {result.standard_error:.4f}; "
-            f"{len(images):,} images of {data.name}, {data.split} split{skipped})"
+            f"{len(images):,} images of {data.name}, {data.split} split{skipped}"
+            f"{'; trained with flips' if flips else ''})"
         )
 
 
@@ -315,6 +328,7 @@ def _sample(args: list[str]) -> None:
     from image_transformer.progress import bar
     from image_transformer.sample import generate
 
+    _at_least_one(columns=chosen.columns)
     model = checkpoint.load(path)
     with bar("positions") as progress:
         images = generate(
@@ -337,6 +351,7 @@ def _complete(args: list[str]) -> None:
     from image_transformer.data import load_files
     from image_transformer.progress import bar
 
+    _at_least_one(samples=chosen.samples, count=chosen.count)
     model = checkpoint.load(path)
     shape = model.config.shape
     if files:
@@ -354,6 +369,12 @@ def _complete(args: list[str]) -> None:
 
 
 # ---- shared ----
+
+
+def _at_least_one(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} must be at least 1, got {value}")
 
 
 def _model_argument(verb: str, args: list[str]) -> tuple[Path, list[str]]:
@@ -394,7 +415,8 @@ def _parse(verb: type, usage: str, args: list[str], default: Any = None) -> Any:
                 is_instance=lambda value: isinstance(value, ORDERS),
                 str_from_instance=lambda value: [to_text(value)],
             )
-        if info.type == tuple[Pattern, ...]:
+        of = typing.get_args(info.type)  # tyro narrows tuple[Pattern, ...] to the types of its default's items
+        if typing.get_origin(info.type) is tuple and (of[0] == Pattern or of[0] in PATTERNS):
             return PrimitiveConstructorSpec(
                 nargs="*",
                 metavar="PATTERN [PATTERN ...]",
@@ -428,8 +450,6 @@ def _refuse(word: str, flags: list[str]) -> NoReturn:
 
 def _flags(kind: type, prefix: str = "--") -> list[str]:
     """All flags of a dataclass, nested ones dotted."""
-    import typing
-
     hints = typing.get_type_hints(kind)
     found = []
     for f in fields(kind):

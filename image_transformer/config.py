@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
+from image_transformer.files import write_atomically
 from image_transformer.order import BlockRaster, Order, Raster
 from image_transformer.patterns import Dilated, Full, Local1D, Local2D, Pattern
 
@@ -56,6 +57,8 @@ class ModelConfig:
     """Position codes of the paper family; the modern one is rotary."""
 
     def __post_init__(self) -> None:
+        _check_choices(self, "model")
+        _check(len(self.shape) == 3, f"model.shape must be channels, height and width, got {self.shape}")
         _check(self.shape[0] in (1, 3), f"model.shape: channels must be 1 or 3, got {self.shape[0]}")
         _check(min(self.shape) >= 1, f"model.shape: height and width must be positive, got {self.shape}")
         _check(bool(self.attention), "model.attention: at least one pattern is needed")
@@ -148,7 +151,16 @@ class TrainConfig:
     """Also write TensorBoard event files (needs the package tensorboard)."""
 
     def __post_init__(self) -> None:
-        for name in ("images", "batch", "micro_batch", "validate_every", "sample_every", "save_every", "keep"):
+        for name in (
+            "images",
+            "batch",
+            "micro_batch",
+            "validation_images",
+            "validate_every",
+            "sample_every",
+            "save_every",
+            "keep",
+        ):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"train.{name} must be at least 1, got {value}")
         for name in ("minutes", "lr", "muon_lr", "clip"):
@@ -156,6 +168,7 @@ class TrainConfig:
             _check(value is None or value > 0, f"train.{name} must be positive, got {value}")
         for name in ("weight_decay", "warmup", "seed"):
             _check(getattr(self, name) >= 0, f"train.{name} must not be negative, got {getattr(self, name)}")
+        _check_choices(self, "train")
         micro = self.micro_batch or self.batch
         _check(self.batch % micro == 0, f"train.micro_batch {micro} does not divide train.batch {self.batch}")
         _check(0 <= self.decay <= 1, f"train.decay must lie in [0, 1], got {self.decay}")
@@ -260,7 +273,8 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    """Write `config` as YAML that `load_config` reads back; the file is replaced whole or not at all."""
+    write_atomically(path, yaml.safe_dump(to_dict(config), sort_keys=False).encode())
 
 
 def load_config(path: Path) -> RunConfig:
@@ -269,6 +283,14 @@ def load_config(path: Path) -> RunConfig:
         return from_dict(RunConfig, yaml.safe_load(path.read_text()))
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _check_choices(config: Any, where: str) -> None:
+    """ValueError if a field is not one of the values that its Literal type lists."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        if typing.get_origin(hint) is Literal:
+            value, choices = getattr(config, name), typing.get_args(hint)
+            _check(value in choices, f"{where}.{name}: {nearest(str(value), choices)}, got {value!r}")
 
 
 def _check(holds: bool, message: str) -> None:

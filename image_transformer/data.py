@@ -116,7 +116,13 @@ def load(
         raise DataError(f"size {size}: expected a positive height and width")
     ask, found = _Request(source, split, shape, size, skip_bad), _locate(source)
     cache = _cache_path(found, ask)
-    data = _map(cache, ask) if cache.exists() else _read(found, ask, cache)
+    try:
+        data = _map(cache, ask) if cache.exists() else _read(found, ask, cache)
+    except DataError:
+        raise
+    except ValueError:  # a damaged cache file
+        cache.unlink(missing_ok=True)
+        data = _read(found, ask, cache)
     _check_shape(data.images.shape[1:], ask)
     return data
 
@@ -390,7 +396,9 @@ def _pixels(item: Any, name: str, channels: int, size: tuple[int, int] | None) -
             deep = opened.mode[0] in "IF" or ";16" in repr(getattr(opened, "tile", ""))  # loading would hide it
             image = ImageOps.exif_transpose(opened)
     except Exception as error:  # Pillow meets broken files with OSError, SyntaxError, ValueError, struct.error, ...
-        raise _Unreadable(f"{name}: unreadable image ({_line(error)}); skip_bad leaves such files out") from None
+        raise _Unreadable(
+            f"{name}: unreadable image ({_line(error)}); --skip-bad (skip_bad=True) leaves such files out"
+        ) from None
     if deep:
         raise DataError(f"{name}: expected 8 bits a channel, got 16-bit or floating-point values")
     image.info.pop("transparency", None)  # a palette's would raise a warning

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from image_transformer.report import read_metrics, training_curve, write_report
 from image_transformer.sample import generate
 from image_transformer.train import Interrupted, MetricsLog, train
 
-SAMPLES, COMPLETED, COMPLETIONS, MAPPED = 64, 8, 6, 16
+SAMPLES, COMPLETED, COMPLETIONS, MAPPED = 48, 8, 6, 16
 
 
 def demo(out: Path, images: int | None = None) -> None:
@@ -30,17 +32,17 @@ def demo(out: Path, images: int | None = None) -> None:
     model_config = config.model
     console.print(
         f"[bold]1. Train[/] an Image Transformer ({model_config.depth} layers, width {model_config.width}) "
-        f"on {config.train.images:,} photographs of {config.data.source}"
+        f"on {config.data.source}, {config.train.images:,} views of its photographs"
     )
     try:
         train(config, out, resume=(out / "config.yaml").exists())
     except Interrupted as stop:
         raise Interrupted(f"{stop}; the same command goes on from there") from None
 
-    console.print("[bold]2. Measure[/] it on 1,000 photographs that it never saw")
     model = checkpoint.load(out)
     test = load_data(config.data.source, "test", shape=model_config.shape)
     held_out = np.asarray(test.images)
+    console.print(f"[bold]2. Measure[/] it on {len(held_out):,} photographs that it never saw")
     with bar("photographs") as progress:
         result = evaluate(model, held_out, progress=progress)
     figures = {
@@ -62,15 +64,16 @@ def demo(out: Path, images: int | None = None) -> None:
     console.print(f"[bold]3. Draw[/] {SAMPLES} new images, and {COMPLETIONS} completions of each of {COMPLETED}")
     with bar("pixels") as progress:
         drawn = generate(model, SAMPLES, seed=0, progress=progress)
-    pictures.save_png(pictures.grid(drawn.numpy(), columns=16), out / "samples.png")
+    pictures.save_png(pictures.grid(drawn.numpy(), columns=12), out / "samples.png")
     with bar("pixels") as progress:
         known = known_rows(0.5, model_config.shape)
         picture = complete(model, held_out[:COMPLETED], known, samples=COMPLETIONS, progress=progress)
     pictures.save_png(picture, out / "completions.png")
     report = write_report(out)
     console.print(
-        f"\n[bold]Everything is in {out}/[/]: open {report} · next, type: image-transformer train small "
-        f"(20 minutes, all of CIFAR-10), or image-transformer sample {out} --seed 1"
+        f"\n[bold]Everything is in {out}/[/]: open {report} · next, type: "
+        f"{shlex.quote(sys.argv[0])} sample {out} --seed 1 --out more.png",
+        soft_wrap=True,
     )
 
 

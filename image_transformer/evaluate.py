@@ -61,6 +61,8 @@ def _nats(
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Tensor]:
     """Negative log-likelihoods in nats, float64 (b, c, h, w), batch by batch."""
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
     if len(images) == 0:
         raise ValueError("bits/dim of no images is not defined: expected at least one, got none")
     training = model.training

@@ -57,6 +57,7 @@ class ImageTransformer(nn.Module):
         Exact: its sum over an image is the image's log-likelihood. `images` is uint8 (b, c, h, w); ValueError if not.
         """
         check_images(images, self.config.shape)
+        images = images.to(self.device)
         values = images.flatten(1)[:, self.values]  # (b, l, v)
         nats = self.likelihood.log_prob(self(images), values)
         return nats.flatten(1)[:, self.restore].view(images.shape)

@@ -7,12 +7,13 @@ import io
 import os
 from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle, groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from image_transformer.files import write_atomically
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import: only the functions that draw with it pay for it
     from matplotlib.figure import Figure
@@ -212,15 +213,6 @@ def png_bytes(image: Image.Image) -> bytes:
 def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """Writes the picture as an optimised PNG file, atomically."""
     write_atomically(path, png_bytes(image))
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes the file, and its folder where missing; a reader meets the old content or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 def png_bits_per_dim(images: Images) -> float:

@@ -14,7 +14,7 @@ from image_transformer.patterns import Local1D, Local2D
 
 
 def tiny() -> RunConfig:
-    """Modern, 0.3 M parameters, cifar10-mini, about 4 minutes on 2 cores: what `make demo` trains."""
+    """Modern, 0.3 M parameters, cifar10-mini, about 4 minutes on 2 cores: 3.47 bits/dim on its test images."""
     return RunConfig(
         recipe="tiny",
         model=ModelConfig(attention=(Local1D(query=128, memory=128),), depth=3, width=96, heads=3, feed_forward=192),
@@ -35,25 +35,25 @@ def tiny() -> RunConfig:
 
 
 def tiny_2d() -> RunConfig:
-    """`tiny` with the paper's 2D local attention: 8x8 blocks that see 8 pixels to every side, in block order."""
+    """`tiny` with the paper's 2D local attention, blocks of 8x8; to be compared with `tiny`, not measured yet."""
     return _variant(tiny(), "tiny-2d", order=BlockRaster((8, 8)), attention=(Local2D(query=(8, 8), memory=(8, 8)),))
 
 
 def tiny_paper() -> RunConfig:
-    """The size of `tiny` in the paper's family, DMOL: what the modern ingredients are worth."""
+    """The size of `tiny` in the paper's family, DMOL; to be compared with `tiny`, not measured yet."""
     config = _variant(tiny(), "tiny-paper", family="paper", feed_forward=288, positions="learned")
     train = replace(config.train, optimizer="adam", schedule="vaswani", lr=0.1, warmup=400, closed_form_start=False)
     return replace(config, train=train)
 
 
 def tiny_categorical() -> RunConfig:
-    """The size of `tiny` in the paper's family, 256-way softmax: three times the positions of DMOL."""
+    """The size of `tiny` in the paper's family, 256-way softmax on sub-pixels; not measured yet."""
     config = _variant(tiny_paper(), "tiny-categorical", likelihood="categorical", positions="sinusoidal")
     return replace(config, train=replace(config.train, images=2_000, validate_every=1_000, sample_every=2_000))
 
 
 def small() -> RunConfig:
-    """Modern, 0.7 M parameters, the whole of CIFAR-10, 20 minutes on 2 cores."""
+    """Modern, 0.7 M parameters, all of CIFAR-10, 20 minutes on 2 cores: 3.34 bits/dim on its test set."""
     config = _variant(tiny(), "small", depth=4, width=128, heads=4, feed_forward=256)
     train = replace(
         config.train,
@@ -226,10 +226,11 @@ def _vaswani(**fields: object) -> TrainConfig:
 
 
 def _ablation(block: int) -> RunConfig:
-    """8 layers of width 512, 8 heads, feed-forward 2048, dropout 0.3: tensor2tensor's set that notes 2.99.
+    """8 layers of width 512, 8 heads, feed-forward 2048, dropout 0.3, rate 0.1: tensor2tensor's set that notes 2.99.
 
-    The paper does not give the settings of its ablation; this set is the one whose figure is in the table.
+    The paper does not give the settings of its ablation; imagetransformer_base_8l_8h_big_cond_dr03_dan is the set
+    whose figure is in the table. That one is also class-conditional, which the paper says changes bits/dim little.
     """
     config = paper_cifar10_categorical()
     model = replace(config.model, attention=(Local1D(query=block, memory=block),), depth=8, heads=8)
-    return replace(config, recipe=f"paper-ablation-{block}", model=model)
+    return replace(config, recipe=f"paper-ablation-{block}", model=model, train=replace(config.train, lr=0.1))

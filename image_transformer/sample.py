@@ -7,7 +7,6 @@ same image comes out of every batch, and of `generate` and `generate_naive`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -54,13 +53,28 @@ def generate(
     )  # fmt: skip
 
 
-def generate_naive(model: ImageTransformer, count: int = 1, **options: Any) -> Tensor:
+def generate_naive(
+    model: ImageTransformer,
+    count: int = 1,
+    *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    batch: int = 256,
+    progress: Progress | None = None,
+) -> Tensor:
     """What `generate` gives, by running the whole network again for every position: the slow reference."""
 
     def naive_step(image: Tensor, known_length: int) -> Step:
         return lambda image, at: model(image)[:, at]
 
-    return _generate(model, count, naive_step, **options)
+    return _generate(
+        model, count, naive_step, seed=seed, temperature=temperature, top_k=top_k, top_p=top_p,
+        known=known, known_mask=known_mask, batch=batch, progress=progress,
+    )  # fmt: skip
 
 
 def noise(seed: int, first: int, count: int, num_dims: int) -> Tensor:
@@ -91,14 +105,14 @@ def _generate(
     count: int,
     new_step: Callable[[Tensor, int], Step],
     *,
-    seed: int = 0,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    known: Tensor | None = None,
-    known_mask: Tensor | None = None,
-    batch: int = 256,
-    progress: Progress | None = None,
+    seed: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    known: Tensor | None,
+    known_mask: Tensor | None,
+    batch: int,
+    progress: Progress | None,
 ) -> Tensor:
     _check_arguments(count, seed, temperature, top_k, top_p, batch)
     known, known_mask = _check_known(model, count, known, known_mask)
@@ -168,6 +182,8 @@ def _check_arguments(
         raise ValueError(f"count and batch must be at least 1, got {count} and {batch}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
+    if seed >= 2**63:
+        raise ValueError(f"seed must be below 2^63, got {seed}")
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     if top_k is not None and top_k < 1:

@@ -30,6 +30,7 @@ from image_transformer.config import RunConfig, TrainConfig, load_config, save_c
 from image_transformer.data import ImageData
 from image_transformer.data import load as load_data
 from image_transformer.evaluate import evaluate
+from image_transformer.files import write_atomically
 from image_transformer.model import ImageTransformer
 from image_transformer.modern import ModernTransformer
 from image_transformer.optim import make_optimizers, set_learning_rates
@@ -37,9 +38,10 @@ from image_transformer.progress import training_bar
 from image_transformer.report import read_metrics, write_report
 from image_transformer.sample import generate
 
-# A resumed run may change these and nothing else: they do not change what is learned up to a given image.
+# A resumed run may change these and nothing else. (A new `images` or `minutes` moves the end, and with it the decay of
+# the learning rate. With `minutes` the rate follows the clock, so such runs are not repeatable to the bit.)
 RESUMABLE = ("images", "minutes", "validate_every", "validation_images", "sample_every", "save_every", "keep")
-START_IMAGES = 500  # images that the closed-form start is fitted to
+START_PIXELS = 500 * 32 * 32  # pixels that the closed-form start is fitted to
 SAMPLES = 16  # images in a sample picture
 LOG_EVERY = 20  # updates between training lines in the log
 
@@ -61,11 +63,11 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, show_progress: 
     _check_folder(config, out, resume)
     saved = checkpoint.checkpoints(out)
     run = Run(config, out, fresh=not saved)
-    out.mkdir(parents=True, exist_ok=True)
-    save_config(config, out / "config.yaml")
     if saved:
         run.restore(saved[-1])
-    else:
+    out.mkdir(parents=True, exist_ok=True)
+    save_config(config, out / "config.yaml")
+    if not saved:
         run.start()
     with training_bar(run.progress, show_progress) as advance, _interrupts() as interrupted:
         while not run.finished:
@@ -91,7 +93,8 @@ class Run:
         torch.manual_seed(random_seed(config.train.seed, "weights"))
         self.model = ImageTransformer(config.model)
         if fresh and config.train.closed_form_start and isinstance(self.model.network, ModernTransformer):
-            self.model.network.closed_form_start(torch.from_numpy(self.data.images[:START_IMAGES].copy()))
+            count = max(1, START_PIXELS // (config.model.shape[1] * config.model.shape[2]))
+            self.model.network.closed_form_start(torch.from_numpy(self.data.images[:count].copy()))
         self.model.to(self.device).train()
         self.optimizers = make_optimizers(self.model, config.train)
         decay = config.train.ema
@@ -188,6 +191,7 @@ class Run:
             "average": self.average.state_dict() if self.average is not None else None,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "best": self.best,
+            "window": self._window,
         }
         folder = checkpoint.save(self.out, self.config, self.state, self.weights.state_dict(), training)
         checkpoint.prune(self.out, self.config.train.keep)
@@ -197,7 +201,7 @@ class Run:
         """Go on from a checkpoint: everything is as it was when it was written."""
         training = checkpoint.read_training(folder)
         self.state = checkpoint.read_state(folder)
-        self.best = training["best"]
+        self.best, self._window = training["best"], training["window"]
         self.started_at = (self.state.images_seen, self.state.seconds)
         checkpoint.load_weights(self.model, training["model"], folder)
         if self.average is not None:
@@ -238,6 +242,8 @@ class Run:
 
     def _validate(self) -> bool:
         result = evaluate(cast(ImageTransformer, self.weights), self.validation)
+        if not math.isfinite(result.bits_per_dim):
+            self._stop(result.bits_per_dim, 0.0)
         self.state = replace(self.state, validation_bpd=result.bits_per_dim)
         improved = self.best is None or result.bits_per_dim < self.best
         self.best = result.bits_per_dim if improved else self.best
@@ -289,7 +295,7 @@ class MetricsLog:
     def rewind(self, images: int) -> None:
         """Forget what was logged after `images`: the run goes on from there."""
         lines = [json.dumps(line) + "\n" for line in read_metrics(self.path) if line.get("images", 0) <= images]
-        pictures.write_atomically(self.path, "".join(lines).encode())
+        write_atomically(self.path, "".join(lines).encode())
 
     def close(self) -> None:
         if self._board is not None:

@@ -1,5 +1,6 @@
 """Generation is exact: cached equals naive, draws follow the model, known values stay, batches do not matter."""
 
+import inspect
 import math
 
 import pytest
@@ -8,7 +9,7 @@ from conftest import every_family, every_likelihood, every_scheme, make_model, r
 
 from image_transformer.order import BlockRaster, Raster
 from image_transformer.patterns import Full, Local1D
-from image_transformer.sample import generate, generate_naive, noise
+from image_transformer.sample import draw, generate, generate_naive, noise
 
 
 @every_scheme
@@ -152,3 +153,20 @@ def test_progress_reaches_the_end_and_training_mode_is_kept():
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         generate(make_model(), **({"count": 2} | options))
+
+
+def test_each_channel_of_a_mixture_pixel_has_its_own_noise():
+    """The draws of one pixel, made again by hand from its conditionals and its three numbers of noise."""
+    model = make_model((Raster(), (Full(),)), (3, 1, 1))
+    images = generate(model, 20, seed=6)
+    uniform = noise(6, 0, 20, 3)
+    params = model(images)[:, 0]
+    values = torch.zeros(20, 0, dtype=torch.uint8)
+    for channel in range(3):
+        value = draw(model.likelihood.conditional(params, values), uniform[:, channel]).to(torch.uint8)
+        values = torch.cat([values, value[:, None]], 1)
+    assert torch.equal(images.flatten(1), values)
+
+
+def test_naive_has_the_signature_of_generate():
+    assert inspect.signature(generate_naive) == inspect.signature(generate)
