@@ -71,6 +71,9 @@ def save(
         if folder.exists():
             remove(folder)
         partial.rename(folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"cannot save {folder}: {reason}; the checkpoints before it are untouched") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder

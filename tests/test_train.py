@@ -99,6 +99,23 @@ def test_moving_average_follows_its_formula(config, tmp_path):
     assert not torch.equal(expected, weight)
 
 
+def test_clipping_bounds_the_gradient(config, tmp_path, monkeypatch):
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def measured(optimizer):
+        grads = [p.grad.norm() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.stack(grads).norm().item())
+        return step(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", measured)
+    for clip in (None, 1e-3):
+        training = replace(config.train, optimizer="adamw", clip=clip)
+        Run(replace(config, train=training), tmp_path / "run").update()
+    assert norms[0] > 1e-2
+    assert norms[1] == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_accumulated_gradients_equal_one_batch(config, tmp_path):
     """Without dropout, which draws other noise for other passes."""
     ends = []
@@ -145,6 +162,8 @@ def test_a_run_leaves_what_the_design_promises(config, tmp_path):
     assert (run / "report.html").exists()
     assert sorted(p.name for p in (run / "samples").iterdir()) == ["images-000000024.png", "images-000000048.png"]
     assert checkpoint.read_state(best).validation_bpd == min(m[2] for m in losses(run) if m[1] == "validation")
+    rates = [m["lr"] for m in read_metrics(run / "metrics.jsonl") if m["kind"] == "train"]
+    assert rates[-1] == pytest.approx(1e-3 * (4 / 48) / 0.5)  # the decay over the last half, at the last update
     kinds = {m["kind"] for m in read_metrics(run / "metrics.jsonl")}
     assert kinds == {"start", "train", "validation"}
     model = checkpoint.load(run)
