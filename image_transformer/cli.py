@@ -238,7 +238,8 @@ def _train(args: list[str]) -> None:
         raise UsageError("train needs a recipe first: image-transformer train RECIPE; see image-transformer recipes")
     name, *rest = args
     base = load_config(Path(name)) if name.endswith((".yaml", ".yml")) else _find_recipe(recipes.find, name)
-    rest = ["=".join([ALIASES.get(word.split("=")[0], word.split("=")[0]), *word.split("=")[1:]]) for word in rest]
+    parts = (word.partition("=") for word in rest)
+    rest = [ALIASES.get(flag, flag) + equals + value for flag, equals, value in parts]
     chosen = _parse(Train, f"train {name}", rest, Train(base.model, base.data, base.train))
     out = chosen.out or Path("runs") / base.recipe
     if chosen.resume and (out / "config.yaml").exists():  # the run's own values, not the recipe's, are the defaults
@@ -283,7 +284,6 @@ def _evaluate(args: list[str]) -> None:
     model = checkpoint.load(path)
     _at_least_one(batch=chosen.batch, limit=chosen.limit)
     trained_on = load_config(checkpoint.find(path) / "config.yaml").data
-    flips = trained_on.flips
     other = chosen.data is not None and Path(chosen.data).resolve() != Path(trained_on.source).resolve()
     whole = other and chosen.split is None and not has_splits(chosen.data)
     data = _load_data(path, chosen.data, chosen.split or ("all" if whole else "test"), chosen.size, chosen.skip_bad)
@@ -303,7 +303,7 @@ def _evaluate(args: list[str]) -> None:
         "images": len(images),
         "bits_per_dim": result.bits_per_dim,
         "standard_error": result.standard_error if len(images) > 1 else None,
-        "trained_with_flips": flips,
+        "trained_with_flips": trained_on.flips,
         "skipped": data.skipped,
     }
     if chosen.json:
@@ -313,7 +313,7 @@ def _evaluate(args: list[str]) -> None:
         print(
             f"{result.bits_per_dim:.4f} bits/dim  (standard error {result.standard_error:.4f}; "
             f"{len(images):,} images of {data.name}, {data.split} split{skipped}"
-            f"{'; trained with flips' if flips else ''})"
+            f"{'; trained with flips' if trained_on.flips else ''})"
         )
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from image_transformer.pictures import bars, curve, png_bytes, write_atomically
+from image_transformer.files import write_atomically
+from image_transformer.pictures import bars, curve, png_bytes
 
 Metrics = list[dict[str, Any]]
 

@@ -121,6 +121,13 @@ def test_resume_goes_on_and_the_config_file_reproduces_the_run(run, images_file,
     assert main(["train", "tiny", *more]) == 0
     assert "image-transformer evaluate run" in capsys.readouterr().out
     assert read_metrics("run/metrics.jsonl")[-1]["images"] == 16
+    assert main(["train", "tiny", "--out", "run", "--resume", "--train.images", "24"]) == 0  # its own other values
+    assert read_metrics("run/metrics.jsonl")[-1]["images"] == 24
+
+
+def test_a_folder_the_model_was_trained_on_is_scored_on_its_held_out_part(run, images_file, capsys):
+    assert main(["evaluate", "run", "--data", str(images_file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["split"] == "test"
 
 
 def test_skipped_images_are_counted(run, tmp_path, capsys):
