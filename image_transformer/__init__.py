@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from image_transformer.model import ImageTransformer as ImageTransformer
     from image_transformer.order import BlockRaster as BlockRaster
     from image_transformer.order import Raster as Raster
+    from image_transformer.order import Wavefront as Wavefront
     from image_transformer.patterns import Dilated as Dilated
     from image_transformer.patterns import Full as Full
     from image_transformer.patterns import Local1D as Local1D
@@ -39,7 +40,7 @@ _HOMES = {
     "data": ("DataError",),
     "evaluate": ("bits", "bits_per_dim"),
     "model": ("ImageTransformer",),
-    "order": ("BlockRaster", "Raster"),
+    "order": ("BlockRaster", "Raster", "Wavefront"),
     "patterns": ("Dilated", "Full", "Local1D", "Local2D"),
     "sample": ("generate", "generate_naive"),
 }

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from image_transformer.order import IntArray, Layout
-from image_transformer.patterns import Pattern, cache_plan, tiles
+from image_transformer.patterns import Pattern, tiles
+from image_transformer.schedule import Schedule, cache_plan
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, a, l, e) queries, keys, values -> (b, a, l, e)
 
 
 class _Gather(nn.Module):
-    """Cuts `(b, a, l, e)` into `(b, a * n, m, e)`, by views where the table `(n, m)` of positions is regular."""
+    """Cuts `(b, a, l, e)` into `(b, a, n, m, e)`, by views where the table `(n, m)` of positions is regular."""
 
     index: Tensor
 
@@ -36,77 +37,89 @@ class _Gather(nn.Module):
         self.register_buffer("index", torch.from_numpy(table.reshape(-1).copy()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, a, _, e = x.shape
         n, m = self.shape
         if not self.is_window:
-            return x.index_select(2, self.index).view(b, a * n, m, e)
+            return x.index_select(2, self.index).unflatten(2, (n, m))
         if m % self.step == 0:  # n windows of strips that start a step apart: faster to differentiate than unfold
             starts = range(self.start, self.start + m, self.step)
             strips = [x[:, :, s : s + n * self.step].unflatten(2, (n, self.step)) for s in starts]
-            return (strips[0] if len(strips) == 1 else torch.cat(strips, 3)).flatten(1, 2)
-        return x[:, :, self.start : self.stop].unfold(2, m, self.step).transpose(-1, -2).flatten(1, 2)
+            return strips[0] if len(strips) == 1 else torch.cat(strips, 3)
+        return x[:, :, self.start : self.stop].unfold(2, m, self.step).transpose(-1, -2)
 
 
 class TiledAttention(nn.Module):
     """Attention of all positions of an image under a pattern: dense calls on full tiles, never an l x l mask.
 
-    The tiles are derived from `pattern.sees`; see `patterns.tiles`. Called with queries, keys and values
-    `(b, a, l, e)`, already scaled or normalised as the layer likes; `scale` multiplies the products.
+    The tiles are derived from `pattern.sees`; see `patterns.tiles`. Called with queries `(b, a, l, e)`, keys and values
+    `(b, a / groups, l, e)`: that many consecutive heads of the queries share the keys and values of one.
     """
 
     restore: Tensor
 
-    def __init__(self, pattern: Pattern, layout: Layout) -> None:
+    def __init__(self, pattern: Pattern, layout: Layout, groups: int = 1) -> None:
         super().__init__()
-        groups = tiles(pattern, layout)
-        self.queries = nn.ModuleList(_Gather(group.queries) for group in groups)
-        self.keys = nn.ModuleList(_Gather(group.keys) for group in groups)
-        self.causal = [_is_triangle(group.allowed) for group in groups]
-        for i, group in enumerate(groups):
+        self.groups = groups
+        parts = tiles(pattern, layout)
+        self.queries = nn.ModuleList(_Gather(part.queries) for part in parts)
+        self.keys = nn.ModuleList(_Gather(part.keys) for part in parts)
+        self.causal = [groups == 1 and _is_triangle(part.allowed) for part in parts]
+        for i, part in enumerate(parts):
             if not self.causal[i]:
-                self.register_buffer(f"allowed_{i}", torch.from_numpy(group.allowed), persistent=False)
-        computed = np.concatenate([group.queries.reshape(-1) for group in groups])
+                allowed = np.tile(part.allowed, (1, groups, 1))
+                self.register_buffer(f"allowed_{i}", torch.from_numpy(allowed)[None], persistent=False)
+        computed = np.concatenate([part.queries.reshape(-1) for part in parts])
         self.in_order = bool((np.diff(computed) == 1).all())
         self.register_buffer("restore", torch.from_numpy(np.argsort(computed)), persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        b, a = q.shape[:2]
+        b, a, _, e = q.shape
         parts = []
         for i, (queries, keys) in enumerate(zip(self.queries, self.keys, strict=True)):
+            # heads as batch, blocks as heads: one mask (n, m, k) serves all images and heads
+            tile_q, tile_k, tile_v = queries(q), keys(k).flatten(0, 1), keys(v).flatten(0, 1)
+            n, m = tile_q.shape[2:4]
+            tile_q = tile_q.unflatten(1, (-1, self.groups)).transpose(2, 3).reshape(-1, n, self.groups * m, e)
             allowed = None if self.causal[i] else getattr(self, f"allowed_{i}")
-            part = scaled_dot_product_attention(queries(q), keys(k), keys(v), allowed, is_causal=self.causal[i])
-            parts.append(part.unflatten(1, (a, -1)).flatten(2, 3))  # (b, a, n * m, e)
+            part = scaled_dot_product_attention(tile_q, tile_k, tile_v, allowed, is_causal=self.causal[i])
+            part = part.view(b, -1, n, self.groups, m, e).transpose(2, 3).reshape(b, a, n * m, e)
+            parts.append(part)
         out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
         return out if self.in_order else out.index_select(2, self.restore)
 
 
 def _is_triangle(allowed: np.ndarray) -> bool:
-    return allowed.shape[0] == allowed.shape[1] and bool((allowed == np.tri(len(allowed), dtype=np.bool_)).all())
+    _, m, k = allowed.shape
+    return m == k and bool((allowed == np.tri(m, dtype=np.bool_)).all())
 
 
 class KVCache:
     """Keys and values of exactly those past positions that later ones can still see, for every layer.
 
-    Its size depends on the patterns alone, not on the image (see `patterns.cache_plan`). One cache serves one
-    batch: `attends(at)` gives the layers their attention for positions `at`, which must come in generation order.
+    Its size follows from the patterns and the schedule, see `schedule.cache_plan`; it is allocated once and written in
+    place. One cache serves one batch: `attends(at)` gives the layers their attention for the positions of one step.
     """
 
     def __init__(
         self,
         patterns: Sequence[Pattern],
         layout: Layout,
+        schedule: Schedule,
         batch: int,
         heads: int,
         head_width: int,
         *,
+        groups: int = 1,
+        prefilled: bool = False,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.patterns = tuple(patterns)
-        plans = {pattern: cache_plan(pattern, layout) for pattern in self.patterns}
+        self.patterns, self.groups = tuple(patterns), groups
+        plans = {pattern: cache_plan(pattern, layout, schedule, prefilled) for pattern in dict.fromkeys(patterns)}
         self._slot = {pattern: torch.from_numpy(plan.slot).to(device) for pattern, plan in plans.items()}
         self._allowed = {pattern: torch.from_numpy(plan.allowed).to(device) for pattern, plan in plans.items()}
-        sizes = [(batch, heads, plans[pattern].allowed.shape[1], head_width) for pattern in self.patterns]
+        kept = {pattern: np.flatnonzero((plan.slot >= 0) & (schedule.step == 0)) for pattern, plan in plans.items()}
+        self._prefilled = {pattern: torch.from_numpy(positions).to(device) for pattern, positions in kept.items()}
+        sizes = [(batch, heads // groups, plans[pattern].allowed.shape[1], head_width) for pattern in patterns]
         self.keys = [torch.zeros(size, device=device, dtype=dtype) for size in sizes]
         self.values = [torch.zeros(size, device=device, dtype=dtype) for size in sizes]
 
@@ -115,27 +128,26 @@ class KVCache:
         return sum(x.numel() * x.element_size() for x in self.keys + self.values)
 
     def store(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Take the keys and values `(b, a, l, e)` of the first l positions, so far as any later one can see them."""
-        slot = self._slot[self.patterns[layer]].cpu().numpy()
-        holder = np.full(self.keys[layer].shape[2], -1)
-        holder[slot[: k.shape[2]]] = np.arange(k.shape[2])  # of the positions that shared a slot, the last
-        slots = torch.from_numpy(np.flatnonzero(holder >= 0)).to(k.device)
-        positions = torch.from_numpy(holder[holder >= 0]).to(k.device)
-        self.keys[layer][:, :, slots] = k[:, :, positions].to(self.keys[layer].dtype)
-        self.values[layer][:, :, slots] = v[:, :, positions].to(self.values[layer].dtype)
+        """Of the keys and values `(b, a, l, e)` of a whole image, take those of step 0 that later steps see."""
+        positions = self._prefilled[self.patterns[layer]]
+        self._write(layer, self._slot[self.patterns[layer]][positions], k[:, :, positions], v[:, :, positions])
 
     def attends(self, at: Tensor) -> list[Attend]:
         """One `Attend` a layer for the positions `at` `(f,)`: it stores their keys and values, then attends."""
         slot = {pattern: table[at] for pattern, table in self._slot.items()}
-        allowed = {pattern: table[at] for pattern, table in self._allowed.items()}
+        allowed = {pattern: table[at].repeat(self.groups, 1) for pattern, table in self._allowed.items()}
 
         def attend_in(layer: int, pattern: Pattern) -> Attend:
             def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                self.keys[layer].index_copy_(2, slot[pattern], k.to(self.keys[layer].dtype))
-                self.values[layer].index_copy_(2, slot[pattern], v.to(self.values[layer].dtype))
-                keys, values = self.keys[layer], self.values[layer]
-                return scaled_dot_product_attention(q, keys, values, allowed[pattern])
+                self._write(layer, slot[pattern], k, v)
+                together = q.unflatten(1, (-1, self.groups)).flatten(2, 3)  # heads that share keys, as more queries
+                out = scaled_dot_product_attention(together, self.keys[layer], self.values[layer], allowed[pattern])
+                return out.view(q.shape)
 
             return attend
 
         return [attend_in(layer, pattern) for layer, pattern in enumerate(self.patterns)]
+
+    def _write(self, layer: int, slot: Tensor, k: Tensor, v: Tensor) -> None:
+        self.keys[layer].index_copy_(2, slot, k.to(self.keys[layer].dtype))
+        self.values[layer].index_copy_(2, slot, v.to(self.values[layer].dtype))

@@ -17,10 +17,10 @@ from typing import Any, Literal
 import yaml
 
 from image_transformer.files import write_atomically
-from image_transformer.order import BlockRaster, Order, Raster
+from image_transformer.order import BlockRaster, Order, Raster, Wavefront
 from image_transformer.patterns import Dilated, Full, Local1D, Local2D, Pattern
 
-ORDERS = (Raster, BlockRaster)
+ORDERS = (Raster, BlockRaster, Wavefront)
 PATTERNS = (Full, Local1D, Local2D, Dilated)
 
 
@@ -32,12 +32,12 @@ class ModelConfig:
     """Blocks of the paper (post-norm, ReLU, shifted inputs) or modern ones (pre-norm, rotary, neighbour inputs)."""
     shape: tuple[int, int, int] = (3, 32, 32)
     """Channels (1 or 3), height and width of the images."""
-    likelihood: Literal["categorical", "dmol"] = "dmol"
-    """256-way softmax per sub-pixel, or a mixture of discretized logistics per pixel."""
+    likelihood: Literal["categorical", "dmol", "chained"] = "dmol"
+    """256-way softmax per sub-pixel, a mixture of discretized logistics per pixel, or chained softmaxes per pixel."""
     components: int = 10
     """Logistics in the mixture (dmol only)."""
     order: Order = Raster()
-    """Generation order: raster, or block-raster:ROWSxCOLUMNS."""
+    """Generation order: raster, block-raster:ROWSxCOLUMNS, or wavefront:SLOPE (modern family only)."""
     attention: tuple[Pattern, ...] = (Local1D(256, 256),)
     """Patterns of the layers, repeated to the depth: full, local1d:QUERY:MEMORY, local2d:HxW:HxW,
     dilated:QUERY:MEMORY:COUNT:GAP."""
@@ -47,6 +47,9 @@ class ModelConfig:
     """Model width."""
     heads: int = 8
     """Attention heads."""
+    kv_heads: int | None = None
+    """Heads of keys and values, each shared by heads / kv_heads of the queries (modern family); as many as heads if
+    not given. Fewer make the cache smaller."""
     attention_width: int | None = None
     """Total width of queries, keys and values; the model width if not given."""
     feed_forward: int = 2048
@@ -66,6 +69,15 @@ class ModelConfig:
             _check(getattr(self, name) >= 1, f"model.{name} must be at least 1, got {getattr(self, name)}")
         width = self.attention_width
         _check(width is None or width >= 1, f"model.attention_width must be at least 1, got {width}")
+        kv = self.heads if self.kv_heads is None else self.kv_heads
+        _check(kv >= 1 and self.heads % kv == 0, f"model.kv_heads must divide the {self.heads} heads, got {kv}")
+        if self.family == "paper":
+            _check(kv == self.heads, "model.kv_heads is an option of the modern family")
+            _check(
+                not isinstance(self.order, Wavefront),
+                "the paper family shifts its inputs along the sequence, so no two pixels can be drawn together: "
+                "the wavefront order needs the modern family",
+            )
         _check(0 <= self.dropout < 1, f"model.dropout must lie in [0, 1), got {self.dropout}")
         total = self.attention_width or self.width
         multiple = self.heads * (4 if self.family == "modern" else 1)

@@ -2,6 +2,7 @@
 
 Each answers two questions and the rest follows: `log_prob` of given values, in one pass; and `conditional`, the
 log-masses of the 256 values of one sub-pixel given those before it in the same position. They agree; tests say so.
+`draw` turns uniform noise into values, one number a sub-pixel, and more where that makes drawing cheaper.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
-from torch.nn.functional import log_softmax, logsigmoid
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, logsigmoid, pad, silu
 
 NUM_VALUES = 256
 
@@ -32,17 +33,28 @@ class Categorical:
         """Parameters of one position."""
         return NUM_VALUES
 
+    def init_head(self, weight: Tensor) -> None:
+        """Set the matrix `(p, d)` that makes the parameters so that training starts from the uniform distribution."""
+        nn.init.zeros_(weight)
+
     def log_prob(self, logits: Tensor, values: Tensor) -> Tensor:
         """Log-probability in nats `(..., 1)` of `values` `(..., 1)` uint8 under `logits` `(..., 256)`."""
         return log_softmax(_at_least_float32(logits), -1).gather(-1, values.long())
 
-    def conditional(self, logits: Tensor, given: Tensor) -> Tensor:
-        """Log-masses `(..., 256)` of the position's one sub-pixel; `given` `(..., 0)` holds no values."""
-        return log_softmax(_at_least_float32(logits), -1)
+    def conditional(self, logits: Tensor, given: Tensor, temperature: float = 1.0) -> Tensor:
+        """Log-masses `(..., 256)` of the position's one sub-pixel; `given` `(..., 0)` holds no values.
 
-    def temper(self, logits: Tensor, channels: int, temperature: float) -> Tensor:
-        """The parameters of the sharper (temperature < 1) or flatter distribution."""
-        return logits / temperature
+        The logits are divided by `temperature`.
+        """
+        return log_softmax(_at_least_float32(logits) / temperature, -1)
+
+    def num_noise(self, channels: int) -> int:
+        """Uniform numbers that `draw` takes for a position."""
+        return 1
+
+    def draw(self, logits: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
+        """Values `(..., 1)` for `uniform` `(..., 1)` on [0, 1)."""
+        return invert_cdf(self.conditional(logits, uniform[..., :0], temperature), uniform[..., 0])[..., None]
 
 
 @dataclass(frozen=True)
@@ -88,18 +100,17 @@ class DiscretizedLogisticMixture:
         total = torch.logsumexp(joint, -1)  # (..., c): log p(r), log p(r, g), log p(r, g, b)
         return torch.cat([total[..., :1], total.diff(dim=-1)], -1)
 
-    def conditional(self, mixture: Tensor, given: Tensor) -> Tensor:
+    def conditional(self, mixture: Tensor, given: Tensor, temperature: float = 1.0) -> Tensor:
         """Log-masses `(..., 256)` of the sub-pixel that follows the `given` ones `(..., i)` uint8 of the same pixel.
 
-        The number of parameters tells how many channels a pixel has.
+        The number of parameters tells how many channels a pixel has. `temperature` divides the logits and multiplies
+        the scales.
         """
-        channels = self._channels(mixture.shape[-1])
         i = given.shape[-1]
-        logits, means, log_scales, coefficients = self.split(_at_least_float32(mixture), channels)
-        x = torch.zeros(*given.shape[:-1], channels, dtype=means.dtype, device=means.device)
-        x[..., :i] = _to_unit(given, means.dtype)
+        weights, means, log_scales, coefficients = self._tempered(_at_least_float32(mixture), temperature)
+        channels = means.shape[-2]
+        x = pad(_to_unit(given, means.dtype), (0, channels - i))
         means = means + _coupling(coefficients, x, channels)
-        weights = log_softmax(logits, -1)
         if i:
             mass = _log_mass(x[..., :i, None], given[..., None], means[..., :i, :], log_scales[..., :i, :])
             weights = log_softmax(weights + mass.sum(-2), -1)  # which component made the given ones
@@ -108,16 +119,60 @@ class DiscretizedLogisticMixture:
         mass = _log_mass(_to_unit(every, means.dtype), every, mean, log_scale)  # (..., 256, K)
         return torch.logsumexp(weights[..., None, :] + mass, -1)
 
-    def temper(self, mixture: Tensor, channels: int, temperature: float) -> Tensor:
-        """The parameters of a sharper (temperature < 1) or flatter mixture: logits divided, scales multiplied."""
-        k = self.components
-        logits, means, log_scales, coefficients = mixture.split(
-            [k, channels * k, channels * k, mixture.shape[-1] - k - 2 * channels * k], -1
-        )
-        log_scales = log_scales.clamp(min=MIN_LOG_SCALE) + math.log(temperature)
-        return torch.cat([logits / temperature, means, log_scales, coefficients], -1)
+    def num_noise(self, channels: int) -> int:
+        """Uniform numbers that `draw` takes for a position: one a channel, the last for the component."""
+        return channels + 1
 
-    def fit_weights(self, mixture: Tensor, values: Tensor, rounds: int = 50) -> Tensor:
+    def draw(self, mixture: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
+        """Values `(..., c)` for `uniform` `(..., c + 1)` on [0, 1): first a component, then its channels in turn.
+
+        A logistic that is rounded to the grid has exactly the mass of each bin, so no table of 256 masses is needed.
+        """
+        weights, means, log_scales, coefficients = self._tempered(mixture.double(), temperature)
+        channels = means.shape[-2]
+        cdf = weights.exp().cumsum(-1)
+        component = (cdf <= uniform[..., -1:] * cdf[..., -1:]).sum(-1, keepdim=True).clamp(max=self.components - 1)
+
+        def of_component(table: Tensor) -> Tensor:  # (..., i, K) -> (..., i)
+            index = component[..., None, :].expand(*table.shape[:-1], 1)
+            return table.gather(-1, index)[..., 0]
+
+        coefficients = of_component(coefficients.tanh())
+        noise = torch.logit(uniform[..., :channels]) * of_component(log_scales).exp() + of_component(means)
+        x = torch.zeros_like(noise)
+        used = 0
+        for i in range(channels):
+            shift = (coefficients[..., used : used + i] * x[..., :i]).sum(-1)
+            used += i
+            level = ((noise[..., i] + shift + 1) * 127.5).round().clamp(0, NUM_VALUES - 1)
+            x[..., i] = _to_unit(level, x.dtype)
+        return ((x + 1) * 127.5).round().to(torch.uint8)
+
+    def init_head(self, weight: Tensor) -> None:
+        """Set the matrix `(p, d)` that makes the parameters so that training starts from what is added to them."""
+        nn.init.zeros_(weight)
+
+    def mean_params(self, means: Tensor) -> Tensor:
+        """Parameters `(..., p)` that are zero but for the `means` `(..., c)` of all components."""
+        k, channels = self.components, means.shape[-1]
+        return pad(means.repeat_interleave(k, -1), (k, self.num_params(channels) - k - k * channels))
+
+    def start(self, means: Tensor, x: Tensor, coupling: Tensor) -> Tensor:
+        """The parameters `(p,)` to add to given `means` `(n, c)` so that pixels `x` `(n, c)` on [-1, 1] are likely.
+
+        coupling `(c, c)`: how far the mean of channel i moves with the value of channel j < i.
+        """
+        channels, k = x.shape[-1], self.components
+        params = torch.zeros(self.num_params(channels), dtype=x.dtype)
+        _, _, log_scales, coefficients = self.split(params, channels)  # views
+        missed = (x - means - x @ coupling.T).abs()
+        log_scales.copy_(missed.quantile(torch.linspace(0.1, 0.95, k, dtype=x.dtype), 0).T.log())
+        if channels > 1:
+            coefficients.copy_(coupling[tuple(torch.tril_indices(channels, channels, -1))][:, None].atanh())
+        params[:k] = self._fit_weights(params + self.mean_params(means), ((x + 1) * 127.5).round().to(torch.uint8))
+        return params
+
+    def _fit_weights(self, mixture: Tensor, values: Tensor, rounds: int = 50) -> Tensor:
         """The logits `(K,)`, common to all pixels, that make `values` `(n, c)` likeliest with the rest as it is.
 
         Expectation maximisation; the components' own masses are computed once.
@@ -136,11 +191,113 @@ class DiscretizedLogisticMixture:
         means = means + _coupling(coefficients, x, channels)
         return _log_mass(x[..., None], values[..., None], means, log_scales).cumsum(-2)
 
+    def _tempered(self, mixture: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log-weights, means, log-scales and coefficients, as `split`, of the sharper or flatter mixture."""
+        logits, means, log_scales, coefficients = self.split(mixture, self._channels(mixture.shape[-1]))
+        log_scales = log_scales.clamp(min=MIN_LOG_SCALE) + math.log(temperature)
+        return log_softmax(logits / temperature, -1), means, log_scales, coefficients
+
     def _channels(self, num_params: int) -> int:
         return next(c for c in range(1, 9) if self.num_params(c) == num_params)
 
 
-Likelihood = Categorical | DiscretizedLogisticMixture
+class ChainedCategorical(nn.Module):
+    """Three 256-way softmax heads on one state of a pixel, p(r), p(g|r) and p(b|r,g): positions are pixels.
+
+    The freedom of `Categorical` at a third of its positions. Parameters of a pixel with c channels and hidden width H:
+    c H hidden numbers | c means | c log-scales. The logits of channel i are those of a logistic with that mean and
+    scale, whose mean moves linearly with the channels before, plus W_i silu(hidden_i + sum_j T_ij[value_j]); W_i
+    starts at zero, so that training starts from the logistic.
+    """
+
+    name: ClassVar[str] = "chained"
+    sub_pixels: ClassVar[bool] = False
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.channels, self.hidden = channels, hidden
+        self.output = nn.Parameter(torch.zeros(channels, NUM_VALUES, hidden))
+        smooth = torch.cos(torch.outer(torch.arange(NUM_VALUES) / (NUM_VALUES - 1), torch.arange(1, 9)) * math.pi)
+        pairs = channels * (channels - 1) // 2
+        self.given = nn.Parameter(smooth @ torch.randn(pairs, 8, hidden) / 4)  # like values start with like rows
+        self.coupling = nn.Parameter(torch.zeros(channels, channels))
+
+    def num_params(self, channels: int) -> int:
+        """Parameters of one position."""
+        return channels * (self.hidden + 2)
+
+    def init_head(self, weight: Tensor) -> None:
+        """Set the matrix `(p, d)` that makes the parameters so that training starts from the logistics."""
+        nn.init.zeros_(weight)
+        nn.init.normal_(weight[: self.channels * self.hidden], std=weight.shape[1] ** -0.5)
+
+    def mean_params(self, means: Tensor) -> Tensor:
+        """Parameters `(..., p)` that are zero but for the `means` `(..., c)`."""
+        return pad(means, (self.channels * self.hidden, self.channels))
+
+    def start(self, means: Tensor, x: Tensor, coupling: Tensor) -> Tensor:
+        """The parameters `(p,)` to add to given `means` `(n, c)` so that pixels `x` `(n, c)` on [-1, 1] are likely.
+
+        coupling `(c, c)`: how far the mean of channel i moves with the value of channel j < i.
+        """
+        with torch.no_grad():
+            self.coupling.copy_(coupling)
+        scales = (x - means - x @ coupling.T).abs().mean(0) / (2 * math.log(2))  # E|x| of a logistic is 2 s log 2
+        return pad(scales.log(), (self.channels * (self.hidden + 1), 0))
+
+    def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        """Log-probability in nats `(..., c)` of every sub-pixel of `values` `(..., c)` uint8 given those before it."""
+        logits = torch.stack([self._logits(params, values[..., :i]) for i in range(self.channels)], -2)
+        return log_softmax(logits, -1).gather(-1, values.long()[..., None])[..., 0]
+
+    def conditional(self, params: Tensor, given: Tensor, temperature: float = 1.0) -> Tensor:
+        """Log-masses `(..., 256)` of the sub-pixel that follows the `given` ones `(..., i)` uint8 of the same pixel."""
+        return log_softmax(self._logits(params, given) / temperature, -1)
+
+    def num_noise(self, channels: int) -> int:
+        """Uniform numbers that `draw` takes for a position."""
+        return channels
+
+    def draw(self, params: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
+        """Values `(..., c)` for `uniform` `(..., c)` on [0, 1), one channel after the other."""
+        values = torch.zeros(*uniform.shape[:-1], 0, dtype=torch.uint8, device=uniform.device)
+        for i in range(self.channels):
+            value = invert_cdf(self.conditional(params, values, temperature), uniform[..., i])
+            values = torch.cat([values, value[..., None]], -1)
+        return values
+
+    def _logits(self, params: Tensor, given: Tensor) -> Tensor:
+        """Logits `(..., 256)` of the channel that follows the `given` ones `(..., i)`."""
+        i, params = given.shape[-1], _at_least_float32(params)
+        hidden, means, log_scales = params.split([self.channels * self.hidden, self.channels, self.channels], -1)
+        state = hidden.unflatten(-1, (self.channels, -1))[..., i, :]
+        mean = means[..., i, None]
+        for j in range(i):
+            state = state + self.given[i * (i - 1) // 2 + j][given[..., j].long()]
+            mean = mean + self.coupling[i, j] * _to_unit(given[..., j, None], mean.dtype)
+        x = _to_unit(torch.arange(NUM_VALUES, device=params.device), mean.dtype)
+        z = (x - mean) * torch.exp(-log_scales[..., i, None].clamp(min=MIN_LOG_SCALE))
+        return logsigmoid(z) + logsigmoid(-z) + silu(state) @ self.output[i].T  # the log-density of a logistic
+
+
+Likelihood = Categorical | DiscretizedLogisticMixture | ChainedCategorical
+
+
+def invert_cdf(log_mass: Tensor, uniform: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """Values `(...)` uint8 drawn by inverting the CDF of `log_mass` `(..., 256)` at `uniform` `(...)` on [0, 1)."""
+    mass = log_mass.double().exp()
+    if top_k is not None and top_k < mass.shape[-1]:
+        best = mass.topk(top_k, -1).indices
+        mass = torch.zeros_like(mass).scatter(-1, best, mass.gather(-1, best))
+    if top_p is not None and top_p < 1:
+        ordered, place = mass.sort(-1, descending=True)
+        before = ordered.cumsum(-1) - ordered  # mass of the likelier values
+        mass = mass.scatter(-1, place, ordered * (before < top_p * mass.sum(-1, keepdim=True)))
+    cdf = mass.cumsum(-1)
+    total = cdf[..., -1]
+    level = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return (cdf <= level[..., None]).sum(-1).to(torch.uint8)
+
 
 MIN_LOG_SCALE = -7.0  # as PixelCNN++: a logistic much narrower than a bin, 2 / 255
 _LOG_BIN = math.log(2 / 255)

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, rms_norm, silu
+from torch.nn.functional import rms_norm, silu
 
 from image_transformer.attention import Attend
 from image_transformer.config import ModelConfig
-from image_transformer.likelihood import DiscretizedLogisticMixture
+from image_transformer.likelihood import Categorical, ChainedCategorical, DiscretizedLogisticMixture, Likelihood
 from image_transformer.order import IntArray, Layout
+
+PixelLikelihood = DiscretizedLogisticMixture | ChainedCategorical
 
 # (rows down, columns right) of the neighbours that are inputs: two rows of seven above, three pixels to the left
 NEIGHBOURS = (*((-r, c) for r in (2, 1) for c in range(-3, 4)), (0, -3), (0, -2), (0, -1))
@@ -26,7 +28,10 @@ RIDGE = 1e-4  # relative to the variance of values on [-1, 1]
 
 
 class ModernTransformer(nn.Module):
-    """Image -> distribution parameters of each position, given all earlier ones."""
+    """Image -> distribution parameters of each position, given all earlier ones.
+
+    inputs: the positions whose values enter each slot, `(l, n)`, -1 for none.
+    """
 
     neighbours: Tensor
     present: Tensor
@@ -34,10 +39,11 @@ class ModernTransformer(nn.Module):
     column: Tensor
     channel: Tensor
 
-    def __init__(self, config: ModelConfig, layout: Layout, num_params: int) -> None:
+    def __init__(self, config: ModelConfig, layout: Layout, likelihood: Likelihood) -> None:
         super().__init__()
         width, p = config.width, layout.positions
         neighbours = neighbour_table(layout)
+        self.inputs = np.where(neighbours >= 0, layout.position_of[neighbours], -1)
         places = {"row": p.row, "column": p.col, "channel": p.channel, "neighbours": neighbours.clip(0)}
         for name, place in places.items():
             self.register_buffer(name, torch.from_numpy(place), persistent=False)
@@ -51,9 +57,10 @@ class ModernTransformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.rotary = Rotary2D(layout, config.head_width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.head = nn.Linear(width, num_params, bias=False)
-        nn.init.zeros_(self.head.weight)
-        self.skip = None if layout.sub_pixels else LinearSkip(neighbours.shape[1], config.components, layout.channels)
+        self.head = nn.Linear(width, likelihood.num_params(layout.channels), bias=False)
+        likelihood.init_head(self.head.weight)
+        pixels = None if isinstance(likelihood, Categorical) else likelihood
+        self.skip = None if pixels is None else LinearSkip(neighbours.shape[1], pixels, layout.channels)
 
     def features(self, image: Tensor, at: Tensor | slice) -> Tensor:
         """Values on [-1, 1] of the generated neighbours of positions `at`, `(b, l, f)`; 0 where there are none."""
@@ -64,7 +71,8 @@ class ModernTransformer(nn.Module):
         """Parameters `(b, l, p)` of positions `at`, from the values of `image` (b, c, h, w) generated before each."""
         features = self.features(image, at)
         place = self.rows(self.row[at]) + self.columns(self.column[at]) + self.channels(self.channel[at])
-        x = self.dropout(self.stem(features) + place)
+        with torch.autocast(image.device.type, enabled=False):  # bfloat16 has no room for neighbouring levels
+            x = self.dropout(self.stem(features) + place)
         rotate = self.rotary(at)
         for block, attend in zip(self.blocks, attends, strict=True):
             x = block(x, rotate, attend)
@@ -116,45 +124,35 @@ def neighbour_table(layout: Layout) -> IntArray:
 
 
 class LinearSkip(nn.Module):
-    """From the neighbours straight to a mixture's means; biases for its other parameters."""
+    """From the neighbours straight to a likelihood's means; biases for its other parameters."""
 
-    def __init__(self, num_features: int, components: int, channels: int) -> None:
+    def __init__(self, num_features: int, likelihood: PixelLikelihood, channels: int) -> None:
         super().__init__()
-        self.components = components
+        self.mean_params = likelihood.mean_params
+        self.start = likelihood.start
         self.means = nn.Linear(num_features, channels)
         nn.init.zeros_(self.means.weight)
         nn.init.zeros_(self.means.bias)
-        self.bias = nn.Parameter(torch.zeros(DiscretizedLogisticMixture(components).num_params(channels)))
+        self.bias = nn.Parameter(torch.zeros(likelihood.num_params(channels)))
 
     def forward(self, features: Tensor) -> Tensor:
-        means = self.means(features).repeat_interleave(self.components, -1)
-        k = self.components
-        return self.bias + pad(means, (k, self.bias.shape[0] - k - means.shape[-1]))
+        return self.bias + self.mean_params(self.means(features))
 
     def fit(self, features: Tensor, x: Tensor) -> None:
-        """Ridge regression of `x` (n, c) on `features` (n, f) and the channels before; scales from what it misses."""
-        likelihood = DiscretizedLogisticMixture(self.components)
+        """Ridge regression of `x` (n, c) on `features` (n, f) and the channels before; the rest from what it misses."""
         channels = x.shape[1]
         inputs = torch.cat([features, torch.ones_like(x[:, :1])], 1)
         gram = inputs.T @ inputs + RIDGE * len(x) * torch.eye(inputs.shape[1], dtype=x.dtype)
         predict = torch.linalg.solve(gram, inputs.T @ x)  # (f + 1, c): each channel from the neighbours alone
         residual = x - inputs @ predict
-        params = torch.zeros_like(self.bias, dtype=x.dtype)
-        logits, means, log_scales, coefficients = likelihood.split(params, channels)  # views
-        used = 0
-        for i in range(channels):
+        coupling = torch.zeros(channels, channels, dtype=x.dtype)
+        for i in range(1, channels):
             # what the residuals of the channels before say of this one's: the same regression, in two steps
-            weights = torch.linalg.lstsq(residual[:, :i], residual[:, i]).solution.clamp(-0.99, 0.99)
-            coefficients[used : used + i] = weights[:, None].atanh()
-            used += i
-            self.means.weight[i] = predict[:-1, i] - predict[:-1, :i] @ weights
-            self.means.bias[i] = predict[-1, i] - predict[-1, :i] @ weights
-            missed = residual[:, i] - residual[:, :i] @ weights
-            grid = torch.linspace(0.1, 0.95, self.components, dtype=x.dtype)
-            log_scales[i] = missed[:FIT_PIXELS].abs().quantile(grid).log()
-        self.bias.copy_(params)
-        values = ((x[:FIT_PIXELS] + 1) * 127.5).round().to(torch.uint8)
-        self.bias[: self.components] = likelihood.fit_weights(self(features[:FIT_PIXELS].float()), values)
+            coupling[i, :i] = torch.linalg.lstsq(residual[:, :i], residual[:, i]).solution.clamp(-0.99, 0.99)
+        weights = predict - predict @ coupling.T
+        self.means.weight.copy_(weights[:-1].T)
+        self.means.bias.copy_(weights[-1])
+        self.bias.copy_(self.start(inputs[:FIT_PIXELS] @ weights, x[:FIT_PIXELS], coupling))
 
 
 class Rotary2D(nn.Module):
@@ -209,15 +207,15 @@ class SelfAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         total = config.heads * config.head_width
-        self.heads = config.heads
-        self.query_key_value = nn.Linear(config.width, 3 * total, bias=False)
+        self.heads, self.kv_heads = config.heads, config.kv_heads or config.heads
+        self.query_key_value = nn.Linear(config.width, total + 2 * self.kv_heads * config.head_width, bias=False)
         self.gain = nn.Parameter(torch.ones(config.heads, 1, 1))
         self.output = nn.Linear(total, config.width, bias=False)
         nn.init.zeros_(self.output.weight)
 
     def forward(self, x: Tensor, rotate: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        qkv = self.query_key_value(x).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2)  # (b, 3 a, l, e)
-        q, k, v = qkv.chunk(3, 1)
+        qkv = self.query_key_value(x).unflatten(-1, (self.heads + 2 * self.kv_heads, -1)).transpose(1, 2)
+        q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], 1)  # (b, a, l, e)
         q = _rotate(_norm(q), rotate) * self.gain.to(q.dtype)
         k = _rotate(_norm(k), rotate)
         return self.output(attend(q, k, v).transpose(1, 2).flatten(2))

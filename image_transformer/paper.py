@@ -17,6 +17,7 @@ from torch.nn.functional import relu
 
 from image_transformer.attention import Attend
 from image_transformer.config import ModelConfig
+from image_transformer.likelihood import Likelihood
 from image_transformer.order import Layout
 
 LN_EPS = 1e-6
@@ -24,20 +25,24 @@ INIT_GAIN = 0.2
 
 
 class PaperTransformer(nn.Module):
-    """Image -> distribution parameters of each position, given all earlier ones."""
+    """Image -> distribution parameters of each position, given all earlier ones.
+
+    inputs: the position whose value enters each slot, `(l, 1)`, -1 for none.
+    """
 
     previous: Tensor
     previous_channel: Tensor
 
-    def __init__(self, config: ModelConfig, layout: Layout, num_params: int) -> None:
+    def __init__(self, config: ModelConfig, layout: Layout, likelihood: Likelihood) -> None:
         super().__init__()
         width = config.width
         self.embed = (SubPixelEmbedding if layout.sub_pixels else PixelEmbedding)(layout.channels, width)
         self.positions = (SinusoidalPositions if config.positions == "sinusoidal" else LearnedPositions)(layout, width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.head = nn.Linear(width, num_params, bias=layout.sub_pixels)
+        self.head = nn.Linear(width, likelihood.num_params(layout.channels), bias=layout.sub_pixels)
         # slot l holds the content of position l - 1; the first slot holds nothing (-1)
+        self.inputs = layout.positions.index[:, None] - 1
         previous = np.concatenate([np.full_like(layout.values[:1], -1), layout.values[:-1]])
         self.register_buffer("previous", torch.from_numpy(previous), persistent=False)
         channel = np.roll(layout.positions.channel, 1)

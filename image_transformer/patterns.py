@@ -1,15 +1,14 @@
 """Attention patterns: who may attend to whom, causality included.
 
 A pattern is a small frozen value that answers one question, `sees(query, key)`. The tiles that the fast path
-computes, the size of the key/value cache and the receptive field are derived from that answer here.
-Geometry only, in NumPy; the arithmetic on tensors is in `attention.py`.
+computes and the receptive field are derived from that answer here; what is generated when, and the slots of the
+key/value cache, in `schedule.py`. Geometry only, in NumPy; the arithmetic on tensors is in `attention.py`.
 
-A query may see its own slot, because the input of a slot is made only of what was generated before it.
+A query may see its own slot and its own front's, because the input of a slot is made only of earlier fronts.
 """
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -146,9 +145,9 @@ Pattern = Full | Local1D | Local2D | Dilated
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Query blocks that have the same shape and mask, so that one dense call computes them all.
+    """Query blocks of one shape, so that one dense call computes them all.
 
-    queries `(n, m)` and keys `(n, k)` are positions; `allowed` `(m, k)` is the mask that all n blocks share.
+    queries `(n, m)` and keys `(n, k)` are positions; allowed is the mask `(n, m, k)`, or `(1, m, k)` shared by all n.
     """
 
     queries: IntArray
@@ -166,55 +165,20 @@ def tiles(pattern: Pattern, layout: Layout) -> tuple[Tiles, ...]:
     block = pattern.block(p)
     by_block = np.argsort(block, kind="stable")
     members = np.split(by_block, np.flatnonzero(np.diff(block[by_block])) + 1)
-    groups: dict[tuple[object, ...], list[tuple[IntArray, IntArray, BoolArray]]] = {}
+    groups: dict[tuple[int, ...], list[tuple[IntArray, IntArray, BoolArray]]] = {}
     for queries in members:
         keys = pattern.nearby(p[queries], layout)
         allowed = pattern.sees(p[queries][:, None], p[keys][None])
         seen = allowed.any(0)
         keys, allowed = keys[seen], allowed[:, seen]
-        groups.setdefault((allowed.shape, allowed.tobytes()), []).append((queries, keys, allowed))
-    return tuple(
-        Tiles(np.stack([q for q, _, _ in group]), np.stack([k for _, k, _ in group]), group[0][2])
-        for group in groups.values()
-    )
+        groups.setdefault(allowed.shape, []).append((queries, keys, allowed))
+    return tuple(_stacked(group) for group in groups.values())
 
 
-@dataclass(frozen=True, eq=False)
-class CachePlan:
-    """Which slot of the key/value cache each position is written to, and which slots each query may read.
-
-    slot `(l,)`; allowed `(l, slots)`. A slot is given to a new position once no later query sees its old one.
-    """
-
-    slot: IntArray
-    allowed: BoolArray
-
-
-@lru_cache(maxsize=64)
-def cache_plan(pattern: Pattern, layout: Layout) -> CachePlan:
-    """The smallest cache that holds, at every step, all that the pattern can still see."""
-    length = layout.num_positions
-    last_query = np.arange(length)
-    for group in tiles(pattern, layout):
-        last = np.max(np.where(group.allowed, group.queries[:, :, None], -1), axis=1)  # (n, k)
-        np.maximum.at(last_query, group.keys, last)
-    slot = np.empty(length, np.int64)
-    in_use: list[tuple[int, int]] = []  # (last query that reads the slot, slot)
-    num_slots = 0
-    for position in range(length):
-        if in_use and in_use[0][0] < position:
-            slot[position] = heapq.heappop(in_use)[1]
-        else:
-            slot[position] = num_slots
-            num_slots += 1
-        heapq.heappush(in_use, (int(last_query[position]), int(slot[position])))
-    held = np.full(num_slots, -1)
-    allowed = np.zeros((length, num_slots), np.bool_)
-    p = layout.positions
-    for position in range(length):
-        held[slot[position]] = position
-        allowed[position] = (held >= 0) & pattern.sees(p[position], p[held])
-    return CachePlan(slot, allowed)
+def _stacked(group: list[tuple[IntArray, IntArray, BoolArray]]) -> Tiles:
+    queries, keys, masks = zip(*group, strict=True)
+    shared = all(np.array_equal(mask, masks[0]) for mask in masks)
+    return Tiles(np.stack(queries), np.stack(keys), np.stack(masks[:1] if shared else masks))
 
 
 def receptive_field(patterns: tuple[Pattern, ...], layout: Layout) -> BoolArray:

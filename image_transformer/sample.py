@@ -6,16 +6,22 @@ same image comes out of every batch, and of `generate` and `generate_naive`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from image_transformer.attention import KVCache
+from image_transformer.likelihood import invert_cdf
 from image_transformer.model import ImageTransformer, check_images
+from image_transformer.schedule import Schedule, front_by_front
 
-Progress = Callable[[int, int], None]  # (fronts done, fronts in all), over all images
-Step = Callable[[Tensor, Tensor], Tensor]  # (image, at) -> parameters (b, f, p) of the positions `at`
+Progress = Callable[[int, int], None]  # (steps done, steps in all), over all images
+MOST_AT_ONCE = 256  # images; more do not make a step cheaper an image
+MEMORY_SHARE = 0.5  # of what is free
 
 
 def generate(
@@ -28,28 +34,23 @@ def generate(
     top_p: float | None = None,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
-    batch: int = 256,
+    batch: int | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """`count` images drawn from the model, uint8 (count, c, h, w), with a key/value cache.
 
+    Positions that cannot see each other are drawn together (`model.schedule`), which changes nothing in the images.
     temperature: below 1 sharper, above 1 flatter (divides logits, multiplies the scales of a mixture); 1 is the model.
     top_k, top_p: draw each sub-pixel only from its k likeliest values, or from the fewest that hold p of the mass.
     known: uint8 (count, c, h, w), held fixed where `known_mask`, bool (count, c, h, w) or broadcast to it, is True.
         A drawn value is conditioned on the known ones that come before it in the generation order.
-    batch: images generated at once; it does not change them.
+    batch: images generated at once; it does not change them. As many as fit into memory, up to 256, if not given.
     Raises ValueError for arguments out of range or of the wrong shape.
     """
 
-    def cached_step(image: Tensor, known_length: int) -> Step:
-        cache = model.new_cache(len(image))
-        if known_length:
-            model.prefill(image, known_length, cache)
-        return lambda image, at: model.decode_step(image, at, cache)
-
     return _generate(
-        model, count, cached_step, seed=seed, temperature=temperature, top_k=top_k, top_p=top_p,
-        known=known, known_mask=known_mask, batch=batch, progress=progress,
+        model, count, _generate_cached, Draws(temperature, top_k, top_p), seed=seed, known=known, known_mask=known_mask,
+        batch=batch, progress=progress,
     )  # fmt: skip
 
 
@@ -63,17 +64,13 @@ def generate_naive(
     top_p: float | None = None,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
-    batch: int = 256,
+    batch: int | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """What `generate` gives, by running the whole network again for every position: the slow reference."""
-
-    def naive_step(image: Tensor, known_length: int) -> Step:
-        return lambda image, at: model(image)[:, at]
-
+    """What `generate` gives, by running the whole network again for every single position: the slow reference."""
     return _generate(
-        model, count, naive_step, seed=seed, temperature=temperature, top_k=top_k, top_p=top_p,
-        known=known, known_mask=known_mask, batch=batch, progress=progress,
+        model, count, _generate_naive, Draws(temperature, top_k, top_p), seed=seed, known=known, known_mask=known_mask,
+        batch=batch, progress=progress,
     )  # fmt: skip
 
 
@@ -83,113 +80,195 @@ def noise(seed: int, first: int, count: int, num_dims: int) -> Tensor:
     return torch.from_numpy(np.stack(rows))
 
 
-def draw(log_mass: Tensor, uniform: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Values `(...)` drawn by inverting the CDF of `log_mass` `(..., 256)` at `uniform` `(...)` on [0, 1)."""
-    mass = log_mass.double().exp()
-    if top_k is not None and top_k < mass.shape[-1]:
-        best = mass.topk(top_k, -1).indices
-        mass = torch.zeros_like(mass).scatter(-1, best, mass.gather(-1, best))
-    if top_p is not None and top_p < 1:
-        ordered, place = mass.sort(-1, descending=True)
-        before = ordered.cumsum(-1) - ordered  # mass of the likelier values
-        mass = mass.scatter(-1, place, ordered * (before < top_p * mass.sum(-1, keepdim=True)))
-    cdf = mass.cumsum(-1)
-    total = cdf[..., -1]
-    level = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    return (cdf <= level[..., None]).sum(-1)
+@dataclass(frozen=True)
+class Draws:
+    """How values are drawn from a model's distributions; ValueError if out of range."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+
+    @property
+    def unfiltered(self) -> bool:
+        return self.top_k is None and self.top_p is None
+
+
+class _Batch:
+    """Images in the making: their noise, what is known of them, and how the values of some positions are drawn."""
+
+    def __init__(
+        self,
+        model: ImageTransformer,
+        known: Tensor,
+        known_mask: Tensor,
+        uniform: Tensor,
+        draws: Draws,
+    ) -> None:
+        self.model, self.draws = model, draws
+        self.fixed = known_mask.flatten(1).to(model.device)
+        self.image = torch.where(known_mask, known, 0).to(model.device)
+        self.flat = self.image.view(len(self.image), -1)  # the same values as (b, c h w), written in place
+        self.uniform = uniform.to(model.device)
+        whole = self.fixed[:, model.values]
+        self.at_once = draws.unfiltered and bool((whole.all(-1) == whole.any(-1)).all())
+        self.noise_places = noise_places(model).to(model.device)
+
+    def draw(self, params: Tensor, at: Tensor) -> None:
+        """Write values of the positions `at` (f,), drawn from their parameters `(b, f, p)`, where none are known."""
+        likelihood, places = self.model.likelihood, self.model.values[at]  # (f, v)
+        if self.at_once:
+            values = likelihood.draw(params, self.uniform[:, self.noise_places[at]], self.draws.temperature)
+            self.flat[:, places] = torch.where(self.fixed[:, places], self.flat[:, places], values)
+            return
+        for i, place in enumerate(places.T):  # a known channel says something of the drawn ones after it
+            log_mass = likelihood.conditional(params, self.flat[:, places[:, :i]], self.draws.temperature)
+            value = invert_cdf(log_mass, self.uniform[:, place], self.draws.top_k, self.draws.top_p)
+            self.flat[:, place] = torch.where(self.fixed[:, place], self.flat[:, place], value)
+
+
+def noise_places(model: ImageTransformer) -> Tensor:
+    """Which of an image's uniform numbers each position takes, `(l, n)`: those of its sub-pixels, then its own."""
+    lay = model.layout
+    own = model.likelihood.num_noise(lay.channels) - lay.values_per_position
+    pixel = torch.from_numpy(lay.positions.row * lay.width + lay.positions.col)[:, None]
+    extra = lay.num_dims + pixel * own + torch.arange(own)
+    return torch.cat([torch.from_numpy(lay.values), extra], 1)
+
+
+def _generate_cached(
+    model: ImageTransformer, batch: _Batch, schedule: Schedule, advance: Callable[[int], None]
+) -> None:
+    """One step after the other, each network pass on the positions of that step alone."""
+    prefilled = bool(batch.fixed.any())
+    cache = model.new_cache(len(batch.image), schedule, prefilled=prefilled)
+    steps = torch.from_numpy(np.concatenate(schedule.steps)).to(model.device).split([len(s) for s in schedule.steps])
+    if prefilled:
+        batch.draw(model.prefill(batch.image, cache)[:, steps[0]], steps[0])
+    step = _captured_step if model.device.type == "cuda" else _plain_step
+    decode = step(model, batch, cache, max(map(len, steps)))
+    for number, at in enumerate(steps):
+        if number or not prefilled:
+            decode(at)
+        advance(number + 1)
+
+
+def _plain_step(model: ImageTransformer, batch: _Batch, cache: KVCache, size: int) -> Callable[[Tensor], None]:
+    return lambda at: batch.draw(model.decode_step(batch.image, at, cache), at)
+
+
+def _captured_step(model: ImageTransformer, batch: _Batch, cache: KVCache, size: int) -> Callable[[Tensor], None]:
+    """The step as one CUDA graph: launching its kernels one by one costs more than running them.
+
+    A graph has one shape, so a smaller step repeats its last position: that is computed again, to the same result.
+    """
+    where = torch.empty(size, dtype=torch.int64, device=model.device)
+    plain = _plain_step(model, batch, cache, size)
+    graph: torch.cuda.CUDAGraph | None = None
+
+    def decode(at: Tensor) -> None:
+        nonlocal graph
+        where[: len(at)] = at
+        where[len(at) :] = at[-1]
+        if graph is None:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                plain(where)  # warms up; drawn with the same noise, the same values come again below
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                plain(where)
+        graph.replay()
+
+    return decode
+
+
+def _generate_naive(model: ImageTransformer, batch: _Batch, schedule: Schedule, advance: Callable[[int], None]) -> None:
+    for number, front in enumerate(schedule.steps):
+        for at in torch.from_numpy(front).to(model.device)[:, None]:
+            if not batch.fixed[:, model.values[at]].all():
+                batch.draw(model(batch.image)[:, at], at)
+        advance(number + 1)
 
 
 @torch.inference_mode()
 def _generate(
     model: ImageTransformer,
     count: int,
-    new_step: Callable[[Tensor, int], Step],
+    generate_batch: Callable[[ImageTransformer, _Batch, Schedule, Callable[[int], None]], None],
+    draws: Draws,
     *,
     seed: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
     known: Tensor | None,
     known_mask: Tensor | None,
-    batch: int,
+    batch: int | None,
     progress: Progress | None,
 ) -> Tensor:
-    _check_arguments(count, seed, temperature, top_k, top_p, batch)
+    _check_arguments(count, seed, batch)
     known, known_mask = _check_known(model, count, known, known_mask)
+    everywhere = known_mask.all(0).flatten()[model.layout.values].all(-1).numpy()  # positions known in all images
+    naive = generate_batch is _generate_naive
+    schedule = front_by_front(model.layout) if naive else model.schedule(everywhere)
+    batch = batch or images_at_once(model, schedule)
+    numbers = model.layout.num_positions * model.likelihood.num_noise(model.layout.channels)
     images = torch.zeros(count, *model.config.shape, dtype=torch.uint8)
     training = model.training
     model.eval()
     try:
         for first in range(0, count, batch):
             rows = slice(first, min(first + batch, count))
-            uniform = noise(seed, first, rows.stop - first, model.layout.num_dims)
-            advance = None if progress is None else _part(progress, first, rows.stop, count, model.layout.fronts)
-            images[rows] = _generate_batch(
-                model, known[rows], known_mask[rows], uniform, new_step, temperature, top_k, top_p, advance
-            )
+            uniform = noise(seed, first, rows.stop - first, numbers)
+            part = _Batch(model, known[rows], known_mask[rows], uniform, draws)
+            generate_batch(model, part, schedule, _part(progress, first, rows.stop, count, len(schedule.steps)))
+            images[rows] = part.image.cpu()
     finally:
         model.train(training)
     return images
 
 
-def _generate_batch(
-    model: ImageTransformer,
-    known: Tensor,
-    known_mask: Tensor,
-    uniform: Tensor,
-    new_step: Callable[[Tensor, int], Step],
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    advance: Callable[[int], None] | None,
-) -> Tensor:
-    """One batch of images `(b, c, h, w)`, front by front, from its noise `(b, dims)`."""
-    uniform, fixed = uniform.to(model.device), known_mask.flatten(1).to(model.device)
-    image = torch.where(known_mask, known, 0).to(model.device)
-    flat = image.view(len(image), -1)  # the same values as (b, c h w), written in place
-    known_length = _leading(fixed.all(0)[model.values].all(-1))
-    step = new_step(image, known_length)
-    for number, front in enumerate(model.layout.fronts):
-        if front[-1] >= known_length:
-            at = torch.from_numpy(front).to(model.device)
-            params = step(image, at)  # (b, f, p)
-            if temperature != 1:
-                params = model.likelihood.temper(params, model.layout.channels, temperature)
-            places = model.values[at]  # (f, v)
-            for i, place in enumerate(places.T):  # the sub-pixels of a position, one after the other
-                log_mass = model.likelihood.conditional(params, flat[:, places[:, :i]])
-                value = draw(log_mass, uniform[:, place], top_k, top_p).to(torch.uint8)
-                flat[:, place] = torch.where(fixed[:, place], flat[:, place], value)
-        if advance is not None:
-            advance(number + 1)
-    return image.cpu()
+def images_at_once(model: ImageTransformer, schedule: Schedule) -> int:
+    """How many images fit into `MEMORY_SHARE` of the free memory, by the size of the cache and of one pass."""
+    config, size = model.config, torch.finfo(model.dtype).bits // 8
+    cache = model.new_cache(1, schedule).num_bytes
+    kept = (
+        4 * config.width + 3 * config.feed_forward + 4 * config.heads * config.head_width
+    )  # of a position, in a layer
+    prefill = model.layout.num_positions * kept * size
+    return max(1, min(MOST_AT_ONCE, int(MEMORY_SHARE * free_memory(model.device) / (cache + prefill))))
 
 
-def _part(progress: Progress, first: int, stop: int, count: int, fronts: Sequence[object]) -> Callable[[int], None]:
-    """`progress` over all fronts of all images, as a function of the fronts done of the images `first` to `stop`."""
-    return lambda done: progress(first * len(fronts) + done * (stop - first), count * len(fronts))
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be allocated on the device now; 4 GiB where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 4 * 2**30
 
 
-def _leading(claims: Tensor) -> int:
-    """How many of `claims` (l,) are true before the first that is not."""
-    return int(claims.long().cumprod(0).sum())
+def _part(progress: Progress | None, first: int, stop: int, count: int, steps: int) -> Callable[[int], None]:
+    """`progress` over all steps of all images, as a function of the steps done of the images `first` to `stop`."""
+    if progress is None:
+        return lambda done: None
+    return lambda done: progress(first * steps + done * (stop - first), count * steps)
 
 
-def _check_arguments(
-    count: int, seed: int, temperature: float, top_k: int | None, top_p: float | None, batch: int
-) -> None:
-    if count < 1 or batch < 1:
+def _check_arguments(count: int, seed: int, batch: int | None) -> None:
+    if count < 1 or (batch is not None and batch < 1):
         raise ValueError(f"count and batch must be at least 1, got {count} and {batch}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
     if seed >= 2**63:
         raise ValueError(f"seed must be below 2^63, got {seed}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
 
 
 def _check_known(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from image_transformer.config import ModelConfig, to_text
 from image_transformer.model import ImageTransformer
-from image_transformer.order import BlockRaster, Layout, Order, Raster, layout
+from image_transformer.order import BlockRaster, Layout, Order, Raster, Wavefront, layout
 from image_transformer.patterns import Dilated, Full, Local1D, Local2D, Pattern, receptive_field
 
 # Every pattern, with each order that it may meet; sizes that do not divide the images, and no two alike.
@@ -24,9 +24,12 @@ SCHEMES: list[tuple[Order, tuple[Pattern, ...]]] = [
     (BlockRaster((3, 2)), (Local2D(query=(3, 2), memory=(4, 1)), Full())),
     (BlockRaster((2, 2)), (Local1D(query=5, memory=4), Dilated(query=3, memory=2, count=3, gap=1))),
     (Raster(), (Local2D(query=(2, 4), memory=(2, 3)),)),
+    (Wavefront(slope=1), (Local1D(query=5, memory=4),)),
+    (Wavefront(slope=2), (Local1D(query=3, memory=5), Local2D(query=(2, 2), memory=(2, 3)))),
+    (Wavefront(slope=0), (Full(), Dilated(query=4, memory=2, count=2, gap=3))),
 ]
 FAMILIES = ("paper", "modern")
-LIKELIHOODS = ("categorical", "dmol")
+LIKELIHOODS = ("categorical", "dmol", "chained")
 SHAPES = ((3, 5, 4), (1, 3, 7))
 
 
@@ -36,6 +39,15 @@ def scheme_id(scheme: object) -> str:
     return "x".join(map(str, scheme)) if isinstance(scheme, tuple) else str(scheme)
 
 
+def _goes_together(scheme: tuple[Order, tuple[Pattern, ...]], family: str) -> bool:
+    return not (isinstance(scheme[0], Wavefront) and family == "paper")
+
+
+every_model = pytest.mark.parametrize(
+    ("scheme", "family", "likelihood"),
+    [(s, f, l) for s in SCHEMES for f in FAMILIES for l in LIKELIHOODS if _goes_together(s, f)],
+    ids=scheme_id,
+)
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=scheme_id)
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS)

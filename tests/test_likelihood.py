@@ -6,8 +6,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from image_transformer.likelihood import MIN_LOG_SCALE, NUM_VALUES, Categorical, DiscretizedLogisticMixture
-from image_transformer.sample import draw
+from image_transformer.likelihood import (
+    MIN_LOG_SCALE,
+    NUM_VALUES,
+    Categorical,
+    ChainedCategorical,
+    DiscretizedLogisticMixture,
+    invert_cdf,
+)
 
 EXTREMES = [
     {"means": 0.0, "log_scales": -30.0},
@@ -130,22 +136,121 @@ def test_temperature_sharpens_and_one_changes_nothing(channels):
     given = torch.zeros(len(params), 0, dtype=torch.uint8)
 
     def entropy(temperature):
-        log_mass = likelihood.conditional(likelihood.temper(params, channels, temperature), given)
+        log_mass = likelihood.conditional(params, given, temperature)
         return -(log_mass.exp() * log_mass).sum(-1)
 
-    torch.testing.assert_close(likelihood.temper(params, channels, 1.0), params)
     assert (entropy(0.5) < entropy(1.0)).all()
     assert (entropy(1.0) < entropy(2.0)).all()
     logits = torch.randn(4, 256)
-    torch.testing.assert_close(Categorical().temper(logits, 3, 0.5), logits * 2)
+    softened = Categorical().conditional(logits, given[:4], 2.0)
+    torch.testing.assert_close(softened, (logits / 2).log_softmax(-1))
+
+
+def test_temperature_divides_logits_and_multiplies_scales():
+    """The mixture at temperature 1/2, written out as parameters."""
+    likelihood, params = mixture(3)
+    sharper = params.clone()
+    logits, _, log_scales, _ = likelihood.split(sharper, 3)
+    logits.mul_(2)
+    log_scales.sub_(math.log(2))
+    given = torch.randint(0, 256, (len(params), 2), dtype=torch.uint8)
+    for i in range(3):
+        expected = likelihood.conditional(sharper, given[:, :i])
+        torch.testing.assert_close(likelihood.conditional(params, given[:, :i], 0.5), expected)
+
+
+def chained(channels: int = 3, batch: int = 5):
+    """Chained softmaxes whose every weight is random, and random parameters."""
+    torch.manual_seed(0)
+    likelihood = ChainedCategorical(channels, 6).double()
+    for weight in likelihood.parameters():
+        torch.nn.init.normal_(weight)
+    return likelihood, torch.randn(batch, likelihood.num_params(channels), dtype=torch.float64)
+
+
+def categorical(channels: int = 1, batch: int = 5):
+    return Categorical(), torch.randn(batch, NUM_VALUES, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_chained_masses_sum_to_one_and_agree_with_log_prob(channels):
+    likelihood, params = chained(channels)
+    values = torch.randint(0, 256, (len(params), channels), dtype=torch.uint8)
+    log_prob = likelihood.log_prob(params, values)
+    for i in range(channels):
+        log_mass = likelihood.conditional(params, values[:, :i])
+        torch.testing.assert_close(log_mass.logsumexp(-1), torch.zeros(5, dtype=torch.float64))
+        torch.testing.assert_close(log_prob[:, i], log_mass.gather(-1, values[:, i : i + 1].long())[:, 0])
+
+
+def test_chained_heads_use_every_channel_before_and_none_after():
+    likelihood, params = chained()
+    values = torch.full((5, 3), 100, dtype=torch.uint8)
+    before = likelihood.log_prob(params, values)
+    for j in range(3):
+        changed = values.clone()
+        changed[:, j] = 7
+        moved = (likelihood.log_prob(params, changed) != before).any(0)
+        assert moved.tolist() == [i >= j for i in range(3)]
+
+
+def test_chained_softmaxes_start_as_logistics_that_fit_the_data():
+    """Without training: about the entropy of the noise, on the channels' coupling as well as on the scale."""
+    torch.manual_seed(0)
+    red = torch.randn(4000, 1) * 9
+    pixels = torch.cat([red, red * 0.8 + torch.randn(4000, 1) * 4, torch.randn(4000, 1) * 20], 1) + 128
+    values = pixels.round().clamp(0, 255).to(torch.uint8)
+    x = values.double() / 127.5 - 1
+    likelihood = ChainedCategorical(3, 6).double()
+    coupling = torch.tensor([[0, 0, 0], [0.8, 0, 0], [0, 0, 0]], dtype=torch.float64)
+    means = (x.mean(0) - x.mean(0) @ coupling.T).expand_as(x)
+    params = likelihood.start(means, x, coupling) + likelihood.mean_params(means)
+    bits = -likelihood.log_prob(params, values).mean(0) / math.log(2)
+    entropy = torch.tensor([math.log2(s * math.sqrt(2 * math.pi * math.e)) for s in (9, 4, 20)])
+    torch.testing.assert_close(bits.float(), entropy, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize(
+    ("make", "channels"), [(mixture, 3), (mixture, 1), (chained, 3), (chained, 1), (categorical, 1)], ids=str
+)
+def test_draws_follow_the_conditionals(make, channels, temperature):
+    """Every channel's CDF at its draw, spread evenly over the drawn bin, is uniform whatever the channels before."""
+    likelihood, params = make(channels, batch=2)
+    count, rng = 8_000, torch.Generator().manual_seed(5)
+    params = params.repeat_interleave(count // 2, 0)
+    noise = torch.rand(count, likelihood.num_noise(channels), generator=rng, dtype=torch.float64)
+    values = likelihood.draw(params, noise, temperature)
+    assert values.dtype == torch.uint8
+    assert values.shape == (count, channels)
+    for i in range(channels):
+        mass = likelihood.conditional(params, values[:, :i], temperature).exp()
+        drawn = values[:, i : i + 1].long()
+        below = mass.cumsum(-1).gather(-1, drawn)[:, 0] - mass.gather(-1, drawn)[:, 0]
+        level = below + torch.rand(count, generator=rng) * mass.gather(-1, drawn)[:, 0]
+        groups = [slice(None), slice(0, count // 2)] + [values[:, j] < 128 for j in range(i)]
+        for group in groups:
+            ordered = level[group].sort().values
+            n = len(ordered)
+            distance = (ordered - (torch.arange(n) + 0.5) / n).abs().max() * math.sqrt(n)
+            assert distance < 1.95, "Kolmogorov's distance, exceeded once in 1,000 times"
+
+
+@pytest.mark.parametrize("edge", [0.0, 1 - 2**-53])
+def test_noise_at_its_edges_gives_values_that_exist(edge):
+    for make, channels in ((mixture, 3), (chained, 3), (categorical, 1)):
+        likelihood, params = make(channels)
+        noise = torch.full((5, likelihood.num_noise(channels)), edge, dtype=torch.float64)
+        values = likelihood.draw(params, noise)
+        assert likelihood.log_prob(params, values).isfinite().all()
 
 
 def test_draws_have_the_frequencies_of_the_masses():
     """Inverting the CDF on an even grid of noise gives each value as often as its mass, to within one draw."""
     log_mass = torch.randn(256, dtype=torch.float64).mul(3).log_softmax(-1)
     grid = (torch.arange(100_000) + 0.5) / 100_000
-    values = draw(log_mass.expand(len(grid), -1), grid.double())
-    counts = torch.bincount(values, minlength=256)
+    values = invert_cdf(log_mass.expand(len(grid), -1), grid.double())
+    counts = torch.bincount(values.long(), minlength=256)
     assert (counts - 100_000 * log_mass.exp()).abs().max() <= 1
 
 
@@ -153,18 +258,18 @@ def test_values_without_mass_are_never_drawn():
     log_mass = torch.full((3, 256), -math.inf)
     log_mass[:, 7], log_mass[:, 200] = math.log(0.25), math.log(0.75)
     edge = torch.tensor([0.0, 0.2500001, 1 - 2**-53], dtype=torch.float64)
-    assert draw(log_mass, edge).tolist() == [7, 200, 200]
+    assert invert_cdf(log_mass, edge).tolist() == [7, 200, 200]
 
 
 def test_top_k_and_top_p_keep_the_likeliest():
     mass = torch.tensor([0.1, 0.4, 0.2, 0.3] + [0.0] * 252)
     grid = ((torch.arange(1000) + 0.5) / 1000).double()
     log_mass = mass.log().expand(1000, -1)
-    assert set(draw(log_mass, grid, top_k=2).tolist()) == {1, 3}
-    assert set(draw(log_mass, grid, top_p=0.69).tolist()) == {1, 3}
-    assert set(draw(log_mass, grid, top_p=0.71).tolist()) == {1, 2, 3}
-    assert set(draw(log_mass, grid, top_p=1e-9).tolist()) == {1}
-    counts = torch.bincount(draw(log_mass, grid, top_k=2))
+    assert set(invert_cdf(log_mass, grid, top_k=2).tolist()) == {1, 3}
+    assert set(invert_cdf(log_mass, grid, top_p=0.69).tolist()) == {1, 3}
+    assert set(invert_cdf(log_mass, grid, top_p=0.71).tolist()) == {1, 2, 3}
+    assert set(invert_cdf(log_mass, grid, top_p=1e-9).tolist()) == {1}
+    counts = torch.bincount(invert_cdf(log_mass, grid, top_k=2).long())
     assert counts[[1, 3]].tolist() == pytest.approx([1000 * 4 / 7, 1000 * 3 / 7], abs=1)
 
 
@@ -172,15 +277,6 @@ def test_numbers_of_parameters():
     assert DiscretizedLogisticMixture(10).num_params(3) == 100
     assert DiscretizedLogisticMixture(10).num_params(1) == 30
     assert Categorical().num_params(3) == 256
-
-
-def test_temper_divides_logits_and_multiplies_scales():
-    likelihood, params = mixture(3)
-    before, after = likelihood.split(params, 3), likelihood.split(likelihood.temper(params, 3, 0.5), 3)
-    torch.testing.assert_close(after[0], before[0] / 0.5)
-    torch.testing.assert_close(after[1], before[1])
-    torch.testing.assert_close(after[2], before[2].clamp(min=-7) + math.log(0.5))
-    torch.testing.assert_close(after[3], before[3])
 
 
 def test_no_scale_is_smaller_than_that_of_the_paper():
@@ -195,14 +291,14 @@ def test_top_p_at_a_boundary_and_after_top_k():
     """Half of the mass is held by one value of mass one half; p counts what top_k has left."""
     grid = ((torch.arange(1000) + 0.5) / 1000).double()
     half = torch.tensor([0.5, 0.25, 0.25] + [0.0] * 253).log().expand(1000, -1)
-    assert set(draw(half, grid, top_p=0.5).tolist()) == {0}
+    assert set(invert_cdf(half, grid, top_p=0.5).tolist()) == {0}
     mass = torch.tensor([0.1, 0.4, 0.2, 0.3] + [0.0] * 252).log().expand(1000, -1)
-    assert set(draw(mass, grid, top_k=2, top_p=0.55).tolist()) == {1}
+    assert set(invert_cdf(mass, grid, top_k=2, top_p=0.55).tolist()) == {1}
 
 
 def test_the_largest_noise_never_leaves_the_support():
     """Whatever the total is rounded to."""
     mass = torch.rand(2000, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     mass[:, 100:] = 0
-    values = draw(mass.log(), torch.full((2000,), 1 - 2**-53, dtype=torch.float64))
+    values = invert_cdf(mass.log(), torch.full((2000,), 1 - 2**-53, dtype=torch.float64))
     assert values.max() <= 99

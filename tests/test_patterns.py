@@ -6,9 +6,9 @@ import torch
 from conftest import SCHEMES, every_scheme, every_shape, layouts
 from torch.nn.functional import scaled_dot_product_attention
 
-from image_transformer.attention import KVCache, TiledAttention
+from image_transformer.attention import TiledAttention
 from image_transformer.order import BlockRaster, Raster, layout
-from image_transformer.patterns import Dilated, Full, Local1D, Local2D, cache_plan, receptive_field, tiles
+from image_transformer.patterns import Dilated, Full, Local1D, Local2D, receptive_field, tiles
 
 
 def dense(pattern, lay):
@@ -70,8 +70,8 @@ def test_local2d_in_raster_order_sees_the_same_rectangle():
 def test_no_pattern_sees_the_future_and_all_see_their_own_slot(scheme, shape):
     for lay in layouts(scheme, shape):
         for pattern in scheme[1]:
-            sees = dense(pattern, lay)
-            assert not np.triu(sees, 1).any()
+            sees, front = dense(pattern, lay), lay.positions.front
+            assert not sees[front[None] > front[:, None]].any()
             assert sees.diagonal().all()
 
 
@@ -84,9 +84,10 @@ def test_tiles_hold_every_query_once_and_exactly_what_it_sees(scheme, shape):
             queries = []
             for group in tiles(pattern, lay):
                 queries += group.queries.reshape(-1).tolist()
-                for q, k in zip(group.queries, group.keys, strict=True):
-                    found[np.ix_(q, k)] += group.allowed
-                assert group.allowed.any(0).all(), "a key that no query of the tile sees is computed in vain"
+                masks = np.broadcast_to(group.allowed, (len(group.queries), *group.allowed.shape[1:]))
+                for q, k, allowed in zip(group.queries, group.keys, masks, strict=True):
+                    found[np.ix_(q, k)] += allowed
+                assert group.allowed.any(1).all(), "a key that no query of the tile sees is computed in vain"
             assert sorted(queries) == list(range(lay.num_positions))
             assert np.array_equal(found, dense(pattern, lay))
 
@@ -106,6 +107,18 @@ def test_tiled_attention_equals_dense_attention(scheme, shape):
             torch.testing.assert_close(torch.autograd.grad((tiled * weights).sum(), (q, k, v)), wanted)
 
 
+@every_scheme
+def test_grouped_heads_share_keys_and_values(scheme):
+    """Four heads of queries on two of keys equal four on four whose keys are repeated."""
+    lay = layouts(scheme, (3, 5, 4))[1]
+    torch.manual_seed(0)
+    q = torch.randn(2, 4, lay.num_positions, 4, dtype=torch.float64)
+    k, v = torch.randn(2, 2, 2, lay.num_positions, 4, dtype=torch.float64).unbind()
+    for pattern in scheme[1]:
+        expected = TiledAttention(pattern, lay)(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))
+        torch.testing.assert_close(TiledAttention(pattern, lay, groups=2)(q, k, v), expected)
+
+
 def test_no_tile_grows_with_the_image():
     """Local attention on an image four times as large computes four times as much, and no more."""
     for pattern in (Local1D(16, 16), Dilated(16, 8, 2, 8), Local2D((4, 4), (4, 4))):
@@ -113,48 +126,8 @@ def test_no_tile_grows_with_the_image():
         work = []
         for side in (16, 32):
             groups = tiles(pattern, layout(order, (3, side, side), False))
-            work.append(sum(len(g.queries) * g.allowed.size for g in groups))
+            work.append(sum(len(g.queries) * g.allowed[0].size for g in groups))
         assert work[0] * 3.5 < work[1] < work[0] * 5.5  # 4, but for what the edges lack
-
-
-@every_scheme
-@every_shape
-def test_cache_holds_exactly_what_can_still_be_seen(scheme, shape):
-    for lay in layouts(scheme, shape):
-        for pattern in scheme[1]:
-            sees = dense(pattern, lay)
-            plan = cache_plan(pattern, lay)
-            held = {}
-            needed = []
-            for q in range(lay.num_positions):
-                held[plan.slot[q]] = q
-                readable = {position for slot, position in held.items() if plan.allowed[q, slot]}
-                assert readable == set(np.flatnonzero(sees[q]))
-                needed.append(sum(sees[q:, k].any() for k in range(q + 1)))
-            assert plan.allowed.shape[1] == max(needed)
-
-
-def test_cache_does_not_grow_with_the_image():
-    pattern = Local1D(16, 16)
-    slots = [cache_plan(pattern, layout(Raster(), (3, side, side), False)).allowed.shape[1] for side in (8, 16, 32)]
-    assert slots == [32, 32, 32]
-
-
-@every_scheme
-def test_store_equals_decoding_one_by_one(scheme):
-    lay = layouts(scheme, (3, 5, 4))[1]
-    torch.manual_seed(0)
-    k, v = torch.randn(2, 2, 3, lay.num_positions, 4).unbind()
-    for length in (1, 7, lay.num_positions):
-        caches = [KVCache(scheme[1], lay, 2, 3, 4, device=torch.device("cpu"), dtype=torch.float32) for _ in range(2)]
-        for layer in range(len(scheme[1])):
-            caches[0].store(layer, k[:, :, :length], v[:, :, :length])
-        for position in range(length):
-            at = torch.tensor([position])
-            for attend in caches[1].attends(at):
-                attend(k[:, :, at], k[:, :, at], v[:, :, at])
-        for once, stepwise in zip(caches[0].keys + caches[0].values, caches[1].keys + caches[1].values, strict=True):
-            assert torch.equal(once, stepwise)
 
 
 def test_receptive_field_grows_by_a_memory_a_layer():

@@ -3,50 +3,54 @@
 import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
-from conftest import every_family, every_likelihood, every_scheme, make_model, random_images
+from conftest import every_model, every_scheme, make_model, random_images
 
+from image_transformer import sample
+from image_transformer.likelihood import invert_cdf
 from image_transformer.order import BlockRaster, Raster
 from image_transformer.patterns import Full, Local1D
-from image_transformer.sample import draw, generate, generate_naive, noise
+from image_transformer.sample import generate, generate_naive, noise
+from image_transformer.schedule import front_by_front
 
 
-@every_scheme
-@every_family
-@every_likelihood
+@every_model
 def test_cached_decoding_equals_the_whole_network_step_by_step(scheme, family, likelihood):
     model = make_model(scheme, family=family, likelihood=likelihood)
     images = random_images(2, model.config.shape)
     with torch.inference_mode():
         whole = model(images)
-        cache = model.new_cache(2)
-        for front in model.layout.fronts:
-            at = torch.from_numpy(front)
-            torch.testing.assert_close(model.decode_step(images, at, cache), whole[:, at], rtol=1e-10, atol=1e-10)
+        for schedule in (model.schedule(), front_by_front(model.layout)):
+            cache = model.new_cache(2, schedule)
+            for at in map(torch.from_numpy, schedule.steps):
+                torch.testing.assert_close(model.decode_step(images, at, cache), whole[:, at], rtol=1e-10, atol=1e-10)
 
 
-@every_scheme
-@every_family
-@every_likelihood
+@every_model
 def test_prefill_equals_decoding_the_known_part(scheme, family, likelihood):
+    """Whether the first two thirds are known, or every third position, or all but one, or nothing."""
     model = make_model(scheme, family=family, likelihood=likelihood)
     images = random_images(2, model.config.shape)
-    length = 2 * model.layout.num_positions // 3
+    number = np.arange(length := model.layout.num_positions)
     with torch.inference_mode():
         whole = model(images)
-        cache = model.new_cache(2)
-        model.prefill(images, length, cache)
-        for l in range(length, model.layout.num_positions):
-            at = torch.tensor([l])
-            torch.testing.assert_close(model.decode_step(images, at, cache), whole[:, at], rtol=1e-10, atol=1e-10)
+        for known in (number < 2 * length // 3, number % 3 == 1, number != length // 2, number < 0):
+            schedule = model.schedule(known)
+            cache = model.new_cache(2, schedule, prefilled=True)
+            first, *later = map(torch.from_numpy, schedule.steps)
+            torch.testing.assert_close(model.prefill(images, cache)[:, first], whole[:, first])
+            for at in later:
+                torch.testing.assert_close(model.decode_step(images, at, cache), whole[:, at], rtol=1e-10, atol=1e-10)
 
 
-@every_scheme
-@every_family
-@every_likelihood
+@every_model
 def test_generate_equals_generate_naive(scheme, family, likelihood):
-    """The same images in float64: plain, filtered, and with the top rows and a few stray pixels known."""
+    """The same images in float64: plain, filtered, and with the top rows and a few stray pixels known.
+
+    The naive form draws one position after the other, so positions that are drawn together lose nothing.
+    """
     model = make_model(scheme, family=family, likelihood=likelihood)
     known = random_images(3, model.config.shape)
     mask = torch.zeros(model.config.shape[1:], dtype=torch.bool)
@@ -54,6 +58,7 @@ def test_generate_equals_generate_naive(scheme, family, likelihood):
     mask[-1, 1] = True
     for options in (
         {},
+        {"temperature": 0.9, "known": known, "known_mask": mask},
         {"seed": 5, "temperature": 0.7, "top_k": 20},
         {"top_p": 0.8, "known": known, "known_mask": mask},
     ):
@@ -61,6 +66,13 @@ def test_generate_equals_generate_naive(scheme, family, likelihood):
         assert torch.equal(fast, generate_naive(model, 3, **options))
         if "known" in options:
             assert torch.equal(fast[..., mask], known[..., mask])
+
+
+@every_scheme
+def test_grouped_key_value_heads_are_cached_and_equal_naive(scheme):
+    model = make_model(scheme, kv_heads=1)
+    assert model.new_cache(2).keys[0].shape[:2] == (2, 1)
+    assert torch.equal(generate(model, 2), generate_naive(model, 2))
 
 
 def test_image_i_depends_on_seed_and_i_alone():
@@ -83,7 +95,7 @@ def test_each_sub_pixel_has_its_own_noise():
 
 
 @pytest.mark.parametrize("family", ["paper", "modern"])
-@pytest.mark.parametrize("likelihood", ["categorical", "dmol"])
+@pytest.mark.parametrize("likelihood", ["categorical", "dmol", "chained"])
 def test_samples_have_the_frequencies_that_the_model_states(family, likelihood):
     """Images of two sub-pixels, 4,000 draws: each half of each value's range, jointly, against its exact mass."""
     model = make_model((Raster(), (Full(), Local1D(1, 1))), (1, 1, 2), family=family, likelihood=likelihood)
@@ -141,6 +153,7 @@ def test_progress_reaches_the_end_and_training_mode_is_kept():
         ({"temperature": 0}, "temperature must be positive, got 0"),
         ({"temperature": math.nan}, "temperature must be positive"),
         ({"top_k": 0}, "top_k must be at least 1"),
+        ({"batch": 0}, "at least 1"),
         ({"top_p": 1.5}, r"top_p must lie in \(0, 1\], got 1.5"),
         ({"known": random_images(2, (3, 5, 4))}, "together or not at all"),
         ({"known": random_images(3, (3, 5, 4)), "known_mask": torch.ones(5, 4).bool()}, "must hold 2 images"),
@@ -156,16 +169,49 @@ def test_bad_arguments_are_refused(options, message):
 
 
 def test_each_channel_of_a_mixture_pixel_has_its_own_noise():
-    """The draws of one pixel, made again by hand from its conditionals and its three numbers of noise."""
+    """The draws of one pixel, made again by hand from its conditionals and its numbers of noise, filtered or not."""
     model = make_model((Raster(), (Full(),)), (3, 1, 1))
-    images = generate(model, 20, seed=6)
-    uniform = noise(6, 0, 20, 3)
-    params = model(images)[:, 0]
+    uniform = noise(6, 0, 20, 4)
+    params = model(random_images(20, (3, 1, 1)))[:, 0]
+    assert torch.equal(generate(model, 20, seed=6).flatten(1), model.likelihood.draw(params, uniform))
     values = torch.zeros(20, 0, dtype=torch.uint8)
     for channel in range(3):
-        value = draw(model.likelihood.conditional(params, values), uniform[:, channel]).to(torch.uint8)
+        log_mass = model.likelihood.conditional(params, values)
+        value = invert_cdf(log_mass, uniform[:, channel], top_p=0.9)
         values = torch.cat([values, value[:, None]], 1)
-    assert torch.equal(images.flatten(1), values)
+    assert torch.equal(generate(model, 20, seed=6, top_p=0.9).flatten(1), values)
+
+
+def test_a_known_channel_says_something_of_the_others():
+    """Red known, green and blue drawn: their frequencies are the model's given that red."""
+    model = make_model((Raster(), (Full(),)), (3, 1, 1))
+    red = torch.zeros(4000, 3, 1, 1, dtype=torch.uint8)
+    red[:, 0] = 30
+    only_red = torch.tensor([True, False, False])[:, None, None]
+    drawn = generate(model, 4000, known=red, known_mask=only_red)
+    assert (drawn[:, 0] == 30).all()
+    params = model(red[:1])[:, 0]
+    mass = model.likelihood.conditional(params, red[:1, :1, 0, 0]).exp()[0]
+    cut = int((mass.cumsum(0) < 0.5).sum())
+    expected = mass[:cut].sum().item()
+    found = (drawn[:, 1] < cut).double().mean().item()
+    assert abs(found - expected) < 5 * math.sqrt(expected * (1 - expected) / 4000)
+
+
+def test_batches_that_do_not_fit_into_memory_are_split(monkeypatch):
+    model = make_model()
+    whole = generate(model, 5, seed=2)
+    sizes = []
+
+    def new_cache(batch, *args, **kwargs):
+        sizes.append(batch)
+        return type(model).new_cache(model, batch, *args, **kwargs)
+
+    monkeypatch.setattr(sample, "free_memory", lambda device: 100_000)
+    monkeypatch.setattr(model, "new_cache", new_cache)
+    assert torch.equal(generate(model, 5, seed=2), whole)
+    assert 1 <= max(sizes) < 5
+    assert sample.images_at_once(model, model.schedule()) == max(sizes)
 
 
 def test_naive_has_the_signature_of_generate():
