@@ -64,9 +64,8 @@ class TiledAttention(nn.Module):
         self.keys = nn.ModuleList(_Gather(part.keys) for part in parts)
         self.causal = [groups == 1 and _is_triangle(part.allowed) for part in parts]
         for i, part in enumerate(parts):
-            if not self.causal[i]:
-                allowed = np.tile(part.allowed, (1, groups, 1))
-                self.register_buffer(f"allowed_{i}", torch.from_numpy(allowed)[None], persistent=False)
+            allowed = np.tile(part.allowed, (1, groups, 1))[None]  # (1, n or 1, m, k)
+            self.register_buffer(f"allowed_{i}", torch.from_numpy(allowed), persistent=False)
         computed = np.concatenate([part.queries.reshape(-1) for part in parts])
         self.in_order = bool((np.diff(computed) == 1).all())
         self.register_buffer("restore", torch.from_numpy(np.argsort(computed)), persistent=False)
@@ -79,12 +78,23 @@ class TiledAttention(nn.Module):
             tile_q, tile_k, tile_v = queries(q), keys(k).flatten(0, 1), keys(v).flatten(0, 1)
             n, m = tile_q.shape[2:4]
             tile_q = tile_q.unflatten(1, (-1, self.groups)).transpose(2, 3).reshape(-1, n, self.groups * m, e)
-            allowed = None if self.causal[i] else getattr(self, f"allowed_{i}")
-            part = scaled_dot_product_attention(tile_q, tile_k, tile_v, allowed, is_causal=self.causal[i])
+            part = _attention(tile_q, tile_k, tile_v, getattr(self, f"allowed_{i}"), self.causal[i])
             part = part.view(b, -1, n, self.groups, m, e).transpose(2, 3).reshape(b, a, n * m, e)
             parts.append(part)
         out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
         return out if self.in_order else out.index_select(2, self.restore)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, is_triangle: bool) -> Tensor:
+    """Scaled dot-product attention, by the form that is fastest to train where it runs."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:  # two to three times as fast as the fused form there
+        with torch.autocast("cpu", enabled=False):
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            bias = torch.zeros_like(allowed, dtype=scores.dtype).masked_fill_(~allowed, -torch.inf)
+            return torch.softmax(scores.add_(bias), -1) @ v
+    if is_triangle:
+        return scaled_dot_product_attention(q, k, v, is_causal=True)
+    return scaled_dot_product_attention(q, k, v, allowed)
 
 
 def _is_triangle(allowed: np.ndarray) -> bool:

@@ -147,6 +147,8 @@ class TrainConfig:
     """Start the modern family from ridge regression on the neighbours, before the first update."""
     bf16: Literal["auto", "on", "off"] = "auto"
     """bfloat16 autocast in training where the hardware is fast at it; likelihoods are float32 always."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile of the loss: auto is on for a GPU and off for a CPU, where it needs g++ and a minute."""
     seed: int = 0
     """Seed of weights, data order and dropout."""
     validate_every: int = 10_000

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import torch
@@ -17,12 +19,11 @@ from torch.nn.functional import rms_norm, silu
 from image_transformer.attention import Attend
 from image_transformer.config import ModelConfig
 from image_transformer.likelihood import Categorical, ChainedCategorical, DiscretizedLogisticMixture, Likelihood
-from image_transformer.order import IntArray, Layout
+from image_transformer.order import IntArray, Layout, Order, layout
 
 PixelLikelihood = DiscretizedLogisticMixture | ChainedCategorical
 
-# (rows down, columns right) of the neighbours that are inputs: two rows of seven above, three pixels to the left
-NEIGHBOURS = (*((-r, c) for r in (2, 1) for c in range(-3, 4)), (0, -3), (0, -2), (0, -1))
+NUM_NEIGHBOURS = 24  # pixels whose values are inputs
 FIT_PIXELS = 20_000  # enough for the scales, whose fit needs more memory than the regression
 RIDGE = 1e-4  # relative to the variance of values on [-1, 1]
 
@@ -98,6 +99,23 @@ class ModernTransformer(nn.Module):
             self.skip.fit(features, values.transpose(1, 2).flatten(0, 1).double() / 127.5 - 1)
 
 
+@lru_cache
+def nearest_generated(order: Order) -> tuple[tuple[int, int], ...]:
+    """The `NUM_NEIGHBOURS` nearest pixels, (rows down, columns right), that most pixels find generated before them.
+
+    A function of the order alone, seen on a 32 x 32 image, so that weights do not depend on the size of the images.
+    """
+    lay = layout(order, (1, 32, 32), sub_pixels=False)
+    p, found = lay.positions, []
+    for down, right in product(range(-6, 7), repeat=2):
+        row, col = p.row + down, p.col + right
+        inside = (row >= 0) & (row < lay.height) & (col >= 0) & (col < lay.width)
+        earlier = p.front[lay.at[row[inside], col[inside], 0]] < p.front[inside]
+        if earlier.mean() > 0.5:
+            found.append((math.hypot(down, right), down, right))
+    return tuple((down, right) for _, down, right in sorted(found)[:NUM_NEIGHBOURS])
+
+
 def neighbour_table(layout: Layout) -> IntArray:
     """Flat places in the image of the values that are inputs of each position, `(l, neighbours * channels)`.
 
@@ -105,11 +123,11 @@ def neighbour_table(layout: Layout) -> IntArray:
     image's edge went on; -1 where none is present. Sub-pixel positions also see the earlier channels of their pixel.
     """
     p = layout.positions
-    offsets = (*NEIGHBOURS, (0, 0)) if layout.sub_pixels else NEIGHBOURS
+    offsets = (*nearest_generated(layout.order), *([(0, 0)] if layout.sub_pixels else []))
     table = np.full((len(offsets), layout.channels, layout.num_positions), -1)
     for o, (down, right) in enumerate(offsets):
         row, col = p.row + down, p.col + right
-        inside = (row >= 0) & (col >= 0) & (col < layout.width)
+        inside = (row >= 0) & (row < layout.height) & (col >= 0) & (col < layout.width)
         row, col = np.where(inside, row, 0), np.where(inside, col, 0)
         for channel in range(layout.channels):
             where = layout.at[row, col, channel if layout.sub_pixels else 0]

@@ -11,6 +11,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -71,8 +72,8 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, show_progress: 
         run.start()
     with training_bar(run.progress, show_progress) as advance, _interrupts() as interrupted:
         while not run.finished:
-            bpd = run.update()
-            advance(run.progress, run.state.images_seen, run.images_per_second, bpd)
+            run.update()
+            advance(run.progress, run.state.images_seen, run.images_per_second, run.bits_per_dim)
             run.do_what_is_due()
             if interrupted():
                 run.save()
@@ -105,7 +106,10 @@ class Run:
         self.best: float | None = None  # validation bits/dim
         self.started_at = (0, 0.0)  # images and seconds when this process took over
         self.learning_rate = 0.0
+        self._loss = compiled(self._bits_per_dim) if use_compile(config.train, self.device) else self._bits_per_dim
         self._window: list[tuple[float, float]] = []  # (bits/dim, seconds) of the updates since the last log line
+        self._newest: Reading | None = None  # bits/dim and gradient norm of the last update
+        self.bits_per_dim = 0.0  # of the newest update whose figures have arrived
         self._previous = 0  # images seen before the last update
         self._orders: dict[int, NDArray[np.int64]] = {}  # the order of the images in the newest epochs
 
@@ -131,34 +135,50 @@ class Run:
     def finished(self) -> bool:
         return self.progress >= 1
 
-    def update(self) -> float:
-        """One optimizer step on the next batch; returns its bits/dim. TrainingError if it is not finite."""
+    def update(self) -> None:
+        """One optimizer step on the next batch. TrainingError if the update before it was not finite.
+
+        The host never waits for the device to finish what it has just been given: figures are read an update later.
+        """
         began, train = time.perf_counter(), self.config.train
-        seen, dims = self.state.images_seen, self.model.layout.num_dims
+        seen = self.state.images_seen
         self.learning_rate = train.lr * set_learning_rates(
             self.optimizers, train, width=self.config.model.width, images_seen=seen, progress=self.progress
         )
-        total = 0.0
-        for first in range(0, train.batch, train.micro_batch or train.batch):
+        passes = range(0, train.batch, train.micro_batch or train.batch)
+        total = torch.zeros((), device=self.device)
+        for first in passes:
             torch.manual_seed(random_seed(train.seed, "dropout", seen + first))
             images = self.batch(seen + first, train.micro_batch or train.batch)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                nats = -self.model.log_prob(images).sum() / (train.batch * dims)
-            nats.backward()
-            total += nats.item()
+                bpd = self._loss(images) / len(passes)
+            (bpd * math.log(2)).backward()
+            total += bpd.detach()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), train.clip or math.inf)
-        if not math.isfinite(total) or not torch.isfinite(norm):
-            self._stop(total, float(norm))
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.model)
+        self._read_newest()
+        self._newest = Reading(torch.stack([total, norm.float()]))
         seconds = time.perf_counter() - began
         self._previous = seen
         self.state = State(images_seen=seen + train.batch, seconds=self.state.seconds + seconds)
-        self._window.append((total / math.log(2), seconds))
-        return total / math.log(2)
+        self._window.append((math.nan, seconds))
+
+    def _bits_per_dim(self, images: Tensor) -> Tensor:
+        return -self.model.log_prob(images).mean() / math.log(2)
+
+    def _read_newest(self) -> None:
+        """Take in the figures of the last update. TrainingError, before anything is saved, if they are not finite."""
+        if self._newest is None:
+            return
+        self.bits_per_dim, norm = self._newest.values()
+        self._newest = None
+        if not math.isfinite(self.bits_per_dim + norm):
+            self._stop(self.bits_per_dim, norm, self._previous)
+        self._window[-1] = (self.bits_per_dim, self._window[-1][1])
 
     def batch(self, first: int, count: int) -> Tensor:
         """The training images number `first` to `first + count` of the run, uint8 (count, c, h, w)."""
@@ -169,12 +189,14 @@ class Run:
         if self.config.data.flips:
             flip = [random_seed(self.config.train.seed, "flips", int(n)) % 2 == 1 for n in number]
             images[flip] = images[flip][..., ::-1]
-        return torch.from_numpy(images).to(self.device, non_blocking=True)
+        batch = torch.from_numpy(images)
+        return batch.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else batch
 
     def do_what_is_due(self) -> None:
         """Log, validate, draw samples and save a checkpoint where the last update crossed one of their intervals."""
         train = self.config.train
         if self.finished or self._crossed(LOG_EVERY * train.batch):
+            self._read_newest()
             self._log_training()
         improved = False
         if self.finished or self._crossed(train.validate_every):
@@ -186,6 +208,7 @@ class Run:
 
     def save(self) -> Path:
         """Write a checkpoint of this moment and drop those that are no longer kept."""
+        self._read_newest()
         training = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
@@ -243,7 +266,7 @@ class Run:
     def _validate(self) -> bool:
         result = evaluate(cast(ImageTransformer, self.weights), self.validation)
         if not math.isfinite(result.bits_per_dim):
-            self._stop(result.bits_per_dim, 0.0)
+            self._stop(result.bits_per_dim, 0.0, self.state.images_seen)
         self.state = replace(self.state, validation_bpd=result.bits_per_dim)
         improved = self.best is None or result.bits_per_dim < self.best
         self.best = result.bits_per_dim if improved else self.best
@@ -267,14 +290,53 @@ class Run:
             self._orders[epoch] = rng.permutation(len(self.data))
         return self._orders[epoch]
 
-    def _stop(self, nats: float, norm: float) -> NoReturn:
+    def _stop(self, bpd: float, norm: float, images_seen: int) -> NoReturn:
         folders = checkpoint.checkpoints(self.out)
         kept = f"the last good checkpoint is {folders[-1]}" if folders else "no checkpoint was written before"
-        what = "loss" if not math.isfinite(nats) else "gradient"
+        what = "loss" if not math.isfinite(bpd) else "gradient"
         raise TrainingError(
-            f"the {what} is not finite after {self.state.images_seen:,} images ({kept}); try --train.clip 1, "
+            f"the {what} is not finite after {images_seen:,} images ({kept}); try --train.clip 1, "
             f"a lower --train.lr (now {self.config.train.lr:g}) or --train.bf16 off"
         )
+
+
+def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """`torch.compile` of a function, or the function itself with a warning where that fails, as without a compiler."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    fast = torch.compile(function)
+
+    def call(images: Tensor) -> Tensor:
+        nonlocal fast
+        try:
+            return fast(images)
+        except TorchDynamoException as error:
+            if fast is function:
+                raise
+            warnings.warn(
+                f"training goes on without torch.compile, which failed: {str(error).splitlines()[0]}", stacklevel=2
+            )
+            fast = function
+            return function(images)
+
+    return call
+
+
+class Reading:
+    """Figures on their way from the device to the host, which does not wait for them until it asks."""
+
+    def __init__(self, figures: Tensor) -> None:
+        on_gpu = figures.device.type == "cuda"
+        self._host = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=on_gpu)
+        self._host.copy_(figures, non_blocking=True)
+        self._arrived = torch.cuda.Event() if on_gpu else None
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def values(self) -> list[float]:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._host.tolist()
 
 
 class MetricsLog:
@@ -322,7 +384,12 @@ def use_bf16(config: TrainConfig, device: torch.device) -> bool:
         return config.bf16 == "on"
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.cpu._is_amx_tile_supported()
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def use_compile(config: TrainConfig, device: torch.device) -> bool:
+    """Whether to compile the loss: as told, or on a GPU. On CPUs it gains too little for the minute that it takes."""
+    return config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
 
 
 def _load(config: RunConfig, split: str) -> ImageData:

@@ -12,8 +12,8 @@ from torch.nn.functional import layer_norm, linear, relu, scaled_dot_product_att
 from image_transformer.config import ModelConfig
 from image_transformer.evaluate import bits_per_dim
 from image_transformer.model import ImageTransformer
-from image_transformer.modern import NEIGHBOURS, neighbour_table
-from image_transformer.order import BlockRaster, Raster, layout
+from image_transformer.modern import NUM_NEIGHBOURS, nearest_generated, neighbour_table
+from image_transformer.order import BlockRaster, Raster, Wavefront, layout
 from image_transformer.patterns import Full, Local1D
 
 SHAPE = (3, 4, 5)
@@ -169,11 +169,12 @@ def test_modern_neighbours_at_the_edges():
     table = neighbour_table(lay)
 
     def pixels(row, col):
-        return dict(zip(NEIGHBOURS, [divmod(int(i), 9) if i >= 0 else None for i in table[row * 9 + col]], strict=True))
+        places = [divmod(int(i), 9) if i >= 0 else None for i in table[row * 9 + col]]
+        return dict(zip(nearest_generated(Raster()), places, strict=True))
 
     assert set(pixels(0, 0).values()) == {None}
-    inside = pixels(3, 4)
-    assert all(inside[down, right] == (3 + down, 4 + right) for down, right in NEIGHBOURS)
+    inside = pixels(4, 4)
+    assert all(inside[down, right] == (4 + down, 4 + right) for down, right in nearest_generated(Raster()))
     first_row = pixels(0, 5)
     assert [first_row[0, -k] for k in (3, 2, 1)] == [(0, 2), (0, 3), (0, 4)]
     assert first_row[-1, 0] == first_row[-2, 3] == (0, 4)  # what is left of it
@@ -182,6 +183,17 @@ def test_modern_neighbours_at_the_edges():
     assert first_column[0, -1] == first_column[-1, -1] == (2, 0)  # what is above it
     assert first_column[-1, 2] == (2, 2)
     assert pixels(3, 8)[-1, 1] == (2, 8)
+
+
+def test_modern_inputs_are_the_nearest_pixels_that_the_order_has_generated():
+    """By wavefront at slope 1: two columns right in the row above is too far, three left in the row below is not."""
+    raster, wavefront = set(nearest_generated(Raster())), set(nearest_generated(Wavefront(1)))
+    assert len(raster) == len(wavefront) == NUM_NEIGHBOURS
+    assert {(-1, 2), (0, -4)} <= raster
+    assert all(down < 0 or (down == 0 and right < 0) for down, right in raster)
+    assert (-1, 2) not in wavefront
+    assert {(-1, 1), (1, -3)} <= wavefront
+    assert all(right + 2 * down < 0 for down, right in wavefront)
 
 
 def test_closed_form_start_uses_the_channels_before():

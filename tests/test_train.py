@@ -87,6 +87,37 @@ def test_resumed_run_knows_the_best_score_so_far(config, tmp_path):
     assert run.best == min(bpd for _, kind, bpd in losses(tmp_path / "run") if kind == "validation")
 
 
+@pytest.mark.slow
+def test_a_compiled_loss_trains_as_the_plain_one_does_and_is_compiled_once(config, tmp_path):
+    runs = []
+    for compile in ("off", "on"):
+        run = Run(replace(config, train=replace(config.train, compile=compile)), tmp_path / compile)
+        for _ in range(3):
+            run.update()
+        runs.append(run)
+    for (name, plain), fast in zip(runs[0].model.named_parameters(), runs[1].model.parameters(), strict=True):
+        torch.testing.assert_close(plain, fast, rtol=1e-3, atol=1e-4, msg=name)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        runs[1].update()
+
+
+def test_training_goes_on_where_compiling_fails(config, tmp_path, monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def broken(function):
+        def call(images):
+            raise TorchDynamoException("no compiler here")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    run = Run(replace(config, train=replace(config.train, compile="on")), tmp_path / "run")
+    with pytest.warns(UserWarning, match="without torch.compile, which failed: no compiler here"):
+        run.update()
+    run.update()
+    assert run.state.images_seen == 8
+
+
 def test_moving_average_follows_its_formula(config, tmp_path):
     run = Run(config, tmp_path / "run")
     name = "network.stem.bias"
