@@ -6,6 +6,7 @@ import torch
 from conftest import SCHEMES, every_scheme, every_shape, layouts
 from torch.nn.functional import scaled_dot_product_attention
 
+from image_transformer import attention
 from image_transformer.attention import TiledAttention
 from image_transformer.order import BlockRaster, Raster, layout
 from image_transformer.patterns import Dilated, Full, Local1D, Local2D, receptive_field, tiles
@@ -105,6 +106,26 @@ def test_tiled_attention_equals_dense_attention(scheme, shape):
             torch.testing.assert_close(tiled, expected)
             wanted = torch.autograd.grad((expected * weights).sum(), (q, k, v))
             torch.testing.assert_close(torch.autograd.grad((tiled * weights).sum(), (q, k, v)), wanted)
+
+
+@every_scheme
+@pytest.mark.parametrize("chunk", [1, 200, 2**20])
+def test_attention_in_bfloat16_by_chunks_equals_dense_attention(scheme, chunk, monkeypatch):
+    """Forwards and backwards, to the precision of bfloat16, whether a chunk holds one tile, some, or all of them."""
+    monkeypatch.setattr(attention, "CHUNK", chunk)
+    lay = layouts(scheme, (3, 5, 4))[1]
+    for pattern in scheme[1]:
+        torch.manual_seed(0)
+        exact = [torch.randn(2, 3, lay.num_positions, 4, requires_grad=True) for _ in "qkv"]
+        rounded = [x.detach().bfloat16().requires_grad_() for x in exact]
+        expected = scaled_dot_product_attention(*exact, torch.from_numpy(dense(pattern, lay)))
+        weights = torch.randn_like(expected)
+        found = TiledAttention(pattern, lay)(*rounded)
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
+        wanted = torch.autograd.grad((expected * weights).sum(), exact)
+        for one, other in zip(torch.autograd.grad((found * weights).sum(), rounded), wanted, strict=True):
+            torch.testing.assert_close(one.float(), other, rtol=0.1, atol=0.1)
 
 
 @every_scheme

@@ -88,17 +88,19 @@ def test_resumed_run_knows_the_best_score_so_far(config, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_compiled_loss_trains_as_the_plain_one_does_and_is_compiled_once(config, tmp_path):
-    runs = []
-    for compile in ("off", "on"):
-        run = Run(replace(config, train=replace(config.train, compile=compile)), tmp_path / compile)
-        for _ in range(3):
-            run.update()
-        runs.append(run)
-    for (name, plain), fast in zip(runs[0].model.named_parameters(), runs[1].model.parameters(), strict=True):
-        torch.testing.assert_close(plain, fast, rtol=1e-3, atol=1e-4, msg=name)
+def test_a_compiled_loss_has_the_gradients_of_the_plain_one_and_is_compiled_once(config, tmp_path):
+    model = replace(config.model, dropout=0.0)  # its noise differs
+    run = Run(replace(config, model=model, train=replace(config.train, compile="on", bf16="off")), tmp_path / "run")
+    for _ in range(2):
+        run.update()
+    images = run.batch(0, 2)
+    parameters = list(run.model.parameters())
+    with torch.compiler.set_stance("fail_on_recompile"), torch.autocast("cpu", torch.bfloat16, enabled=run.bf16):
+        plain = torch.autograd.grad(run._bits_per_dim(images), parameters)
+        fast = torch.autograd.grad(run._loss(images), parameters)
     with torch.compiler.set_stance("fail_on_recompile"):
-        runs[1].update()
+        run.update()
+    torch.testing.assert_close(plain, fast, rtol=1e-3, atol=1e-5)
 
 
 def test_training_goes_on_where_compiling_fails(config, tmp_path, monkeypatch):
