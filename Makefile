@@ -28,7 +28,7 @@ format: $(VENV)/.installed-dev  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed  ## Time training and sampling on this machine
+bench: $(VENV)/.installed-bench  ## Time training and sampling on this machine, beside what else can be installed
 	$(BIN)/python benchmarks/bench.py
 
 clean:  ## Remove the virtual environment, the demo and caches
@@ -44,4 +44,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@

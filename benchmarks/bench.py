@@ -1,109 +1,396 @@
-"""Times training and sampling on this machine, each against its plain form, interleaved in one process.
+"""Times training and sampling on this machine, side by side with plain forms and with what else can be installed.
 
-Prints medians and ratios and writes them to benchmarks/results.json. About two minutes on 2 cores.
+All contestants of a table run in turn in one process, several rounds, so that a drift of the machine's speed meets all
+of them; medians are printed, and written to benchmarks/results.json. Under ten minutes on 2 cores: `make bench`.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
+import math
 import platform
+import resource
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from peers import START, TOKENS, Peer, peers
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from image_transformer import recipes
+from image_transformer.checkpoint import default_device
+from image_transformer.config import ModelConfig, TrainConfig
 from image_transformer.model import ImageTransformer
+from image_transformer.order import Order, Raster, Wavefront
+from image_transformer.patterns import Local1D, tiles
+from image_transformer.recipes import tiny
 from image_transformer.sample import generate, generate_naive
+from image_transformer.train import use_bf16
+
+# 6 layers, width 256, 8 heads, blocks of 256: gated feed-forward of 683 has the weights of a plain one of 1,024
+STANDARD = ModelConfig(attention=(Local1D(256, 256),), depth=6, width=256, heads=8, feed_forward=683)
+DEVICE = default_device()
+BATCH = 4
+SIDES = (16, 32, 64, 128, 256)
+
+console = Console(highlight=False, width=110)
+results: dict[str, Any] = {}
 
 
-class DenseAttention(nn.Module):
-    """The same pattern as one l x l mask: what local attention is written as when nobody minds the waste."""
+# ---- contestants ----
 
-    allowed: Tensor
 
-    def __init__(self, model: ImageTransformer, layer: int) -> None:
+class Dense(nn.Module):
+    """Attention of all to all earlier positions, as it is written when nobody minds the waste."""
+
+    def __init__(self, explicit: bool) -> None:
         super().__init__()
-        p = model.layout.positions
-        sees = model.config.patterns[layer].sees(p[:, None], p[None])
-        self.register_buffer("allowed", torch.from_numpy(sees), persistent=False)
+        self.explicit = explicit
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return scaled_dot_product_attention(q, k, v, self.allowed)
+        if not self.explicit:
+            return scaled_dot_product_attention(q, k, v, is_causal=True)
+        allowed = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+        scores = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).masked_fill(~allowed, -torch.inf)
+        return scores.softmax(-1) @ v
 
 
-def dense(model: ImageTransformer) -> ImageTransformer:
-    """A copy of the model, with the same weights and the same results, that masks instead of tiling."""
-    copy = ImageTransformer(model.config)
-    copy.load_state_dict(model.state_dict())
-    copy.tiled = nn.ModuleList(DenseAttention(model, layer) for layer in range(model.config.depth))
-    return copy
+def ours(order: Order, config: ModelConfig = STANDARD, **changes: Any) -> ImageTransformer:
+    torch.manual_seed(0)
+    model = ImageTransformer(replace(config, order=order, **changes)).to(DEVICE)
+    for parameter in model.parameters():  # nothing is zero, so that no product is easier than in a trained model
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    return model
 
 
-def seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, run in turn so that a drift of the machine's speed meets all of them."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
+def dense(explicit: bool, config: ModelConfig = STANDARD, **changes: Any) -> ImageTransformer:
+    model = ours(Raster(), config, **changes)
+    model.tiled = nn.ModuleList(Dense(explicit) for _ in range(config.depth))
+    return model
+
+
+def pixels(batch: int, side: int = 32) -> Tensor:
+    return torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8).to(DEVICE)
+
+
+def update(model: nn.Module, loss: Callable[[], Tensor], bf16: bool) -> Callable[[], None]:
+    """Forward and backward pass, without the optimizer, which all share."""
+
+    def run() -> None:
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
+            value = loss()
+        value.backward()
+        model.zero_grad(set_to_none=True)
+
+    return run
+
+
+def training(config: ModelConfig = STANDARD, batch: int = BATCH) -> dict[str, Callable[[], Callable[[], None]]]:
+    """Makers of the contestants in training: called, they build a model and give its update."""
+    images = pixels(batch)
+    tokens = torch.randint(0, 512, (batch, TOKENS)).to(DEVICE)
+
+    def own(make: Callable[[], ImageTransformer], bf16: bool) -> Callable[[], Callable[[], None]]:
+        def maker() -> Callable[[], None]:
+            model = make()
+            return update(model, lambda: -model.log_prob(images).mean(), bf16)
+
+        return maker
+
+    def other(number: int, bf16: bool) -> Callable[[], Callable[[], None]]:
+        def maker() -> Callable[[], None]:
+            peer = all_peers()[number]
+            return update(peer.model.train(), lambda: peer.loss(tokens), bf16)
+
+        return maker
+
+    fast = use_bf16(TrainConfig(), DEVICE)
+    found = {
+        "ours, wavefront": own(lambda: ours(Wavefront(1), config), fast),
+        "ours, raster": own(lambda: ours(Raster(), config), fast),
+        "ours, wavefront, float32": own(lambda: ours(Wavefront(1), config), False),
+        "(a) dense l x l mask, float32": own(lambda: dense(True, config), False),
+        "(b) dense causal SDPA, float32": own(lambda: dense(False, config), False),
+    }
+    for number, name in enumerate(("local-attention", "x-transformers", "ImageGPT")):
+        found[f"(c) {name}, float32"] = other(number, False)
+        found[f"(c) {name}, bfloat16"] = other(number, True)
+    return found
+
+
+def all_peers() -> list[Peer]:
+    torch.manual_seed(0)
+    found = peers(STANDARD.width, STANDARD.depth, STANDARD.heads, 256)
+    for peer in found:
+        peer.model.to(DEVICE)
+    return found
+
+
+# ---- measuring ----
+
+
+@dataclass
+class Timing:
+    """Medians over the rounds: seconds on the clock, and seconds of all cores together."""
+
+    wall: float
+    cpu: float
+
+
+def side_by_side(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
-            began = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             run()
+            synchronize()
             if number:  # the first round warms up
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
+                taken[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return {name: Timing(*map(statistics.median, zip(*values, strict=True))) for name, values in taken.items()}
 
 
-def update(model: ImageTransformer, images: Tensor) -> None:
-    model.log_prob(images).mean().neg().backward()
-    model.zero_grad(set_to_none=True)
+def synchronize() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_memory(name: str) -> float:
+    """MB that the first update of a contestant adds to the peak of a process of its own."""
+    command = [sys.executable, __file__, "--memory", name]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def memory_of(name: str) -> float:
+    run = training()[name]()
+    if DEVICE.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = peak_resident()
+    run()
+    return peak_resident() - before
+
+
+def peak_resident() -> float:
+    """The most MB that this process has held; Linux counts what `getrusage` says from before the process began."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def saved_bytes(run: Callable[[], object]) -> int:
+    """Bytes that a forward pass keeps for the backward pass."""
+    storages: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        run()
+    return sum(storages.values())
+
+
+class _Enough(Exception):
+    pass
+
+
+def seconds_to_sample(model: ImageTransformer, batch: int, naive: bool = False, most: float = 20.0) -> Timing:
+    """Seconds for `batch` images. After `most` seconds the rest is extrapolated: every step costs the same."""
+    began = (time.perf_counter(), time.process_time())
+    last = [0.0, 0.0, 0, 1]
+
+    def progress(done: int, total: int) -> None:
+        last[:] = time.perf_counter() - began[0], time.process_time() - began[1], done, total
+        if last[0] > most:
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        (generate_naive if naive else generate)(model, batch, batch=batch, progress=progress)
+    return Timing(last[0] * last[3] / last[2], last[1] * last[3] / last[2])
+
+
+def flops(model: ImageTransformer, batch: int) -> float:
+    """Products of matrices in an update, counted twice a multiply-add: weights, and the scores of all tiles."""
+    config, positions = model.config, model.layout.num_positions
+    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+    scores = sum(part.queries.size * part.keys.shape[1] for p in config.patterns for part in tiles(p, model.layout))
+    return 6 * batch * (weights * positions + 2 * scores * config.heads * config.head_width)
+
+
+def matmul_peak(dtype: torch.dtype) -> float:
+    """FLOP/s of products of 2048 x 2048 matrices."""
+    a = torch.randn(2048, 2048, device=DEVICE).to(dtype)
+    return 2 * 2048**3 / side_by_side({"": lambda: a @ a}, 7)[""].wall
+
+
+# ---- tables ----
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:
+    table = Table(*columns, title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*(f"{x:.3g}" if isinstance(x, float) else str(x) for x in row))
+    console.print(table)
+    console.print(f"[dim]{note}[/]\n" if note else "")
+
+
+def bench_training(rounds: int) -> None:
+    runs = {name: maker() for name, maker in training().items()}
+    taken = side_by_side(runs, rounds)
+    first = taken["ours, wavefront"]
+    rows = []
+    for name, t in taken.items():
+        memory = peak_memory(name)
+        results[f"train: {name}"] = {
+            "wall_s": t.wall,
+            "cpu_s": t.cpu,
+            "images_per_s": BATCH / t.wall,
+            "peak_mb": memory,
+        }
+        rows.append((name, BATCH / t.wall, t.wall, t.cpu, round(memory), t.wall / first.wall))
+    show(
+        "Training: forward and backward pass, 4 images of 32 x 32, 1,024 positions",
+        ("", "images/s", "seconds", "CPU-seconds", "peak MB", "times ours"),
+        rows,
+        "ours in bfloat16 where the hardware multiplies it faster"
+        if use_bf16(TrainConfig(), DEVICE)
+        else "all float32",
+    )
+    for dtype, name in ((torch.bfloat16, "ours, wavefront"), (torch.float32, "ours, wavefront, float32")):
+        if name == "ours, wavefront" and not use_bf16(TrainConfig(), DEVICE):
+            continue
+        peak, reached = matmul_peak(dtype), flops(ours(Wavefront(1)), BATCH) / taken[name].wall
+        results[f"share of peak, {dtype}"] = {"peak_gflops": peak / 1e9, "reached_gflops": reached / 1e9}
+        console.print(
+            f"{dtype}: training reaches {reached / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s of matrix products, "
+            f"{reached / peak:.0%}; at the peak an update would take {flops(ours(Wavefront(1)), BATCH) / peak:.2f} s"
+        )
+    console.print()
+
+
+def bench_sampling(rounds: int) -> None:
+    models = {"cached, raster": ours(Raster()).eval(), "cached, wavefront": ours(Wavefront(1)).eval()}
+    one = side_by_side({name: lambda m=model: generate(m, 1) for name, model in models.items()}, rounds)
+    one["naive"] = seconds_to_sample(models["cached, wavefront"], 1, naive=True, most=8)
+    first = one["cached, wavefront"]
+    rows = []
+    for name in ("cached, wavefront", "cached, raster", "naive"):
+        model = models.get(name, models["cached, wavefront"])
+        many = [] if name == "naive" else [seconds_to_sample(model, batch, most=15) for batch in (8, 64)]
+        rows.append(
+            (f"ours, {name}", len(model.schedule().steps) if many else model.layout.num_positions, one[name].wall,
+             one[name].cpu, *(t.cpu / b for t, b in zip(many, (8, 64), strict=False)), *[""] * (2 - len(many)),
+             64 / many[1].wall if many else "", one[name].wall / first.wall)
+        )  # fmt: skip
+    for peer in all_peers():
+        times = {batch: peer_seconds(peer, batch) for batch in (1, 8, 64)}
+        rows.append((peer.name, TOKENS, times[1].wall, times[1].cpu, times[8].cpu / 8, times[64].cpu / 64,
+                     64 / times[64].wall, times[1].wall / first.wall))  # fmt: skip
+    names = ("steps", "s, 1 image", "CPU-s", "CPU-s an image of 8", "of 64", "images/s of 64", "times ours")
+    for row in rows:
+        results[f"sample: {row[0]}"] = dict(zip(names, row[1:], strict=True))
+    show("Sampling 32 x 32 images", ("", *names), rows,
+         "naive and what takes over 15 s is extrapolated; peers: from 32 tokens in mid-image")  # fmt: skip
+    raster, naive = one["cached, raster"], one["naive"]
+    console.print(
+        f"naive / cached raster {naive.wall / raster.wall:.0f}, raster / wavefront {raster.wall / first.wall:.1f}\n"
+    )
+
+
+@torch.no_grad()
+def peer_seconds(peer: Peer, batch: int) -> Timing:
+    tokens = torch.randint(0, 512, (batch, START)).to(DEVICE)
+    steps = 32 if batch < 64 else 8
+    taken = side_by_side({str(n): lambda n=n: peer.sample(tokens, n) for n in (1, 1 + steps)}, 1)
+    short, long = taken["1"], taken[str(1 + steps)]
+    return Timing(*((b - a) / steps * TOKENS for a, b in ((short.wall, long.wall), (short.cpu, long.cpu))))
+
+
+def bench_scaling(rounds: int) -> None:
+    base = tiny().model
+    rows, train_s, sample_s, dense_s = [], [], [], []
+    bf16 = use_bf16(TrainConfig(), DEVICE)
+    for side in SIDES:
+        model, images = ours(Wavefront(1), base, shape=(3, side, side)), pixels(1, side)
+        runs = {"ours": update(model, lambda m=model, x=images: -m.log_prob(x).mean(), bf16)}
+        if side <= 64:
+            other = dense(False, base, shape=(3, side, side))
+            runs["dense"] = update(other, lambda m=other, x=images: -m.log_prob(x).mean(), bf16)
+        taken = side_by_side(runs, max(1, rounds if side < 256 else rounds // 2))
+        kept = saved_bytes(lambda m=model, x=images: m.log_prob(x)) / 2**20
+        drawn = seconds_to_sample(model.eval(), 1, most=40)
+        train_s.append(taken["ours"].wall)
+        sample_s.append(drawn.wall)
+        dense_s += [taken["dense"].wall] if "dense" in taken else []
+        rows.append((f"{side} x {side}", taken["ours"].wall, kept, taken["dense"].wall if "dense" in taken else "",
+                     len(model.schedule().steps), drawn.wall, model.new_cache(1).num_bytes / 2**20))  # fmt: skip
+
+    def exponent(seconds: Sequence[float], since: int = 0) -> float:
+        sizes = np.log([side**2 for side in SIDES[since : len(seconds)]])
+        return float(np.polyfit(sizes, np.log(seconds[since:]), 1)[0])
+
+    exponents = {"training": exponent(train_s), "dense": exponent(dense_s), "sampling": exponent(sample_s)}
+    results["scaling"] = {"rows": rows, "exponents": exponents}
+    names = ("", "s an update", "MB kept for it", "dense SDPA, s", "steps", "s a sample", "MB of cache")
+    show("Scaling: the tiny model by wavefront, one image", names, rows,
+         f"exponents of the number of pixels: update {exponents['training']:.2f}, dense update "
+         f"{exponents['dense']:.2f} and rising, sample {exponents['sampling']:.2f}")  # fmt: skip
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=("training", "sampling", "scaling"), action="append")
+    chosen = parser.parse_args()
     torch.manual_seed(0)
-    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    results: dict[str, float] = {}
-    for name in ("tiny", "small"):
-        model = ImageTransformer(recipes.find(name).model)
-        masked = dense(model)
-        with torch.inference_mode():
-            torch.testing.assert_close(masked.log_prob(images[:1]), model.log_prob(images[:1]), rtol=1e-3, atol=1e-3)
-        timed = seconds(
-            {"tiles": lambda m=model: update(m, images), "dense mask": lambda m=masked: update(m, images)}, 5
-        )
-        results |= {f"train {name}, images/s, {how}": 4 / value for how, value in timed.items()}
-        results[f"train {name}, tiles / dense mask"] = timed["dense mask"] / timed["tiles"]
-    model = ImageTransformer(recipes.find("tiny").model).eval()
-    timed = seconds({"cached": lambda: generate(model, 1)}, 3)
-    results["sample tiny, seconds for one image, cached"] = timed["cached"]
-    known, mask = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.ones(32, 32, dtype=torch.bool)
-    mask[-1] = False  # the naive form is timed on the last of 32 rows: it costs the same for every position
-    timed = seconds({"naive": lambda: generate_naive(model, 1, known=known, known_mask=mask)}, 2)
-    results["sample tiny, seconds for one image, naive"] = timed["naive"] * 32
-    results["sample tiny, naive / cached"] = timed["naive"] * 32 / results["sample tiny, seconds for one image, cached"]
-    batch = seconds({"batch": lambda: generate(model, 64)}, 1)["batch"]
-    results["sample tiny, seconds an image in a batch of 64, cached"] = batch / 64
-
-    table = Table("what", "value", box=None)
-    for what, value in results.items():
-        table.add_row(what, f"{value:.3g}")
-    Console().print(table)
+    if chosen.memory:
+        print(memory_of(chosen.memory))
+        return
+    began = time.perf_counter()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     about = {
-        "commit": commit.stdout.strip(),
-        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-        "dtype": "float32",
+        "torch": torch.__version__,
+        "commit": commit.stdout.strip(),
+        "date": str(date.today()),
     }
+    console.print(" · ".join(f"{k} {v}" for k, v in about.items()) + "\n")
+    for name, bench in (("training", bench_training), ("sampling", bench_sampling), ("scaling", bench_scaling)):
+        if not chosen.only or name in chosen.only:
+            bench(chosen.rounds)
     path = Path(__file__).parent / "results.json"
     path.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
-    print(f"{', '.join(f'{k} {v}' for k, v in about.items())}\nwritten to {path}")
+    console.print(f"{math.ceil(time.perf_counter() - began)} s; written to {path}")
+
+
+def processor() -> str:
+    try:
+        names = [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ]
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -330,7 +330,7 @@ def _sample(args: list[str]) -> None:
 
     _at_least_one(columns=chosen.columns)
     model = checkpoint.load(path)
-    with bar("positions") as progress:
+    with bar("steps") as progress:
         images = generate(
             model, chosen.count, seed=chosen.seed, temperature=chosen.temperature, top_k=chosen.top_k,
             top_p=chosen.top_p, batch=chosen.batch, progress=progress,
@@ -359,7 +359,7 @@ def _complete(args: list[str]) -> None:
     else:
         originals = _load_data(path, chosen.data, "test", None, False).images[: chosen.count]
     known = read_mask(chosen.mask, shape) if chosen.mask else known_rows(chosen.keep, shape)
-    with bar("positions") as progress:
+    with bar("steps") as progress:
         picture = complete(
             model, originals, known, samples=chosen.samples, seed=chosen.seed, temperature=chosen.temperature,
             top_k=chosen.top_k, top_p=chosen.top_p, progress=progress,

@@ -36,8 +36,9 @@ class ModelConfig:
     """256-way softmax per sub-pixel, a mixture of discretized logistics per pixel, or chained softmaxes per pixel."""
     components: int = 10
     """Logistics in the mixture (dmol only)."""
-    order: Order = Raster()
-    """Generation order: raster, block-raster:ROWSxCOLUMNS, or wavefront:SLOPE (modern family only)."""
+    order: Order = None  # type: ignore[assignment]  # set below
+    """Generation order: raster, block-raster:ROWSxCOLUMNS, or wavefront:SLOPE (modern family only). If not given,
+    wavefront:1 for the modern family and raster for the paper's."""
     attention: tuple[Pattern, ...] = (Local1D(256, 256),)
     """Patterns of the layers, repeated to the depth: full, local1d:QUERY:MEMORY, local2d:HxW:HxW,
     dilated:QUERY:MEMORY:COUNT:GAP."""
@@ -60,6 +61,8 @@ class ModelConfig:
     """Position codes of the paper family; the modern one is rotary."""
 
     def __post_init__(self) -> None:
+        if self.order is None:
+            object.__setattr__(self, "order", Wavefront(1) if self.family == "modern" else Raster())
         _check_choices(self, "model")
         _check(len(self.shape) == 3, f"model.shape must be channels, height and width, got {self.shape}")
         _check(self.shape[0] in (1, 3), f"model.shape: channels must be 1 or 3, got {self.shape[0]}")
@@ -76,7 +79,7 @@ class ModelConfig:
             _check(
                 not isinstance(self.order, Wavefront),
                 "the paper family shifts its inputs along the sequence, so no two pixels can be drawn together: "
-                "the wavefront order needs the modern family",
+                "the wavefront order needs the modern family, the paper's goes with --model.order raster",
             )
         _check(0 <= self.dropout < 1, f"model.dropout must lie in [0, 1), got {self.dropout}")
         total = self.attention_width or self.width

@@ -23,7 +23,7 @@ from image_transformer.order import IntArray, Layout, Order, layout
 
 PixelLikelihood = DiscretizedLogisticMixture | ChainedCategorical
 
-NUM_NEIGHBOURS = 24  # pixels whose values are inputs
+NUM_NEIGHBOURS = 17  # pixels whose values are inputs
 FIT_PIXELS = 20_000  # enough for the scales, whose fit needs more memory than the regression
 RIDGE = 1e-4  # relative to the variance of values on [-1, 1]
 
