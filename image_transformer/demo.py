@@ -62,10 +62,10 @@ def demo(out: Path, images: int | None = None) -> None:
     pictures.save_png(pictures.bits_map(mapped, bits(model, mapped).sum(1), columns=8), out / "bits-map.png")
 
     console.print(f"[bold]3. Draw[/] {SAMPLES} new images, and {COMPLETIONS} completions of each of {COMPLETED}")
-    with bar("pixels") as progress:
+    with bar("steps") as progress:
         drawn = generate(model, SAMPLES, seed=0, progress=progress)
     pictures.save_png(pictures.grid(drawn.numpy(), columns=12), out / "samples.png")
-    with bar("pixels") as progress:
+    with bar("steps") as progress:
         known = known_rows(0.5, model_config.shape)
         picture = complete(model, held_out[:COMPLETED], known, samples=COMPLETIONS, progress=progress)
     pictures.save_png(picture, out / "completions.png")

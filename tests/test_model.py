@@ -108,12 +108,31 @@ def test_neighbours_are_already_generated_and_the_nearest_stand_for_absent_ones(
 @pytest.mark.parametrize("shape", [(1, 1, 2), (1, 2, 1)], ids=str)
 def test_total_probability_is_one(family, likelihood, shape):
     """All 65,536 images of two sub-pixels."""
-    model = make_model((Raster(), (Local1D(1, 1), Full())), shape, family=family, likelihood=likelihood)
+    order = Raster() if family == "paper" else Wavefront(1)
+    model = make_model((order, (Local1D(1, 1), Full())), shape, family=family, likelihood=likelihood)
     value = torch.arange(256, dtype=torch.uint8)
     images = torch.cartesian_prod(value, value).view(-1, *shape)
     with torch.inference_mode():
         log_prob = torch.cat([model.log_prob(part).flatten(1).sum(1) for part in images.split(8192)])
     assert log_prob.logsumexp(0).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_total_probability_of_pixels_of_one_front_is_one():
+    """Of 2 x 3 pixels by wavefront, (0, 2) and (1, 0) are drawn together: all 65,536 pairs, the others as they are."""
+    model = make_model((Wavefront(1), (Local1D(2, 3), Full())), (1, 2, 3))
+    p = model.layout.positions
+    together = [(r, c) for r, c, f in zip(p.row, p.col, p.front, strict=True) if f == 2]
+    assert together == [(0, 2), (1, 0)]
+    value = torch.arange(256, dtype=torch.uint8)
+    images = random_images(1, (1, 2, 3)).repeat(65536, 1, 1, 1)
+    images[:, 0, 0, 2], images[:, 0, 1, 0] = torch.cartesian_prod(value, value).T
+    with torch.inference_mode():
+        nats = torch.cat([model.log_prob(part) for part in images.split(8192)])[:, 0]
+    joint = nats[:, 0, 2] + nats[:, 1, 0]
+    assert joint.logsumexp(0).item() == pytest.approx(0, abs=1e-9)
+    first, second = nats[:, 0, 2].view(256, 256), nats[:, 1, 0].view(256, 256)
+    torch.testing.assert_close(first, first[:, :1].expand(256, 256))
+    torch.testing.assert_close(second, second[:1].expand(256, 256))
 
 
 @every_family
