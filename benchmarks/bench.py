@@ -1,7 +1,8 @@
 """Times training and sampling on this machine, side by side with plain forms and with what else can be installed.
 
-All contestants of a table run in turn in one process, several rounds, so that a drift of the machine's speed meets all
-of them; medians are printed, and written to benchmarks/results.json. Under ten minutes on 2 cores: `make bench`.
+The contestants in training, and single images in sampling, run in turn in one process, several rounds, so that a drift
+of the machine's speed meets all of them; medians are printed. Batches of samples, peers' samples and large images are
+timed once. Written to benchmarks/results.json, too. Under ten minutes on 2 cores: `make bench`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers import START, TOKENS, Peer, peers
+from peers import PEERS, START, TOKENS, Peer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ from image_transformer.model import ImageTransformer
 from image_transformer.order import Order, Raster, Wavefront
 from image_transformer.patterns import Local1D, tiles
 from image_transformer.recipes import tiny
-from image_transformer.sample import generate, generate_naive
+from image_transformer.sample import generate
 from image_transformer.train import use_bf16
 
 # 6 layers, width 256, 8 heads, blocks of 256: gated feed-forward of 683 has the weights of a plain one of 1,024
@@ -112,7 +113,7 @@ def training(config: ModelConfig = STANDARD, batch: int = BATCH) -> dict[str, Ca
 
     def other(number: int, bf16: bool) -> Callable[[], Callable[[], None]]:
         def maker() -> Callable[[], None]:
-            peer = all_peers()[number]
+            (peer,) = all_peers(number)
             return update(peer.model.train(), lambda: peer.loss(tokens), bf16)
 
         return maker
@@ -124,6 +125,7 @@ def training(config: ModelConfig = STANDARD, batch: int = BATCH) -> dict[str, Ca
         "ours, wavefront, float32": own(lambda: ours(Wavefront(1), config), False),
         "(a) dense l x l mask, float32": own(lambda: dense(True, config), False),
         "(b) dense causal SDPA, float32": own(lambda: dense(False, config), False),
+        "(b) dense causal SDPA, bfloat16": own(lambda: dense(False, config), True),
     }
     for number, name in enumerate(("local-attention", "x-transformers", "ImageGPT")):
         found[f"(c) {name}, float32"] = other(number, False)
@@ -131,9 +133,10 @@ def training(config: ModelConfig = STANDARD, batch: int = BATCH) -> dict[str, Ca
     return found
 
 
-def all_peers() -> list[Peer]:
+def all_peers(only: int | None = None) -> list[Peer]:
     torch.manual_seed(0)
-    found = peers(STANDARD.width, STANDARD.depth, STANDARD.heads, 256)
+    makers = PEERS if only is None else PEERS[only : only + 1]
+    found = [make(STANDARD.width, STANDARD.depth, STANDARD.heads, 256) for make in makers]
     for peer in found:
         peer.model.to(DEVICE)
     return found
@@ -193,36 +196,55 @@ def peak_resident() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
-def saved_bytes(run: Callable[[], object]) -> int:
-    """Bytes that a forward pass keeps for the backward pass."""
+def saved_bytes(model: ImageTransformer, images: Tensor, bf16: bool) -> int:
+    """Bytes beside the weights that a forward pass keeps for the backward pass."""
     storages: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
         storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        run()
-    return sum(storages.values())
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x),
+        torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16),
+    ):
+        nats = model.log_prob(images)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    return sum(size for place, size in storages.items() if place not in weights) + nats.nbytes
 
 
 class _Enough(Exception):
     pass
 
 
-def seconds_to_sample(model: ImageTransformer, batch: int, naive: bool = False, most: float = 20.0) -> Timing:
-    """Seconds for `batch` images. After `most` seconds the rest is extrapolated: every step costs the same."""
-    began = (time.perf_counter(), time.process_time())
-    last = [0.0, 0.0, 0, 1]
+def seconds_to_sample(model: ImageTransformer, batch: int, most: float = math.inf) -> Timing:
+    """Seconds for `batch` images. After `most` seconds the rest is extrapolated from the number of steps.
+
+    That is right where all steps have the same number of positions, as in raster order.
+    """
+    generate(model, 1)  # the schedule is made, the tables are there
+    synchronize()
+    wall, cpu = time.perf_counter(), time.process_time()
+    share = 1.0
 
     def progress(done: int, total: int) -> None:
-        last[:] = time.perf_counter() - began[0], time.process_time() - began[1], done, total
-        if last[0] > most:
+        nonlocal share
+        share = done / total
+        if time.perf_counter() - wall > most:
             raise _Enough
 
     with contextlib.suppress(_Enough):
-        (generate_naive if naive else generate)(model, batch, batch=batch, progress=progress)
-    return Timing(last[0] * last[3] / last[2], last[1] * last[3] / last[2])
+        generate(model, batch, batch=batch, progress=progress)
+    synchronize()
+    return Timing((time.perf_counter() - wall) / share, (time.process_time() - cpu) / share)
+
+
+@torch.inference_mode()
+def seconds_to_sample_naively(model: ImageTransformer) -> Timing:
+    """Seconds for one image: a pass of the whole network for each position."""
+    image = pixels(1)
+    once = side_by_side({"": lambda: model(image)}, 5)[""]
+    return Timing(once.wall * model.layout.num_positions, once.cpu * model.layout.num_positions)
 
 
 def flops(model: ImageTransformer, batch: int) -> float:
@@ -285,31 +307,32 @@ def bench_training(rounds: int) -> None:
 
 
 def bench_sampling(rounds: int) -> None:
-    models = {"cached, raster": ours(Raster()).eval(), "cached, wavefront": ours(Wavefront(1)).eval()}
-    one = side_by_side({name: lambda m=model: generate(m, 1) for name, model in models.items()}, rounds)
-    one["naive"] = seconds_to_sample(models["cached, wavefront"], 1, naive=True, most=8)
-    first = one["cached, wavefront"]
-    rows = []
-    for name in ("cached, wavefront", "cached, raster", "naive"):
-        model = models.get(name, models["cached, wavefront"])
-        many = [] if name == "naive" else [seconds_to_sample(model, batch, most=15) for batch in (8, 64)]
-        rows.append(
-            (f"ours, {name}", len(model.schedule().steps) if many else model.layout.num_positions, one[name].wall,
-             one[name].cpu, *(t.cpu / b for t, b in zip(many, (8, 64), strict=False)), *[""] * (2 - len(many)),
-             64 / many[1].wall if many else "", one[name].wall / first.wall)
-        )  # fmt: skip
+    raster, wavefront = ours(Raster()).eval(), ours(Wavefront(1)).eval()
+    one = side_by_side({"raster": lambda: generate(raster, 1), "wavefront": lambda: generate(wavefront, 1)}, rounds)
+    naive, first = seconds_to_sample_naively(wavefront), one["wavefront"]
+    taken = {
+        f"ours, wavefront, {len(wavefront.schedule().steps)} steps": {
+            1: first, 8: seconds_to_sample(wavefront, 8), 64: seconds_to_sample(wavefront, 64)
+        },
+        f"ours, raster, {len(raster.schedule().steps)} steps": {
+            1: one["raster"], 8: seconds_to_sample(raster, 8, most=15), 64: seconds_to_sample(raster, 64, most=15)
+        },
+        "ours, naive": {1: naive},
+    }  # fmt: skip
     for peer in all_peers():
-        times = {batch: peer_seconds(peer, batch) for batch in (1, 8, 64)}
-        rows.append((peer.name, TOKENS, times[1].wall, times[1].cpu, times[8].cpu / 8, times[64].cpu / 64,
-                     64 / times[64].wall, times[1].wall / first.wall))  # fmt: skip
-    names = ("steps", "s, 1 image", "CPU-s", "CPU-s an image of 8", "of 64", "images/s of 64", "times ours")
-    for row in rows:
-        results[f"sample: {row[0]}"] = dict(zip(names, row[1:], strict=True))
+        taken[peer.name] = {batch: peer_seconds(peer, batch) for batch in (1, 8, 64)}
+    rows = []
+    for name, times in taken.items():
+        batches = [times[b].cpu / b if b in times else "" for b in (8, 64)]
+        rate = 64 / times[64].wall if 64 in times else ""
+        rows.append((name, times[1].wall, times[1].cpu, *batches, rate, times[1].wall / first.wall))
+    names = ("s, 1 image", "CPU-s", "CPU-s each of 8", "of 64", "images/s of 64", "times ours")
+    for name, *values in rows:
+        results[f"sample: {name}"] = dict(zip(names, values, strict=True))
     show("Sampling 32 x 32 images", ("", *names), rows,
-         "naive and what takes over 15 s is extrapolated; peers: from 32 tokens in mid-image")  # fmt: skip
-    raster, naive = one["cached, raster"], one["naive"]
+         "extrapolated: naive from one pass, raster from 15 s, peers from tokens in mid-image")  # fmt: skip
     console.print(
-        f"naive / cached raster {naive.wall / raster.wall:.0f}, raster / wavefront {raster.wall / first.wall:.1f}\n"
+        f"naive / raster {naive.wall / one['raster'].wall:.0f}, raster / wavefront {one['raster'].wall / first.wall:.1f}\n"
     )
 
 
@@ -333,8 +356,8 @@ def bench_scaling(rounds: int) -> None:
             other = dense(False, base, shape=(3, side, side))
             runs["dense"] = update(other, lambda m=other, x=images: -m.log_prob(x).mean(), bf16)
         taken = side_by_side(runs, max(1, rounds if side < 256 else rounds // 2))
-        kept = saved_bytes(lambda m=model, x=images: m.log_prob(x)) / 2**20
-        drawn = seconds_to_sample(model.eval(), 1, most=40)
+        kept = saved_bytes(model, images, bf16) / 2**20
+        drawn = seconds_to_sample(model.eval(), 1)
         train_s.append(taken["ours"].wall)
         sample_s.append(drawn.wall)
         dense_s += [taken["dense"].wall] if "dense" in taken else []
@@ -377,7 +400,8 @@ def main() -> None:
         if not chosen.only or name in chosen.only:
             bench(chosen.rounds)
     path = Path(__file__).parent / "results.json"
-    path.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+    earlier = json.loads(path.read_text())["results"] if chosen.only and path.exists() else {}
+    path.write_text(json.dumps({"about": about, "results": earlier | results}, indent=1) + "\n")
     console.print(f"{math.ceil(time.perf_counter() - began)} s; written to {path}")
 
 

@@ -26,16 +26,6 @@ class Peer:
     sample: Callable[[Tensor, int], object]  # tokens that are there (b, l), how many more to draw
 
 
-def peers(width: int, depth: int, heads: int, block: int) -> list[Peer]:
-    """The peers of an Image Transformer of these sizes with feed-forward layers four times as wide."""
-    warnings.filterwarnings("ignore")
-    return [
-        _local_attention(width, depth, heads, block),
-        _x_transformers(width, depth, heads),
-        _imagegpt(width, depth, heads),
-    ]
-
-
 def _next_token(logits: Tensor, tokens: Tensor) -> Tensor:
     return cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
 
@@ -50,7 +40,7 @@ def _local_attention(width: int, depth: int, heads: int, block: int) -> Peer:
     return Peer("local-attention", model, lambda x: _next_token(model(x), x), lambda x, n: model.generate(x, n))
 
 
-def _x_transformers(width: int, depth: int, heads: int) -> Peer:
+def _x_transformers(width: int, depth: int, heads: int, block: int) -> Peer:
     from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
     decoder = Decoder(dim=width, depth=depth, heads=heads, attn_dim_head=width // heads, attn_flash=True)
@@ -61,7 +51,7 @@ def _x_transformers(width: int, depth: int, heads: int) -> Peer:
     )
 
 
-def _imagegpt(width: int, depth: int, heads: int) -> Peer:
+def _imagegpt(width: int, depth: int, heads: int, block: int) -> Peer:
     from transformers import ImageGPTConfig, ImageGPTForCausalImageModeling, logging
 
     logging.set_verbosity_error()
@@ -76,3 +66,8 @@ def _imagegpt(width: int, depth: int, heads: int) -> Peer:
         return model.generate(tokens, min_new_tokens=count, max_new_tokens=count, do_sample=True, use_cache=True)
 
     return Peer("ImageGPT (transformers)", model, lambda x: _next_token(model(x).logits, x), sample)
+
+
+# of a width, depth, number of heads and block of local attention; feed-forward layers are four times as wide
+PEERS: tuple[Callable[[int, int, int, int], Peer], ...] = (_local_attention, _x_transformers, _imagegpt)
+warnings.filterwarnings("ignore", module="local_attention|x_transformers|transformers|einx|torch")

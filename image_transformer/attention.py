@@ -91,7 +91,8 @@ class TiledAttention(nn.Module):
 class _AttentionByChunks(torch.autograd.Function):
     """Attention of `(h, n, m, e)` queries, a few tiles at a time, so that their scores stay in the processor's cache.
 
-    In bfloat16 on a CPU, where the fused form is slow, above all backwards. allowed: `(n or 1, m, k)`.
+    In bfloat16 on a CPU, where the fused form is slow, above all backwards. The weights of all tiles are kept for the
+    backward pass: m k numbers a tile and head. allowed: `(n or 1, m, k)`.
     """
 
     @staticmethod
@@ -191,7 +192,7 @@ class KVCache:
                 self._write(layer, slot[pattern], k, v)
                 together = q.unflatten(1, (-1, self.groups)).flatten(2, 3)  # heads that share keys, as more queries
                 out = scaled_dot_product_attention(together, self.keys[layer], self.values[layer], allowed[pattern])
-                return out.view(q.shape)
+                return out.reshape(q.shape)
 
             return attend
 

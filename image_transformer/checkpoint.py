@@ -29,7 +29,7 @@ from torch import Tensor
 from image_transformer.config import RunConfig, load_config, to_dict
 from image_transformer.model import ImageTransformer
 
-FORMAT = 1
+FORMAT = 2  # 1: the modern family's inputs were other pixels
 
 
 class CheckpointError(ValueError):

@@ -145,8 +145,8 @@ class Sample:
     """Picture to write."""
     columns: int = 8
     """Images in a row of the picture."""
-    batch: int = 256
-    """Images generated at once; does not change them."""
+    batch: int | None = None
+    """Images generated at once, which does not change them; as many as fit into memory if not given."""
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,7 @@ class DiscretizedLogisticMixture:
         _, means, log_scales, coefficients = self.split(mixture, channels)
         x = _to_unit(values, means.dtype)
         means = means + _coupling(coefficients, x, channels)
-        return _log_mass(x[..., None], values[..., None], means, log_scales).cumsum(-2)
+        return _log_mass(x[..., None], values[..., None], means, log_scales.clamp(min=MIN_LOG_SCALE)).cumsum(-2)
 
     def _tempered(self, mixture: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log-weights, means, log-scales and coefficients, as `split`, of the sharper or flatter mixture."""
@@ -251,7 +251,10 @@ class ChainedCategorical(nn.Module):
         return log_softmax(logits, -1).gather(-1, values.long()[..., None])[..., 0]
 
     def conditional(self, params: Tensor, given: Tensor, temperature: float = 1.0) -> Tensor:
-        """Log-masses `(..., 256)` of the sub-pixel that follows the `given` ones `(..., i)` uint8 of the same pixel."""
+        """Log-masses `(..., 256)` of the sub-pixel that follows the `given` ones `(..., i)` uint8 of the same pixel.
+
+        The logits are divided by `temperature`.
+        """
         return log_softmax(self._logits(params, given) / temperature, -1)
 
     def num_noise(self, channels: int) -> int:
@@ -273,11 +276,13 @@ class ChainedCategorical(nn.Module):
         state = hidden.unflatten(-1, (self.channels, -1))[..., i, :]
         mean = means[..., i, None]
         for j in range(i):
-            state = state + self.given[i * (i - 1) // 2 + j][given[..., j].long()]
+            state = state + self.given[i * (i - 1) // 2 + j].to(state.dtype)[given[..., j].long()]
             mean = mean + self.coupling[i, j] * _to_unit(given[..., j, None], mean.dtype)
         x = _to_unit(torch.arange(NUM_VALUES, device=params.device), mean.dtype)
         z = (x - mean) * torch.exp(-log_scales[..., i, None].clamp(min=MIN_LOG_SCALE))
-        return logsigmoid(z) + logsigmoid(-z) + silu(state) @ self.output[i].T  # the log-density of a logistic
+        return (
+            logsigmoid(z) + logsigmoid(-z) + silu(state) @ self.output[i].T.to(state.dtype)
+        )  # the log-density of a logistic
 
 
 Likelihood = Categorical | DiscretizedLogisticMixture | ChainedCategorical
@@ -324,7 +329,6 @@ def _log_mass(x: Tensor, values: Tensor, mean: Tensor, log_scale: Tensor) -> Ten
     s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)) for the sigmoid s and the bin's edges a > b: in logs nothing cancels,
     where the difference itself rounds to zero in the tails. a - b = 2/255 / scale does not depend on the mean.
     """
-    log_scale = log_scale.clamp(min=MIN_LOG_SCALE)
     inv_scale = torch.exp(-log_scale)
     middle = (x - mean) * inv_scale
     half = inv_scale / 255

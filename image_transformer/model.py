@@ -69,7 +69,7 @@ class ImageTransformer(nn.Module):
         return nats.flatten(1)[:, self.restore].view(images.shape)
 
     def schedule(self, known: NDArray[np.bool_] | None = None) -> Schedule:
-        """What is generated in which step: all that cannot see each other together. See `as_early_as_possible`.
+        """What is generated in which step: together whose values cannot reach each other. See `as_early_as_possible`.
 
         known: positions `(l,)` whose values are given.
         """

@@ -119,7 +119,8 @@ class Positions:
 class Layout:
     """The sequence of one image: its order, its size, and whether a position is a pixel or a sub-pixel.
 
-    With `sub_pixels` each channel is a position in a front of its own; without, a position holds all channels.
+    With `sub_pixels` each channel of a pixel is a position, in a later front than the channels before it; without, a
+    position holds all channels.
     """
 
     order: Order

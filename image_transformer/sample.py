@@ -6,16 +6,16 @@ same image comes out of every batch, and of `generate` and `generate_naive`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from image_transformer.attention import KVCache
-from image_transformer.likelihood import invert_cdf
+from image_transformer.likelihood import NUM_VALUES, invert_cdf
 from image_transformer.model import ImageTransformer, check_images
 from image_transformer.schedule import Schedule, front_by_front
 
@@ -39,18 +39,20 @@ def generate(
 ) -> Tensor:
     """`count` images drawn from the model, uint8 (count, c, h, w), with a key/value cache.
 
-    Positions that cannot see each other are drawn together (`model.schedule`), which changes nothing in the images.
+    Positions whose values cannot reach each other are drawn together (`model.schedule`); that changes no image.
     temperature: below 1 sharper, above 1 flatter (divides logits, multiplies the scales of a mixture); 1 is the model.
     top_k, top_p: draw each sub-pixel only from its k likeliest values, or from the fewest that hold p of the mass.
     known: uint8 (count, c, h, w), held fixed where `known_mask`, bool (count, c, h, w) or broadcast to it, is True.
-        A drawn value is conditioned on the known ones that come before it in the generation order.
+        A drawn value is conditioned on the known ones of earlier fronts, and on those alone: exactly the model's
+        distribution of the rest if the known ones come first in the generation order, as upper rows do in `Raster`.
+        By `Wavefront` they do not: the first pixel of a row has an earlier front than the last ones of the row above.
     batch: images generated at once; it does not change them. As many as fit into memory, up to 256, if not given.
     Raises ValueError for arguments out of range or of the wrong shape.
     """
 
     return _generate(
-        model, count, _generate_cached, Draws(temperature, top_k, top_p), seed=seed, known=known, known_mask=known_mask,
-        batch=batch, progress=progress,
+        model, count, _generate_cached, Sampling(temperature, top_k, top_p), seed=seed,
+        known=known, known_mask=known_mask, batch=batch, progress=progress,
     )  # fmt: skip
 
 
@@ -69,8 +71,8 @@ def generate_naive(
 ) -> Tensor:
     """What `generate` gives, by running the whole network again for every single position: the slow reference."""
     return _generate(
-        model, count, _generate_naive, Draws(temperature, top_k, top_p), seed=seed, known=known, known_mask=known_mask,
-        batch=batch, progress=progress,
+        model, count, _generate_naive, Sampling(temperature, top_k, top_p), seed=seed,
+        known=known, known_mask=known_mask, batch=batch, progress=progress,
     )  # fmt: skip
 
 
@@ -81,7 +83,7 @@ def noise(seed: int, first: int, count: int, num_dims: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Draws:
+class Sampling:
     """How values are drawn from a model's distributions; ValueError if out of range."""
 
     temperature: float = 1.0
@@ -97,41 +99,60 @@ class Draws:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
 
     @property
-    def unfiltered(self) -> bool:
-        return self.top_k is None and self.top_p is None
+    def filtered(self) -> bool:
+        return (self.top_k or NUM_VALUES) < NUM_VALUES or (self.top_p or 1) < 1
 
 
 class _Batch:
     """Images in the making: their noise, what is known of them, and how the values of some positions are drawn."""
 
     def __init__(
-        self,
-        model: ImageTransformer,
-        known: Tensor,
-        known_mask: Tensor,
-        uniform: Tensor,
-        draws: Draws,
+        self, model: ImageTransformer, known: Tensor, known_mask: Tensor, uniform: Tensor, sampling: Sampling
     ) -> None:
-        self.model, self.draws = model, draws
+        self.model, self.sampling = model, sampling
         self.fixed = known_mask.flatten(1).to(model.device)
-        self.image = torch.where(known_mask, known, 0).to(model.device)
+        self.image = torch.where(known_mask, known, 0).contiguous().to(model.device)
         self.flat = self.image.view(len(self.image), -1)  # the same values as (b, c h w), written in place
         self.uniform = uniform.to(model.device)
-        whole = self.fixed[:, model.values]
-        self.at_once = draws.unfiltered and bool((whole.all(-1) == whole.any(-1)).all())
         self.noise_places = noise_places(model).to(model.device)
+        fixed = self.fixed[:, model.values]
+        self.partly = fixed.any(-1, keepdim=True) & ~fixed.all(-1, keepdim=True)  # (b, l, 1)
+        self.any_partly = bool(self.partly.any())
 
     def draw(self, params: Tensor, at: Tensor) -> None:
         """Write values of the positions `at` (f,), drawn from their parameters `(b, f, p)`, where none are known."""
-        likelihood, places = self.model.likelihood, self.model.values[at]  # (f, v)
-        if self.at_once:
-            values = likelihood.draw(params, self.uniform[:, self.noise_places[at]], self.draws.temperature)
-            self.flat[:, places] = torch.where(self.fixed[:, places], self.flat[:, places], values)
-            return
-        for i, place in enumerate(places.T):  # a known channel says something of the drawn ones after it
-            log_mass = likelihood.conditional(params, self.flat[:, places[:, :i]], self.draws.temperature)
-            value = invert_cdf(log_mass, self.uniform[:, place], self.draws.top_k, self.draws.top_p)
-            self.flat[:, place] = torch.where(self.fixed[:, place], self.flat[:, place], value)
+        places = self.model.values[at]  # (f, v)
+        if self.sampling.filtered:
+            values = self._in_turn(params, places)
+        else:
+            noise = self.uniform[:, self.noise_places[at]]
+            values = self.model.likelihood.draw(params, noise, self.sampling.temperature)
+            if self.any_partly:
+                values = torch.where(self.partly[:, at], self._in_turn(params, places), values)
+        self.flat[:, places] = torch.where(self.fixed[:, places], self.flat[:, places], values)
+
+    def _in_turn(self, params: Tensor, places: Tensor) -> Tensor:
+        """Values `(b, f, v)`, one after the other: a known channel says something of the drawn ones after it."""
+        values, fixed = self.flat[:, places], self.fixed[:, places]
+        for i in range(values.shape[-1]):
+            log_mass = self.model.likelihood.conditional(params, values[..., :i], self.sampling.temperature)
+            drawn = invert_cdf(log_mass, self.uniform[:, places[:, i]], self.sampling.top_k, self.sampling.top_p)
+            values[..., i] = torch.where(fixed[..., i], values[..., i], drawn)
+        return values
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is generated when; `given` (l,) are the positions known in all images, `prefilled` whether step 0 is."""
+
+    schedule: Schedule
+    given: NDArray[np.bool_]
+    prefilled: bool
+
+    def on(self, device: torch.device) -> list[Tensor]:
+        """The positions of each step; all in one copy, so that no step waits for its own."""
+        steps = self.schedule.steps
+        return list(torch.from_numpy(np.concatenate(steps)).to(device).split([len(step) for step in steps]))
 
 
 def noise_places(model: ImageTransformer) -> Tensor:
@@ -143,37 +164,37 @@ def noise_places(model: ImageTransformer) -> Tensor:
     return torch.cat([torch.from_numpy(lay.values), extra], 1)
 
 
-def _generate_cached(
-    model: ImageTransformer, batch: _Batch, schedule: Schedule, advance: Callable[[int], None]
-) -> None:
+def _generate_cached(model: ImageTransformer, batch: _Batch, plan: _Plan, advance: Callable[[int], None]) -> None:
     """One step after the other, each network pass on the positions of that step alone."""
-    prefilled = bool(batch.fixed.any())
-    cache = model.new_cache(len(batch.image), schedule, prefilled=prefilled)
-    steps = torch.from_numpy(np.concatenate(schedule.steps)).to(model.device).split([len(s) for s in schedule.steps])
-    if prefilled:
-        batch.draw(model.prefill(batch.image, cache)[:, steps[0]], steps[0])
-    step = _captured_step if model.device.type == "cuda" else _plain_step
-    decode = step(model, batch, cache, max(map(len, steps)))
-    for number, at in enumerate(steps):
-        if number or not prefilled:
-            decode(at)
-        advance(number + 1)
+    with torch.cuda.device_of(model.values):
+        cache = model.new_cache(len(batch.image), plan.schedule, prefilled=plan.prefilled)
+        first, *later = steps = plan.on(model.device)
+        if plan.prefilled:
+            new = first[~torch.from_numpy(plan.given).to(model.device)[first]]
+            batch.draw(model.prefill(batch.image, cache)[:, new], new)
+            advance(1)
+
+        def plain(at: Tensor) -> None:
+            batch.draw(model.decode_step(batch.image, at, cache), at)
+
+        decode: Callable[[Tensor], None] = plain
+        if model.device.type == "cuda" and later:
+            decode = _captured(plain, max(map(len, later if plan.prefilled else steps)), model.device)
+        for number, at in enumerate(steps):
+            if number or not plan.prefilled:
+                decode(at)
+                advance(number + 1)
 
 
-def _plain_step(model: ImageTransformer, batch: _Batch, cache: KVCache, size: int) -> Callable[[Tensor], None]:
-    return lambda at: batch.draw(model.decode_step(batch.image, at, cache), at)
-
-
-def _captured_step(model: ImageTransformer, batch: _Batch, cache: KVCache, size: int) -> Callable[[Tensor], None]:
-    """The step as one CUDA graph: launching its kernels one by one costs more than running them.
+def _captured(decode: Callable[[Tensor], None], size: int, device: torch.device) -> Callable[[Tensor], None]:
+    """A step on up to `size` positions as one CUDA graph: launching its kernels one by one costs more than they do.
 
     A graph has one shape, so a smaller step repeats its last position: that is computed again, to the same result.
     """
-    where = torch.empty(size, dtype=torch.int64, device=model.device)
-    plain = _plain_step(model, batch, cache, size)
+    where = torch.empty(size, dtype=torch.int64, device=device)
     graph: torch.cuda.CUDAGraph | None = None
 
-    def decode(at: Tensor) -> None:
+    def step(at: Tensor) -> None:
         nonlocal graph
         where[: len(at)] = at
         where[len(at) :] = at[-1]
@@ -181,19 +202,19 @@ def _captured_step(model: ImageTransformer, batch: _Batch, cache: KVCache, size:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
-                plain(where)  # warms up; drawn with the same noise, the same values come again below
+                decode(where)  # warms up; with the same noise the same values are drawn again below
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                plain(where)
+            with torch.cuda.graph(graph, stream=stream):
+                decode(where)
         graph.replay()
 
-    return decode
+    return step
 
 
-def _generate_naive(model: ImageTransformer, batch: _Batch, schedule: Schedule, advance: Callable[[int], None]) -> None:
-    for number, front in enumerate(schedule.steps):
-        for at in torch.from_numpy(front).to(model.device)[:, None]:
+def _generate_naive(model: ImageTransformer, batch: _Batch, plan: _Plan, advance: Callable[[int], None]) -> None:
+    for number, front in enumerate(plan.on(model.device)):
+        for at in front[:, None]:
             if not batch.fixed[:, model.values[at]].all():
                 batch.draw(model(batch.image)[:, at], at)
         advance(number + 1)
@@ -203,8 +224,8 @@ def _generate_naive(model: ImageTransformer, batch: _Batch, schedule: Schedule, 
 def _generate(
     model: ImageTransformer,
     count: int,
-    generate_batch: Callable[[ImageTransformer, _Batch, Schedule, Callable[[int], None]], None],
-    draws: Draws,
+    generate_batch: Callable[[ImageTransformer, _Batch, _Plan, Callable[[int], None]], None],
+    sampling: Sampling,
     *,
     seed: int,
     known: Tensor | None,
@@ -214,10 +235,11 @@ def _generate(
 ) -> Tensor:
     _check_arguments(count, seed, batch)
     known, known_mask = _check_known(model, count, known, known_mask)
-    everywhere = known_mask.all(0).flatten()[model.layout.values].all(-1).numpy()  # positions known in all images
+    given = known_mask.all(0).flatten()[model.layout.values].all(-1).numpy()
     naive = generate_batch is _generate_naive
-    schedule = front_by_front(model.layout) if naive else model.schedule(everywhere)
-    batch = batch or images_at_once(model, schedule)
+    schedule = front_by_front(model.layout) if naive else model.schedule(given)
+    plan = _Plan(schedule, given, prefilled=bool(given.any()) and not naive)
+    batch = batch or images_at_once(model, plan, in_turn=sampling.filtered or known is not None)
     numbers = model.layout.num_positions * model.likelihood.num_noise(model.layout.channels)
     images = torch.zeros(count, *model.config.shape, dtype=torch.uint8)
     training = model.training
@@ -226,33 +248,43 @@ def _generate(
         for first in range(0, count, batch):
             rows = slice(first, min(first + batch, count))
             uniform = noise(seed, first, rows.stop - first, numbers)
-            part = _Batch(model, known[rows], known_mask[rows], uniform, draws)
-            generate_batch(model, part, schedule, _part(progress, first, rows.stop, count, len(schedule.steps)))
+            part = _Batch(model, known[rows], known_mask[rows], uniform, sampling)
+            generate_batch(model, part, plan, _part(progress, first, rows.stop, count, len(schedule.steps)))
             images[rows] = part.image.cpu()
     finally:
         model.train(training)
     return images
 
 
-def images_at_once(model: ImageTransformer, schedule: Schedule) -> int:
-    """How many images fit into `MEMORY_SHARE` of the free memory, by the size of the cache and of one pass."""
+def images_at_once(model: ImageTransformer, plan: _Plan, in_turn: bool) -> int:
+    """How many images fit into `MEMORY_SHARE` of the free memory: the cache, the largest pass and the largest draw."""
     config, size = model.config, torch.finfo(model.dtype).bits // 8
-    cache = model.new_cache(1, schedule).num_bytes
-    kept = (
-        4 * config.width + 3 * config.feed_forward + 4 * config.heads * config.head_width
-    )  # of a position, in a layer
-    prefill = model.layout.num_positions * kept * size
-    return max(1, min(MOST_AT_ONCE, int(MEMORY_SHARE * free_memory(model.device) / (cache + prefill))))
+    cache = model.new_cache(1, plan.schedule, prefilled=plan.prefilled).num_bytes
+    first, *later = plan.schedule.steps
+    most = max(map(len, later if plan.prefilled else plan.schedule.steps), default=0)
+    positions = model.layout.num_positions if plan.prefilled else most
+    kept = 4 * config.width + 3 * config.feed_forward + 4 * config.heads * config.head_width  # of a position in a layer
+    drawn = max(most, int((~plan.given[first]).sum()))
+    table = NUM_VALUES * config.components if in_turn else model.likelihood.num_params(config.shape[0])
+    bytes_each = cache + positions * kept * size + drawn * table * 6 * 8  # some six tables at once, in float64
+    return max(1, min(MOST_AT_ONCE, int(MEMORY_SHARE * free_memory(model.device) / bytes_each)))
 
 
 def free_memory(device: torch.device) -> int:
     """Bytes that can be allocated on the device now; 4 GiB where the system does not say."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
+        meminfo = Path("/proc/meminfo").read_text()
+        free = int(meminfo.split("MemAvailable:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
         return 4 * 2**30
+    try:  # the limit of a container
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        return max(0, min(free, limit - used))
+    except (OSError, ValueError):
+        return free
 
 
 def _part(progress: Progress | None, first: int, stop: int, count: int, steps: int) -> Callable[[int], None]:

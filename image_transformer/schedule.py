@@ -1,7 +1,7 @@
 """When each position is generated, and where its keys and values are kept until nothing can see them any more.
 
-Derived from the order's fronts, the patterns and the inputs of the slots, not from a special case: positions that
-cannot see each other through any number of layers are generated in one step. Geometry only, in NumPy.
+Derived from the order's fronts, the patterns and the inputs of the slots, not from a special case: positions whose
+values cannot reach each other through any number of layers are generated in one step. Geometry only, in NumPy.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def as_early_as_possible(
     step(q) = max(step(k) for all slots k it sees, step(v) + 1 for all unknown values v that enter it).
     """
     unknown = np.ones(layout.num_positions, np.bool_) if known is None else ~known
-    seen = _seen_by_each(patterns, layout)
+    seen = [_Seen(pattern, layout) for pattern in dict.fromkeys(patterns)]
     front = layout.positions.front
     step = np.zeros(layout.num_positions, np.int64)
     drawn = np.zeros(layout.num_positions + 1, np.int64)  # first step that finds the value drawn; the last: no value
@@ -67,13 +67,9 @@ def _wait_for_seen(step: IntArray, members: IntArray, seen: list[_Seen]) -> None
         before = step[members].copy()
         for keys in seen:
             for q in members:
-                step[q] = step[keys(q)].max()
+                step[q] = max(step[q], step[keys(q)].max())
         if np.array_equal(step[members], before):
             return
-
-
-def _seen_by_each(patterns: Sequence[Pattern], layout: Layout) -> list[_Seen]:
-    return [_Seen(pattern, layout) for pattern in dict.fromkeys(patterns)]
 
 
 class _Seen:
@@ -103,6 +99,7 @@ class CachePlan:
     allowed: BoolArray
 
 
+@lru_cache(maxsize=64)
 def cache_plan(pattern: Pattern, layout: Layout, schedule: Schedule, prefilled: bool = False) -> CachePlan:
     """The smallest cache that holds, at every step, all that the pattern can still see.
 

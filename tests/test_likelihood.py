@@ -183,6 +183,21 @@ def test_chained_masses_sum_to_one_and_agree_with_log_prob(channels):
         torch.testing.assert_close(log_prob[:, i], log_mass.gather(-1, values[:, i : i + 1].long())[:, 0])
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_chained_logits_of_blue_written_out(temperature):
+    """A logistic whose mean moves with red and green, plus W silu(hidden + T_red[r] + T_green[g])."""
+    likelihood, params = chained()
+    given = torch.tensor([[10, 200]], dtype=torch.uint8).expand(len(params), -1)
+    r, g = 10 / 127.5 - 1, 200 / 127.5 - 1
+    hidden, means, log_scales = params[:, :18].view(5, 3, 6), params[:, 18:21], params[:, 21:]
+    mean = means[:, 2] + likelihood.coupling[2, 0] * r + likelihood.coupling[2, 1] * g
+    z = (torch.arange(256) / 127.5 - 1 - mean[:, None]) / log_scales[:, 2:].exp()
+    state = hidden[:, 2] + likelihood.given[1][10] + likelihood.given[2][200]
+    logits = (torch.sigmoid(z) * torch.sigmoid(-z)).log() + torch.nn.functional.silu(state) @ likelihood.output[2].T
+    expected = (logits / temperature).log_softmax(-1)
+    torch.testing.assert_close(likelihood.conditional(params, given, temperature), expected)
+
+
 def test_chained_heads_use_every_channel_before_and_none_after():
     likelihood, params = chained()
     values = torch.full((5, 3), 100, dtype=torch.uint8)
@@ -210,9 +225,16 @@ def test_chained_softmaxes_start_as_logistics_that_fit_the_data():
     torch.testing.assert_close(bits.float(), entropy, atol=0.1, rtol=0)
 
 
+def narrow_mixture(channels, batch):
+    """Scales below the smallest that is allowed."""
+    return mixture(channels, batch=batch, log_scales=-9.0)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize(
-    ("make", "channels"), [(mixture, 3), (mixture, 1), (chained, 3), (chained, 1), (categorical, 1)], ids=str
+    ("make", "channels"),
+    [(mixture, 3), (mixture, 1), (narrow_mixture, 3), (chained, 3), (chained, 1), (categorical, 1)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_draws_follow_the_conditionals(make, channels, temperature):
     """Every channel's CDF at its draw, spread evenly over the drawn bin, is uniform whatever the channels before."""

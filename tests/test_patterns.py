@@ -138,6 +138,8 @@ def test_grouped_heads_share_keys_and_values(scheme):
     for pattern in scheme[1]:
         expected = TiledAttention(pattern, lay)(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))
         torch.testing.assert_close(TiledAttention(pattern, lay, groups=2)(q, k, v), expected)
+        rounded = TiledAttention(pattern, lay, groups=2)(q.bfloat16(), k.bfloat16(), v.bfloat16())
+        torch.testing.assert_close(rounded.double(), expected, rtol=0.05, atol=0.05)
 
 
 def test_no_tile_grows_with_the_image():

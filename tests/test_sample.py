@@ -10,7 +10,7 @@ from conftest import every_model, every_scheme, make_model, random_images
 
 from image_transformer import sample
 from image_transformer.likelihood import invert_cdf
-from image_transformer.order import BlockRaster, Raster
+from image_transformer.order import BlockRaster, Raster, Wavefront
 from image_transformer.patterns import Full, Local1D
 from image_transformer.sample import generate, generate_naive, noise
 from image_transformer.schedule import front_by_front
@@ -73,6 +73,63 @@ def test_grouped_key_value_heads_are_cached_and_equal_naive(scheme):
     model = make_model(scheme, kv_heads=1)
     assert model.new_cache(2).keys[0].shape[:2] == (2, 1)
     assert torch.equal(generate(model, 2), generate_naive(model, 2))
+
+
+def test_heads_in_two_groups_are_cached_and_equal_naive():
+    model = make_model((Wavefront(1), (Local1D(5, 4),)), heads=4, kv_heads=2, width=16)
+    assert torch.equal(generate(model, 2), generate_naive(model, 2))
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 20}])
+@pytest.mark.parametrize("likelihood", ["dmol", "chained", "categorical"])
+def test_every_image_may_have_its_own_known_part(filters, likelihood):
+    """Upper rows, a channel, nothing, all: what is known of its batch mates changes no image."""
+    model = make_model((Wavefront(1), (Local1D(5, 4),)), likelihood=likelihood)
+    known = random_images(4, model.config.shape)
+    mask = torch.zeros(known.shape, dtype=torch.bool)
+    mask[0, :, :2] = mask[1, 0] = mask[3] = True
+    together = generate(model, 4, known=known, known_mask=mask, batch=4, **filters)
+    assert torch.equal(together, generate(model, 4, known=known, known_mask=mask, batch=1, **filters))
+    assert torch.equal(together, generate_naive(model, 4, known=known, known_mask=mask, **filters))
+    assert torch.equal(together[mask], known[mask])
+    assert torch.equal(together[2], generate(model, 4, **filters)[2])
+
+
+def test_known_images_may_have_any_strides():
+    model = make_model()
+    known = random_images(2, (5, 4, 3)).permute(0, 3, 1, 2)
+    mask = torch.ones(5, 4, dtype=torch.bool)
+    assert torch.equal(generate(model, 2, known=known, known_mask=mask), known)
+
+
+def test_filters_that_keep_everything_change_nothing():
+    model = make_model()
+    assert torch.equal(generate(model, 2, top_k=256, top_p=1.0), generate(model, 2))
+
+
+@every_scheme
+def test_a_step_that_repeats_its_last_position_changes_nothing(scheme):
+    """As steps are padded where they are captured in one graph of a fixed size."""
+    model = make_model(scheme)
+    images = random_images(2, model.config.shape)
+    with torch.inference_mode():
+        whole, cache = model(images), model.new_cache(2)
+        for at in map(torch.from_numpy, model.schedule().steps):
+            padded = torch.cat([at, at[-1:].expand(3)])
+            params = model.decode_step(images, padded, cache)
+            torch.testing.assert_close(params, whole[:, padded], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fields", [{}, {"heads": 4, "kv_heads": 2, "width": 16}], ids=str)
+def test_steps_captured_on_a_gpu_give_the_images_of_the_naive_form(fields):
+    model = make_model((Wavefront(1), (Local1D(5, 4),)), **fields).cuda()
+    known = random_images(5, model.config.shape)
+    mask = torch.zeros(model.config.shape[1:], dtype=torch.bool)
+    mask[:2] = True
+    for options in ({}, {"top_p": 0.9}, {"known": known, "known_mask": mask}, {"temperature": 0.7}):
+        expected = generate_naive(model, 5, **options)
+        assert torch.equal(generate(model, 5, batch=2, **options), expected)
 
 
 def test_image_i_depends_on_seed_and_i_alone():
@@ -141,7 +198,7 @@ def test_progress_reaches_the_end_and_training_mode_is_kept():
     generate(model, 3, batch=2, progress=lambda done, total: calls.append((done, total)))
     done, totals = zip(*calls, strict=True)
     assert list(done) == sorted(done)
-    assert done[-1] == totals[-1] == 3 * 20
+    assert done[-1] == totals[-1] == 3 * len(model.schedule().steps)
     assert model.training
 
 
@@ -211,7 +268,6 @@ def test_batches_that_do_not_fit_into_memory_are_split(monkeypatch):
     monkeypatch.setattr(model, "new_cache", new_cache)
     assert torch.equal(generate(model, 5, seed=2), whole)
     assert 1 <= max(sizes) < 5
-    assert sample.images_at_once(model, model.schedule()) == max(sizes)
 
 
 def test_naive_has_the_signature_of_generate():

@@ -75,7 +75,7 @@ def test_known_pixels_shorten_the_schedule():
     model = make_model((Wavefront(1), (Local1D(16, 16),)), (3, 8, 8))
     upper = model.layout.positions.row < 4
     assert len(model.schedule().steps) == 22
-    assert len(model.schedule(upper).steps) < 22
+    assert len(model.schedule(upper).steps) == 14  # those of 4 rows
     assert len(model.schedule(np.ones(64, bool)).steps) == 1
     assert model.schedule(np.zeros(64, bool)) is model.schedule()
 

@@ -50,7 +50,9 @@ def assert_same_run(one, other):
     assert bytes_[0] == bytes_[1]
 
 
-def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("likelihood", ["dmol", "chained"])
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, tmp_path, monkeypatch, likelihood):
+    config = replace(config, model=replace(config.model, likelihood=likelihood))
     monkeypatch.setattr("image_transformer.train.LOG_EVERY", 4)  # does not divide the updates before the cut
     train(config, tmp_path / "whole", show_progress=False)
     train(replace(config, train=replace(config.train, images=48)), tmp_path / "cut", show_progress=False)
