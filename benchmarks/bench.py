@@ -331,9 +331,8 @@ def bench_sampling(rounds: int) -> None:
         results[f"sample: {name}"] = dict(zip(names, values, strict=True))
     show("Sampling 32 x 32 images", ("", *names), rows,
          "extrapolated: naive from one pass, raster from 15 s, peers from tokens in mid-image")  # fmt: skip
-    console.print(
-        f"naive / raster {naive.wall / one['raster'].wall:.0f}, raster / wavefront {one['raster'].wall / first.wall:.1f}\n"
-    )
+    naively, gained = naive.wall / one["raster"].wall, one["raster"].wall / first.wall
+    console.print(f"naive / raster {naively:.0f}, raster / wavefront {gained:.1f}\n")
 
 
 @torch.no_grad()
