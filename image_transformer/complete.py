@@ -50,7 +50,8 @@ def complete(
 ) -> Image.Image:
     """A picture with a row for each of `originals` (n, c, h, w): what is given, `samples` completions, the original.
 
-    known: True where pixels are given, bool (h, w). A drawn pixel is conditioned on the given ones before it.
+    known: True where pixels are given, bool (h, w). A drawn pixel is conditioned on the given ones of earlier fronts:
+    by `Raster` all of the rows above it, by `Wavefront` those up to two columns further right for every row further up.
     """
     given = torch.from_numpy(np.repeat(originals, samples, axis=0))
     drawn = generate(
