@@ -309,7 +309,7 @@ def test_another_format_is_refused(run_folder):
     folder = checkpoint.checkpoints(run_folder)[-1]
     state = json.loads((folder / "state.json").read_text()) | {"format": 99}
     (folder / "state.json").write_text(json.dumps(state))
-    with pytest.raises(CheckpointError, match="format 99, expected 1"):
+    with pytest.raises(CheckpointError, match="format 99, expected 2"):
         checkpoint.load(run_folder)
 
 
