@@ -99,9 +99,10 @@ class _AttentionByChunks(torch.autograd.Function):
     def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
         q = q * q.shape[-1] ** -0.5
         bias = torch.zeros_like(allowed, dtype=q.dtype).masked_fill_(~allowed, -torch.inf)
+        bias = bias.expand(q.shape[1], -1, -1)
         weights, out = q.new_empty(*q.shape[:-1], k.shape[-2]), torch.empty_like(q)
         for c in _chunks(weights.shape):
-            scores = torch.matmul(q[c], k[c].transpose(-1, -2)).add_(bias[c[1]] if len(bias) > 1 else bias)
+            scores = torch.matmul(q[c], k[c].transpose(-1, -2)).add_(bias[c[1]])
             torch.softmax(scores, -1, out=weights[c])
             torch.matmul(weights[c], v[c], out=out[c])
         ctx.save_for_backward(q, k, v, weights)

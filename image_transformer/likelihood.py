@@ -54,7 +54,7 @@ class Categorical:
 
     def draw(self, logits: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
         """Values `(..., 1)` for `uniform` `(..., 1)` on [0, 1)."""
-        return invert_cdf(self.conditional(logits, uniform[..., :0], temperature), uniform[..., 0])[..., None]
+        return draw_in_turn(self, logits, uniform, temperature)
 
 
 @dataclass(frozen=True)
@@ -263,11 +263,7 @@ class ChainedCategorical(nn.Module):
 
     def draw(self, params: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
         """Values `(..., c)` for `uniform` `(..., c)` on [0, 1), one channel after the other."""
-        values = torch.zeros(*uniform.shape[:-1], 0, dtype=torch.uint8, device=uniform.device)
-        for i in range(self.channels):
-            value = invert_cdf(self.conditional(params, values, temperature), uniform[..., i])
-            values = torch.cat([values, value[..., None]], -1)
-        return values
+        return draw_in_turn(self, params, uniform, temperature)
 
     def _logits(self, params: Tensor, given: Tensor) -> Tensor:
         """Logits `(..., 256)` of the channel that follows the `given` ones `(..., i)`."""
@@ -286,6 +282,28 @@ class ChainedCategorical(nn.Module):
 
 
 Likelihood = Categorical | DiscretizedLogisticMixture | ChainedCategorical
+
+
+def draw_in_turn(
+    likelihood: Likelihood,
+    params: Tensor,
+    uniform: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    known: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Values `(..., v)` uint8 for `uniform` `(..., v)`, one sub-pixel after the other, each by inverting its CDF.
+
+    known: values and a mask, `(..., v)` each; where the mask is True the value stays, and those after it are drawn
+    given it.
+    """
+    values = torch.zeros_like(uniform, dtype=torch.uint8) if known is None else known[0].clone()
+    for i in range(uniform.shape[-1]):
+        log_mass = likelihood.conditional(params, values[..., :i], temperature)
+        drawn = invert_cdf(log_mass, uniform[..., i], top_k, top_p)
+        values[..., i] = drawn if known is None else torch.where(known[1][..., i], values[..., i], drawn)
+    return values
 
 
 def invert_cdf(log_mass: Tensor, uniform: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from image_transformer.likelihood import NUM_VALUES, invert_cdf
+from image_transformer.likelihood import NUM_VALUES, draw_in_turn
 from image_transformer.model import ImageTransformer, check_images
 from image_transformer.schedule import Schedule, front_by_front
 
@@ -121,24 +121,17 @@ class _Batch:
 
     def draw(self, params: Tensor, at: Tensor) -> None:
         """Write values of the positions `at` (f,), drawn from their parameters `(b, f, p)`, where none are known."""
-        places = self.model.values[at]  # (f, v)
-        if self.sampling.filtered:
-            values = self._in_turn(params, places)
-        else:
-            noise = self.uniform[:, self.noise_places[at]]
-            values = self.model.likelihood.draw(params, noise, self.sampling.temperature)
-            if self.any_partly:
-                values = torch.where(self.partly[:, at], self._in_turn(params, places), values)
-        self.flat[:, places] = torch.where(self.fixed[:, places], self.flat[:, places], values)
-
-    def _in_turn(self, params: Tensor, places: Tensor) -> Tensor:
-        """Values `(b, f, v)`, one after the other: a known channel says something of the drawn ones after it."""
-        values, fixed = self.flat[:, places], self.fixed[:, places]
-        for i in range(values.shape[-1]):
-            log_mass = self.model.likelihood.conditional(params, values[..., :i], self.sampling.temperature)
-            drawn = invert_cdf(log_mass, self.uniform[:, places[:, i]], self.sampling.top_k, self.sampling.top_p)
-            values[..., i] = torch.where(fixed[..., i], values[..., i], drawn)
-        return values
+        likelihood, how, places = self.model.likelihood, self.sampling, self.model.values[at]  # (f, v)
+        values, known = self.flat[:, places], self.fixed[:, places]
+        if not how.filtered:
+            drawn = likelihood.draw(params, self.uniform[:, self.noise_places[at]], how.temperature)
+        if how.filtered or self.any_partly:  # a known channel says something of the drawn ones after it
+            uniform = self.uniform[:, places]
+            in_turn = draw_in_turn(
+                likelihood, params, uniform, how.temperature, how.top_k, how.top_p, (values, known)
+            )  # fmt: skip
+            drawn = in_turn if how.filtered else torch.where(self.partly[:, at], in_turn, drawn)
+        self.flat[:, places] = torch.where(known, values, drawn)
 
 
 @dataclass(frozen=True)
