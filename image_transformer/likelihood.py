@@ -112,11 +112,10 @@ class DiscretizedLogisticMixture:
         x = pad(_to_unit(given, means.dtype), (0, channels - i))
         means = means + _coupling(coefficients, x, channels)
         if i:
-            mass = _log_mass(x[..., :i, None], given[..., None], means[..., :i, :], log_scales[..., :i, :])
+            mass = _log_mass(given[..., None], means[..., :i, :], log_scales[..., :i, :])
             weights = log_softmax(weights + mass.sum(-2), -1)  # which component made the given ones
         every = torch.arange(NUM_VALUES, device=mixture.device)[:, None]
-        mean, log_scale = means[..., i, None, :], log_scales[..., i, None, :]
-        mass = _log_mass(_to_unit(every, means.dtype), every, mean, log_scale)  # (..., 256, K)
+        mass = _log_mass(every, means[..., i, None, :], log_scales[..., i, None, :])  # (..., 256, K)
         return torch.logsumexp(weights[..., None, :] + mass, -1)
 
     def num_noise(self, channels: int) -> int:
@@ -189,7 +188,7 @@ class DiscretizedLogisticMixture:
         _, means, log_scales, coefficients = self.split(mixture, channels)
         x = _to_unit(values, means.dtype)
         means = means + _coupling(coefficients, x, channels)
-        return _log_mass(x[..., None], values[..., None], means, log_scales.clamp(min=MIN_LOG_SCALE)).cumsum(-2)
+        return _log_mass(values[..., None], means, log_scales.clamp(min=MIN_LOG_SCALE)).cumsum(-2)
 
     def _tempered(self, mixture: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log-weights, means, log-scales and coefficients, as `split`, of the sharper or flatter mixture."""
@@ -341,15 +340,15 @@ def _coupling(coefficients: Tensor, x: Tensor, channels: int) -> Tensor:
     return torch.stack(shifts, -2) if channels > 1 else shifts[0].unsqueeze(-2)
 
 
-def _log_mass(x: Tensor, values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log of the logistic mass of the bin around `x`, exact far from the mean and for any scale.
+def _log_mass(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log of the logistic mass of the bins of `values`, exact far from the mean and for any scale.
 
     s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)) for the sigmoid s and the bin's edges a > b: in logs nothing cancels,
     where the difference itself rounds to zero in the tails. a - b = 2/255 / scale does not depend on the mean.
+    Distances are taken in half levels, 2 v - 255, which are whole numbers: so neighbouring bins share their edge.
     """
-    inv_scale = torch.exp(-log_scale)
-    middle = (x - mean) * inv_scale
-    half = inv_scale / 255
+    half = torch.exp(-log_scale) / 255
+    middle = (2 * values.to(mean.dtype) - 255 - 255 * mean) * half
     upper = torch.where(values == NUM_VALUES - 1, 0.0, logsigmoid(middle + half))
     lower = torch.where(values == 0, 0.0, logsigmoid(half - middle))
     inside = (values > 0) & (values < NUM_VALUES - 1)

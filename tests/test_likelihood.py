@@ -48,14 +48,15 @@ def every_value(given: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_256_masses_of_every_conditional_sum_to_one(extreme, channels, dtype):
     likelihood, params = mixture(channels, dtype=dtype, **extreme)
-    given = torch.randint(0, 256, (len(params), channels), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(11)
+    given = torch.randint(0, 256, (len(params), channels), dtype=torch.uint8, generator=generator)
     given[0], given[1] = 0, 255
     for i in range(channels):
         log_mass = likelihood.conditional(params, given[:, :i])
         assert not log_mass.isnan().any()
         total = log_mass.double().logsumexp(-1)
         torch.testing.assert_close(
-            total, torch.zeros_like(total), atol=1e-5 if dtype == torch.float32 else 1e-12, rtol=0
+            total, torch.zeros_like(total), atol=1e-6 if dtype == torch.float32 else 1e-12, rtol=0
         )
 
 
