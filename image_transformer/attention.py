@@ -88,6 +88,16 @@ class TiledAttention(nn.Module):
         return out if self.in_order else out.index_select(2, self.restore)
 
 
+def full_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of queries `(b, a, l, e)` to all of the keys and values `(b, a, m, e)`, nothing hidden."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        b, a, l, e = q.shape
+        q, k, v = (x.flatten(0, 1).unsqueeze(1) for x in (q, k.to(q.dtype), v.to(q.dtype)))
+        everything = torch.ones(1, 1, k.shape[2], dtype=torch.bool)
+        return cast(Tensor, _AttentionByChunks.apply(q, k, v, everything)).view(b, a, l, e)
+    return scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype))
+
+
 class _AttentionByChunks(torch.autograd.Function):
     """Attention of `(h, n, m, e)` queries, a few tiles at a time, so that their scores stay in the processor's cache.
 

@@ -59,6 +59,12 @@ class ModelConfig:
     """Dropout on every residual branch and on the input."""
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     """Position codes of the paper family; the modern one is rotary."""
+    classes: tuple[str, ...] | None = None
+    """Class-conditional: the names of the classes; given empty, those of the training data. Not conditional if None."""
+    factor: int | None = None
+    """Super-resolution: the model is given the means of boxes of FACTOR x FACTOR pixels. Not conditional if None."""
+    encoder_depth: int = 2
+    """Layers of the encoder that reads the low-resolution image (super-resolution only)."""
 
     def __post_init__(self) -> None:
         if self.order is None:
@@ -68,7 +74,7 @@ class ModelConfig:
         _check(self.shape[0] in (1, 3), f"model.shape: channels must be 1 or 3, got {self.shape[0]}")
         _check(min(self.shape) >= 1, f"model.shape: height and width must be positive, got {self.shape}")
         _check(bool(self.attention), "model.attention: at least one pattern is needed")
-        for name in ("components", "depth", "width", "heads", "feed_forward"):
+        for name in ("components", "depth", "width", "heads", "feed_forward", "encoder_depth"):
             _check(getattr(self, name) >= 1, f"model.{name} must be at least 1, got {getattr(self, name)}")
         width = self.attention_width
         _check(width is None or width >= 1, f"model.attention_width must be at least 1, got {width}")
@@ -81,6 +87,13 @@ class ModelConfig:
                 "the paper family shifts its inputs along the sequence, so no two pixels can be drawn together: "
                 "the wavefront order needs the modern family, the paper's goes with --model.order raster",
             )
+        for name in self.classes or ():
+            _check((self.classes or ()).count(name) == 1, f"model.classes: {name!r} is there more than once")
+        _, height, width_px = self.shape
+        _check(
+            self.factor is None or (self.factor > 1 and height % self.factor == 0 and width_px % self.factor == 0),
+            f"model.factor must be at least 2 and divide the height {height} and width {width_px}, got {self.factor}",
+        )
         _check(0 <= self.dropout < 1, f"model.dropout must lie in [0, 1), got {self.dropout}")
         total = self.attention_width or self.width
         multiple = self.heads * (4 if self.family == "modern" else 1)
@@ -96,6 +109,12 @@ class ModelConfig:
     def patterns(self) -> tuple[Pattern, ...]:
         """The pattern of each layer."""
         return tuple(self.attention[i % len(self.attention)] for i in range(self.depth))
+
+    @property
+    def low_shape(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of the low-resolution image that the model is given; None if it is not."""
+        channels, height, width = self.shape
+        return (channels, height // self.factor, width // self.factor) if self.factor else None
 
     @property
     def head_width(self) -> int:

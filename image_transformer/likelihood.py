@@ -291,18 +291,28 @@ def draw_in_turn(
     top_k: int | None = None,
     top_p: float | None = None,
     known: tuple[Tensor, Tensor] | None = None,
+    bounds: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Values `(..., v)` uint8 for `uniform` `(..., v)`, one sub-pixel after the other, each by inverting its CDF.
 
     known: values and a mask, `(..., v)` each; where the mask is True the value stays, and those after it are drawn
-    given it.
+    given it. bounds: the smallest and the largest value that may be drawn, `(..., v)` each.
     """
     values = torch.zeros_like(uniform, dtype=torch.uint8) if known is None else known[0].clone()
     for i in range(uniform.shape[-1]):
         log_mass = likelihood.conditional(params, values[..., :i], temperature)
+        if bounds is not None:
+            log_mass = log_mass.masked_fill(~within(bounds[0][..., i], bounds[1][..., i]), -torch.inf)
+            log_mass = log_mass - log_mass.amax(-1, keepdim=True)  # what is left may be too little for its exponential
         drawn = invert_cdf(log_mass, uniform[..., i], top_k, top_p)
         values[..., i] = drawn if known is None else torch.where(known[1][..., i], values[..., i], drawn)
     return values
+
+
+def within(lowest: Tensor, highest: Tensor) -> Tensor:
+    """Which of the 256 values lie between bounds `(...)`, bool `(..., 256)`."""
+    every = torch.arange(NUM_VALUES, device=lowest.device)
+    return (every >= lowest[..., None]) & (every <= highest[..., None])
 
 
 def invert_cdf(log_mass: Tensor, uniform: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:

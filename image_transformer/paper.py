@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from image_transformer.attention import Attend
+from image_transformer.attention import Attend, full_attention
 from image_transformer.config import ModelConfig
+from image_transformer.context import NO_CONTEXT, Context
 from image_transformer.likelihood import Likelihood
-from image_transformer.order import Layout
+from image_transformer.order import Layout, Raster
+from image_transformer.order import layout as find_layout
 
 LN_EPS = 1e-6
 INIT_GAIN = 0.2
@@ -37,9 +39,11 @@ class PaperTransformer(nn.Module):
         super().__init__()
         width = config.width
         self.embed = (SubPixelEmbedding if layout.sub_pixels else PixelEmbedding)(layout.channels, width)
-        self.positions = (SinusoidalPositions if config.positions == "sinusoidal" else LearnedPositions)(layout, width)
+        self.positions = _positions(config, layout)
+        self.labels = nn.Embedding(len(config.classes), width) if config.classes else None
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.encoder = Encoder(config) if config.factor else None
+        self.blocks = nn.ModuleList(Block(config, cross=config.factor is not None) for _ in range(config.depth))
         self.head = nn.Linear(width, likelihood.num_params(layout.channels), bias=layout.sub_pixels)
         # slot l holds the content of position l - 1; the first slot holds nothing (-1)
         self.inputs = layout.positions.index[:, None] - 1
@@ -49,14 +53,26 @@ class PaperTransformer(nn.Module):
         self.register_buffer("previous_channel", torch.from_numpy(channel), persistent=False)
         self._initialise()
 
-    def forward(self, image: Tensor, at: Tensor | slice, attends: Sequence[Attend]) -> Tensor:
+    def read(self, label: Tensor | None, low: Tensor | None) -> Context:
+        """The conditions as the layers need them: classes `(b,)` int64, low-resolution images `(b, c, h/f, w/f)`."""
+        scale = math.sqrt(self.head.in_features)
+        added = None if self.labels is None or label is None else self.labels(label)[:, None] * scale
+        if self.encoder is None or low is None:
+            return Context(added)
+        encoded = self.encoder(low)
+        return Context(added, low, tuple(block.cross.keys_and_values(encoded) for block in self.blocks))
+
+    def forward(
+        self, image: Tensor, at: Tensor | slice, attends: Sequence[Attend], context: Context = NO_CONTEXT
+    ) -> Tensor:
         """Parameters `(b, l, p)` of positions `at`, from the values of `image` (b, c, h, w) generated before each."""
         previous = self.previous[at]  # (l, v)
         values = image.flatten(1)[:, previous.clamp(min=0)]  # (b, l, v)
         content = self.embed(values, self.previous_channel[at]) * (previous[:, :1] >= 0)
-        x = self.dropout(content + self.positions(at))
-        for block, attend in zip(self.blocks, attends, strict=True):
-            x = block(x, attend)
+        x = content + self.positions(at)
+        x = self.dropout(x if context.label is None else x + context.label)
+        for layer, (block, attend) in enumerate(zip(self.blocks, attends, strict=True)):
+            x = block(x, attend, context.memory[layer] if context.memory else None)
         with torch.autocast(x.device.type, enabled=False):  # a mean in bfloat16 would be off by half a level
             return self.head(x.to(self.head.weight.dtype))
 
@@ -69,6 +85,38 @@ class PaperTransformer(nn.Module):
                 nn.init.uniform_(module.weight, -limit, limit)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if self.labels is not None:
+            nn.init.normal_(self.labels.weight, std=self.head.in_features**-0.5)
+
+
+class Encoder(nn.Module):
+    """Reads the sub-pixels of the low-resolution image with full attention, nothing hidden. Source: paper, 4.2."""
+
+    channel: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.low_shape is not None
+        layout = find_layout(Raster(), config.low_shape, True)
+        self.embed = SubPixelEmbedding(layout.channels, config.width)
+        self.positions = _positions(config, layout)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.encoder_depth))
+        self.register_buffer("values", torch.from_numpy(layout.values), persistent=False)
+        self.register_buffer("channel", torch.from_numpy(layout.positions.channel), persistent=False)
+
+    values: Tensor
+
+    def forward(self, low: Tensor) -> Tensor:
+        """States `(b, m, d)` of the sub-pixels of uint8 `low` (b, c, h / f, w / f)."""
+        x = self.dropout(self.embed(low.flatten(1)[:, self.values], self.channel) + self.positions(slice(None)))
+        for block in self.blocks:
+            x = block(x, full_attention)
+        return x
+
+
+def _positions(config: ModelConfig, layout: Layout) -> SinusoidalPositions | LearnedPositions:
+    return (SinusoidalPositions if config.positions == "sinusoidal" else LearnedPositions)(layout, config.width)
 
 
 class SubPixelEmbedding(nn.Module):
@@ -146,26 +194,33 @@ def _row_and_column(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Block(nn.Module):
-    """Self-attention and feed-forward, each as LayerNorm(x + dropout(f(x))). Source: paper, 3.2, equations 1 and 2."""
+    """Self-attention and feed-forward, each as LayerNorm(x + dropout(f(x))). Source: paper, 3.2, equations 1 and 2.
 
-    def __init__(self, config: ModelConfig) -> None:
+    With `cross`, attention to what an encoder has read comes between them.
+    """
+
+    def __init__(self, config: ModelConfig, cross: bool = False) -> None:
         super().__init__()
-        self.attention = SelfAttention(config)
+        self.attention = Attention(config)
+        self.cross = Attention(config) if cross else None
         self.feed_forward = nn.Sequential(
             nn.Linear(config.width, config.feed_forward),
             nn.ReLU(),
             nn.Linear(config.feed_forward, config.width),
         )
         self.norm_attention = nn.LayerNorm(config.width, eps=LN_EPS)
+        self.norm_cross = nn.LayerNorm(config.width, eps=LN_EPS) if cross else None
         self.norm_feed_forward = nn.LayerNorm(config.width, eps=LN_EPS)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        x = self.norm_attention(x + self.dropout(self.attention(x, attend)))
+    def forward(self, x: Tensor, attend: Attend, memory: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        x = self.norm_attention(x + self.dropout(self.attention(x, *self.attention.keys_and_values(x), attend)))
+        if self.cross is not None and self.norm_cross is not None and memory is not None:
+            x = self.norm_cross(x + self.dropout(self.cross(x, *memory, full_attention)))
         return self.norm_feed_forward(x + self.dropout(self.feed_forward(x)))
 
 
-class SelfAttention(nn.Module):
+class Attention(nn.Module):
     """Multi-head attention without biases, scaled by the head width; `attend` decides who sees whom."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -177,6 +232,12 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(config.width, total, bias=False)
         self.output = nn.Linear(total, config.width, bias=False)
 
-    def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
-        return self.output(attend(q, k, v).transpose(1, 2).flatten(2))
+    def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`(b, a, l, e)` each, of what is attended to, `(b, l, d)`."""
+        return self._split(self.key(x)), self._split(self.value(x))
+
+    def forward(self, x: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
+        return self.output(attend(self._split(self.query(x)), k, v).transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -6,7 +6,7 @@ same image comes out of every batch, and of `generate` and `generate_naive`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from image_transformer.boxes import bounds
+from image_transformer.context import Context
 from image_transformer.likelihood import NUM_VALUES, draw_in_turn
-from image_transformer.model import ImageTransformer, check_images
+from image_transformer.model import ImageTransformer, Label, check_images
 from image_transformer.schedule import Schedule, front_by_front
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all), over all images
@@ -32,6 +34,9 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    label: Label | None = None,
+    low: Tensor | None = None,
+    consistent: bool = False,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     batch: int | None = None,
@@ -42,6 +47,10 @@ def generate(
     Positions whose values cannot reach each other are drawn together (`model.schedule`); that changes no image.
     temperature: below 1 sharper, above 1 flatter (divides logits, multiplies the scales of a mixture); 1 is the model.
     top_k, top_p: draw each sub-pixel only from its k likeliest values, or from the fewest that hold p of the mass.
+    label: the class of each image, or one for all, by number or name; where the model is class-conditional.
+    low: the low-resolution images, uint8 (count, c, h / f, w / f); where the model is for super-resolution.
+    consistent: the box means of what is drawn equal `low` exactly: values that would make that impossible have no
+        probability, the others are renormalised, and pixels of one box are drawn one after the other.
     known: uint8 (count, c, h, w), held fixed where `known_mask`, bool (count, c, h, w) or broadcast to it, is True.
         A drawn value is conditioned on the known ones of earlier fronts, and on those alone: exactly the model's
         distribution of the rest if the known ones come first in the generation order, as upper rows do in `Raster`.
@@ -51,7 +60,7 @@ def generate(
     """
 
     return _generate(
-        model, count, _generate_cached, Sampling(temperature, top_k, top_p), seed=seed,
+        model, count, _generate_cached, Sampling(temperature, top_k, top_p, consistent), seed=seed, label=label, low=low,
         known=known, known_mask=known_mask, batch=batch, progress=progress,
     )  # fmt: skip
 
@@ -64,6 +73,9 @@ def generate_naive(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    label: Label | None = None,
+    low: Tensor | None = None,
+    consistent: bool = False,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     batch: int | None = None,
@@ -71,7 +83,7 @@ def generate_naive(
 ) -> Tensor:
     """What `generate` gives, by running the whole network again for every single position: the slow reference."""
     return _generate(
-        model, count, _generate_naive, Sampling(temperature, top_k, top_p), seed=seed,
+        model, count, _generate_naive, Sampling(temperature, top_k, top_p, consistent), seed=seed, label=label, low=low,
         known=known, known_mask=known_mask, batch=batch, progress=progress,
     )  # fmt: skip
 
@@ -89,6 +101,7 @@ class Sampling:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    consistent: bool = False
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -107,9 +120,15 @@ class _Batch:
     """Images in the making: their noise, what is known of them, and how the values of some positions are drawn."""
 
     def __init__(
-        self, model: ImageTransformer, known: Tensor, known_mask: Tensor, uniform: Tensor, sampling: Sampling
+        self,
+        model: ImageTransformer,
+        known: Tensor,
+        known_mask: Tensor,
+        uniform: Tensor,
+        sampling: Sampling,
+        context: Context,
     ) -> None:
-        self.model, self.sampling = model, sampling
+        self.model, self.sampling, self.context = model, sampling, context
         self.fixed = known_mask.flatten(1).to(model.device)
         self.image = torch.where(known_mask, known, 0).contiguous().to(model.device)
         self.flat = self.image.view(len(self.image), -1)  # the same values as (b, c h w), written in place
@@ -118,20 +137,65 @@ class _Batch:
         fixed = self.fixed[:, model.values]
         self.partly = fixed.any(-1, keepdim=True) & ~fixed.all(-1, keepdim=True)  # (b, l, 1)
         self.any_partly = bool(self.partly.any())
+        self.boxes = _BoxSums(model, self.flat, self.fixed, context) if sampling.consistent else None
 
     def draw(self, params: Tensor, at: Tensor) -> None:
         """Write values of the positions `at` (f,), drawn from their parameters `(b, f, p)`, where none are known."""
+        if self.boxes is None:
+            return self._draw(params, at)
+        for turn in _turns(self.model.box_of[self.model.values[at, 0]]):
+            self._draw(params[:, turn], at[turn])
+
+    def _draw(self, params: Tensor, at: Tensor) -> None:
         likelihood, how, places = self.model.likelihood, self.sampling, self.model.values[at]  # (f, v)
         values, known = self.flat[:, places], self.fixed[:, places]
-        if not how.filtered:
+        in_turn = how.filtered or self.boxes is not None
+        if not in_turn:
             drawn = likelihood.draw(params, self.uniform[:, self.noise_places[at]], how.temperature)
-        if how.filtered or self.any_partly:  # a known channel says something of the drawn ones after it
-            uniform = self.uniform[:, places]
-            in_turn = draw_in_turn(
-                likelihood, params, uniform, how.temperature, how.top_k, how.top_p, (values, known)
+        if in_turn or self.any_partly:  # a known channel says something of the drawn ones after it
+            one_by_one = draw_in_turn(
+                likelihood, params, self.uniform[:, places], how.temperature, how.top_k, how.top_p, (values, known),
+                self.boxes.bounds(places) if self.boxes is not None else None,
             )  # fmt: skip
-            drawn = in_turn if how.filtered else torch.where(self.partly[:, at], in_turn, drawn)
+            drawn = one_by_one if in_turn else torch.where(self.partly[:, at], one_by_one, drawn)
         self.flat[:, places] = torch.where(known, values, drawn)
+        if self.boxes is not None:
+            self.boxes.add(places, drawn, known)
+
+
+class _BoxSums:
+    """What the boxes of images in the making hold so far, and so what may still be drawn in them."""
+
+    def __init__(self, model: ImageTransformer, flat: Tensor, fixed: Tensor, context: Context) -> None:
+        assert context.low is not None and model.config.factor is not None
+        self.low, self.factor, self.box_of = context.low.flatten(1), model.config.factor, model.box_of
+        self.total = (flat * fixed)[:, model.boxes].sum(-1)  # (b, boxes) int64
+        self.left = (~fixed)[:, model.boxes].sum(-1)
+        lowest, highest = bounds(self.low, self.total, self.left - 1, self.factor)
+        impossible = (self.left > 0) & (lowest > highest)
+        if impossible.any():
+            image, box = impossible.nonzero()[0].tolist()
+            raise ValueError(
+                f"the known values of box {box} of image {image} sum to {int(self.total[image, box])}: whatever the "
+                f"other {int(self.left[image, box])} are, their mean cannot be {int(self.low[image, box])}"
+            )
+
+    def bounds(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest and largest values `(b, f, v)` that may be drawn at the flat `places` `(f, v)`."""
+        box = self.box_of[places]
+        return bounds(self.low[:, box], self.total[:, box], self.left[:, box] - 1, self.factor)
+
+    def add(self, places: Tensor, drawn: Tensor, known: Tensor) -> None:
+        """Take in the values `(b, f, v)` at `places`, no two of one box; what is `known` was counted before."""
+        box = self.box_of[places]
+        self.total[:, box] += drawn * ~known
+        self.left[:, box] -= (~known).long()
+
+
+def _turns(box: Tensor) -> Iterator[Tensor]:
+    """Numbers of the positions of a step, no two of one box at once, in order; `box` `(f,)` says where each lies."""
+    rank = (box[:, None] == box).tril(-1).sum(1)
+    return ((rank == turn).nonzero()[:, 0] for turn in range(int(rank.max()) + 1))
 
 
 @dataclass(frozen=True)
@@ -164,14 +228,14 @@ def _generate_cached(model: ImageTransformer, batch: _Batch, plan: _Plan, advanc
         first, *later = steps = plan.on(model.device)
         if plan.prefilled:
             new = first[~torch.from_numpy(plan.given).to(model.device)[first]]
-            batch.draw(model.prefill(batch.image, cache)[:, new], new)
+            batch.draw(model.prefill(batch.image, cache, batch.context)[:, new], new)
             advance(1)
 
         def plain(at: Tensor) -> None:
-            batch.draw(model.decode_step(batch.image, at, cache), at)
+            batch.draw(model.decode_step(batch.image, at, cache, batch.context), at)
 
         decode: Callable[[Tensor], None] = plain
-        if model.device.type == "cuda" and later:
+        if model.device.type == "cuda" and later and batch.boxes is None:
             decode = _captured(plain, max(map(len, later if plan.prefilled else steps)), model.device)
         for number, at in enumerate(steps):
             if number or not plan.prefilled:
@@ -209,7 +273,7 @@ def _generate_naive(model: ImageTransformer, batch: _Batch, plan: _Plan, advance
     for number, front in enumerate(plan.on(model.device)):
         for at in front[:, None]:
             if not batch.fixed[:, model.values[at]].all():
-                batch.draw(model(batch.image)[:, at], at)
+                batch.draw(model(batch.image, batch.context)[:, at], at)
         advance(number + 1)
 
 
@@ -221,6 +285,8 @@ def _generate(
     sampling: Sampling,
     *,
     seed: int,
+    label: Label | None,
+    low: Tensor | None,
     known: Tensor | None,
     known_mask: Tensor | None,
     batch: int | None,
@@ -228,11 +294,16 @@ def _generate(
 ) -> Tensor:
     _check_arguments(count, seed, batch)
     known, known_mask = _check_known(model, count, known, known_mask)
+    labels, low = model.conditions(count, label, low)
     given = known_mask.all(0).flatten()[model.layout.values].all(-1).numpy()
     naive = generate_batch is _generate_naive
-    schedule = front_by_front(model.layout) if naive else model.schedule(given)
+    if sampling.consistent and not model.config.factor:
+        raise ValueError("consistent= is for super-resolution: this model is not given a low-resolution image")
+    # with consistent= the order within a box counts, so the slow form keeps to that of the fast one
+    schedule = front_by_front(model.layout) if naive and not sampling.consistent else model.schedule(given)
     plan = _Plan(schedule, given, prefilled=bool(given.any()) and not naive)
-    batch = batch or images_at_once(model, plan, in_turn=sampling.filtered or known is not None)
+    in_turn = sampling.filtered or sampling.consistent or bool(known_mask.any())
+    batch = batch or images_at_once(model, plan, in_turn=in_turn)
     numbers = model.layout.num_positions * model.likelihood.num_noise(model.layout.channels)
     images = torch.zeros(count, *model.config.shape, dtype=torch.uint8)
     training = model.training
@@ -241,7 +312,8 @@ def _generate(
         for first in range(0, count, batch):
             rows = slice(first, min(first + batch, count))
             uniform = noise(seed, first, rows.stop - first, numbers)
-            part = _Batch(model, known[rows], known_mask[rows], uniform, sampling)
+            context = model.read(None if labels is None else labels[rows], None if low is None else low[rows])
+            part = _Batch(model, known[rows], known_mask[rows], uniform, sampling, context)
             generate_batch(model, part, plan, _part(progress, first, rows.stop, count, len(schedule.steps)))
             images[rows] = part.image.cpu()
     finally:
