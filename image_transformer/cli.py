@@ -151,14 +151,23 @@ class Sample:
 
 @dataclass(frozen=True)
 class Complete:
-    """Keep a part of each image, draw the rest several times, and write one picture: given, completions, original."""
+    """Keep a part of each image, draw the rest several times, and write one picture: given, completions, original.
+
+    Prints how the images were turned before drawing, how much of what is given a drawn pixel was conditioned on, and
+    how much the completions differ: their root mean variance.
+    """
 
     samples: int = 6
     """Completions of each image."""
     keep: float = 0.5
-    """Fraction of the rows, from the top, that is given."""
+    """Fraction of the rows, or columns, that is given."""
+    keep_side: Literal["top", "bottom", "left", "right"] = "top"
+    """Side on which they lie."""
     mask: Path | None = None
-    """An image of the model's size that is white where pixels are given, instead of --keep."""
+    """An image of the model's size that is white where pixels are given, instead of --keep and --keep-side."""
+    orientation: str = "auto"
+    """How to turn the images before drawing, such as upside-down, if the model was trained for it (--data.flips,
+    --data.orientations); auto: so that most of what is given is conditioned on."""
     data: str | None = None
     """Without image files: take the first test images of this data; what the model was trained on if not given."""
     count: int = 6
@@ -303,7 +312,8 @@ def _evaluate(args: list[str]) -> None:
         "images": len(images),
         "bits_per_dim": result.bits_per_dim,
         "standard_error": result.standard_error if len(images) > 1 else None,
-        "trained_with_flips": trained_on.flips,
+        "trained_with_flips": trained_on.augmentation is not None,
+        "trained_with": trained_on.augmentation,
         "skipped": data.skipped,
     }
     if chosen.json:
@@ -313,7 +323,7 @@ def _evaluate(args: list[str]) -> None:
         print(
             f"{result.bits_per_dim:.4f} bits/dim  (standard error {result.standard_error:.4f}; "
             f"{len(images):,} images of {data.name}, {data.split} split{skipped}"
-            f"{'; trained with flips' if trained_on.flips else ''})"
+            f"{f'; trained with {trained_on.augmentation}' if trained_on.augmentation else ''})"
         )
 
 
@@ -347,8 +357,9 @@ def _complete(args: list[str]) -> None:
     chosen = _parse(Complete, "complete MODEL [IMAGE...]", rest)
 
     from image_transformer import checkpoint, pictures
-    from image_transformer.complete import complete, known_rows, read_mask
+    from image_transformer.complete import complete, known_side, read_mask
     from image_transformer.data import load_files
+    from image_transformer.orientation import named
     from image_transformer.progress import bar
 
     _at_least_one(samples=chosen.samples, count=chosen.count)
@@ -358,14 +369,17 @@ def _complete(args: list[str]) -> None:
         originals = load_files(files, shape=shape, size=chosen.size)
     else:
         originals = _load_data(path, chosen.data, "test", None, False).images[: chosen.count]
-    known = read_mask(chosen.mask, shape) if chosen.mask else known_rows(chosen.keep, shape)
+    known = read_mask(chosen.mask, shape) if chosen.mask else known_side(chosen.keep, shape, chosen.keep_side)
+    orientations = load_config(checkpoint.find(path) / "config.yaml").data.trained_orientations
+    if chosen.orientation != "auto":
+        orientations = (named(chosen.orientation, orientations),)
     with bar("steps") as progress:
-        picture = complete(
-            model, originals, known, samples=chosen.samples, seed=chosen.seed, temperature=chosen.temperature,
-            top_k=chosen.top_k, top_p=chosen.top_p, progress=progress,
+        done = complete(
+            model, originals, known, samples=chosen.samples, orientations=orientations, seed=chosen.seed,
+            temperature=chosen.temperature, top_k=chosen.top_k, top_p=chosen.top_p, progress=progress,
         )  # fmt: skip
-    pictures.save_png(picture, chosen.out)
-    print(chosen.out)
+    pictures.save_png(done.picture(), chosen.out)
+    print(chosen.out, done.summary(), sep="\n")
 
 
 # ---- shared ----

@@ -1,8 +1,12 @@
-"""Completion for people: which part is given, and the picture of given, completions and original."""
+"""Completion for people: which part is given, what was drawn around it and how, and the picture of it all."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,16 +14,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from image_transformer import pictures
-from image_transformer.model import ImageTransformer
+from image_transformer.model import ImageTransformer, check_images
+from image_transformer.orientation import AS_IT_IS, Orientation, most_conditioned
 from image_transformer.sample import Progress, generate
 
+Side = Literal["top", "bottom", "left", "right"]
 
-def known_rows(fraction: float, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
-    """True in the upper `fraction` of the rows, bool (h, w). ValueError unless it lies in [0, 1]."""
+
+def known_side(fraction: float, shape: tuple[int, int, int], side: Side = "top") -> NDArray[np.bool_]:
+    """True in the `fraction` of the rows or columns at a side, bool (h, w). ValueError unless it lies in [0, 1]."""
     if not 0 <= fraction <= 1:
-        raise ValueError(f"the fraction of given rows must lie in [0, 1], got {fraction}")
-    _, height, width = shape
-    return np.repeat(np.arange(height)[:, None] < round(height * fraction), width, axis=1)
+        raise ValueError(f"the fraction of given rows or columns must lie in [0, 1], got {fraction}")
+    row, col = np.indices(shape[1:])
+    along = {"top": row, "bottom": row[::-1], "left": col, "right": col[:, ::-1]}[side]
+    return along < round((along.max() + 1) * fraction)
 
 
 def read_mask(path: Path, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
@@ -36,31 +44,86 @@ def read_mask(path: Path, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
     return mask
 
 
+@dataclass(frozen=True, eq=False)
+class Completions:
+    """Several completions of each image, and how they were drawn.
+
+    originals: uint8 (n, c, h, w). known: what was given of them, bool (h, w). images: uint8 (n, samples, c, h, w).
+    orientation: how the images were turned before drawing (these are turned back). conditioned: the fraction of the
+    given pixels that a drawn one was conditioned on, on average (`orientation.conditioned`).
+    """
+
+    originals: NDArray[np.uint8]
+    known: NDArray[np.bool_]
+    images: NDArray[np.uint8]
+    orientation: Orientation
+    conditioned: float
+
+    @property
+    def diversity(self) -> float | None:
+        """Root mean variance (unbiased) between the completions of an image over its drawn sub-pixels, in levels of
+        0..255; None of a single completion."""
+        if self.images.shape[1] < 2:
+            return None
+        return math.sqrt(self.images[..., ~self.known].var(axis=1, ddof=1).mean())
+
+    def summary(self) -> str:
+        """One line: the orientation, how much of what is given was conditioned on, and the diversity."""
+        percent = 100 if self.conditioned == 1 else min(round(100 * self.conditioned, 1), 99.9)  # 100 means all
+        much = f"a drawn pixel was conditioned on {percent:g} % of the given ones, on average"
+        differ = "" if self.diversity is None else f"; diversity {self.diversity:.1f} levels of 0..255"
+        return f"drawn {self.orientation.name}: {much if self.known.any() else 'nothing was given'}{differ}"
+
+    def picture(self) -> Image.Image:
+        """A row for each image: what is given, the completions, the original."""
+        shown = pictures.masked(self.originals, self.known)[:, None]
+        rows = np.concatenate([shown, self.images, self.originals[:, None]], axis=1)
+        headers = ["given", *["completions"] * self.images.shape[1], "original"]
+        return pictures.labelled_rows([("", row) for row in rows], headers)
+
+
 def complete(
     model: ImageTransformer,
     originals: NDArray[np.uint8],
     known: NDArray[np.bool_],
     *,
     samples: int = 6,
+    orientations: Sequence[Orientation] = (AS_IT_IS,),
     seed: int = 0,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
     progress: Progress | None = None,
-) -> Image.Image:
-    """A picture with a row for each of `originals` (n, c, h, w): what is given, `samples` completions, the original.
+) -> Completions:
+    """`samples` completions of each of `originals` (n, c, h, w), in the orientation in which most is conditioned on.
 
-    known: True where pixels are given, bool (h, w). A drawn pixel is conditioned on the given ones of earlier fronts:
-    by `Raster` all of the rows above it, by `Wavefront` those up to two columns further right for every row further up.
+    known: True where pixels are given, bool (h, w); they stay as they are. A drawn pixel is conditioned on the given
+    ones of earlier fronts and on no others. By `Raster` those are all in the rows above it and those to its left; by
+    `Wavefront(1)` those up to one column further right in the row above, and up to two more for every row further up.
+    Most of what is given below it says nothing of it. So the images are drawn in the one of `orientations` in which
+    most of what is given is conditioned on (of equal ones, as they are), and turned back.
+    orientations: those that the model was trained for, `DataConfig.trained_orientations` of its run.
+    Raises ValueError for arguments of the wrong shape, if all is known, or if non-square images are to be transposed.
     """
+    _check_known(model, known, orientations)
     given = torch.from_numpy(np.repeat(originals, samples, axis=0))
+    check_images(given, model.config.shape)
+    orientation, conditioned = most_conditioned(model.layout, known, orientations)
+    mask = torch.from_numpy(np.ascontiguousarray(orientation.apply(known)))
     drawn = generate(
-        model, len(given), seed=seed, temperature=temperature, top_k=top_k, top_p=top_p, known=given,
-        known_mask=torch.from_numpy(known), progress=progress,
-    ).numpy()  # fmt: skip
-    completions = drawn.reshape(len(originals), samples, *originals.shape[1:])
-    shown = pictures.masked(originals, known)
-    rows = [
-        ("", np.concatenate([shown[i : i + 1], completions[i], originals[i : i + 1]])) for i in range(len(originals))
-    ]
-    return pictures.labelled_rows(rows, ["given", *["completions"] * samples, "original"])
+        model, len(given), seed=seed, temperature=temperature, top_k=top_k, top_p=top_p,
+        known=orientation.apply(given), known_mask=mask, progress=progress,
+    )  # fmt: skip
+    images = orientation.inverse.apply(drawn).numpy()
+    shape = (len(originals), samples, *originals.shape[1:])
+    return Completions(originals, known, images.reshape(shape), orientation, conditioned)
+
+
+def _check_known(model: ImageTransformer, known: NDArray[np.bool_], orientations: Sequence[Orientation]) -> None:
+    height, width = model.config.shape[1:]
+    if known.dtype != np.bool_ or known.shape != (height, width):
+        raise ValueError(f"known must be a bool array of shape {(height, width)}, got {known.dtype} {known.shape}")
+    if known.all():
+        raise ValueError("all pixels are given: nothing is left to draw")
+    if height != width and any(orientation.transpose for orientation in orientations):
+        raise ValueError(f"images of {height}x{width} pixels cannot be transposed: only square ones can")

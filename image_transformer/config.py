@@ -18,6 +18,7 @@ import yaml
 
 from image_transformer.files import write_atomically
 from image_transformer.order import BlockRaster, Order, Raster, Wavefront
+from image_transformer.orientation import AS_IT_IS, EIGHT, LEFT_RIGHT, Orientation
 from image_transformer.patterns import Dilated, Full, Local1D, Local2D, Pattern
 
 ORDERS = (Raster, BlockRaster, Wavefront)
@@ -133,6 +134,18 @@ class DataConfig:
     """Leave out images that cannot be read, instead of stopping."""
     flips: bool = False
     """Augment training with horizontal flips (reported wherever bits/dim are)."""
+    orientations: bool = False
+    """Augment training with all eight orientations (square images only), so that completion can start from any side."""
+
+    @property
+    def trained_orientations(self) -> tuple[Orientation, ...]:
+        """The orientations in which a model sees its training images, equally often."""
+        return EIGHT if self.orientations else (AS_IT_IS, LEFT_RIGHT) if self.flips else (AS_IT_IS,)
+
+    @property
+    def augmentation(self) -> str | None:
+        """What is done to the training images, in one word: "orientations" (flips among them), "flips", or None."""
+        return "orientations" if self.orientations else "flips" if self.flips else None
 
 
 @dataclass(frozen=True)
@@ -220,6 +233,13 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        _, height, width = self.model.shape
+        _check(
+            height == width or not self.data.orientations,
+            f"data.orientations needs square images, model.shape has {height}x{width}",
+        )
 
 
 def to_text(value: Order | Pattern) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from image_transformer import checkpoint, pictures
-from image_transformer.complete import complete, known_rows
+from image_transformer.complete import complete, known_side
 from image_transformer.data import load as load_data
 from image_transformer.evaluate import bits, evaluate
 from image_transformer.progress import bar
@@ -66,9 +66,9 @@ def demo(out: Path, images: int | None = None) -> None:
         drawn = generate(model, SAMPLES, seed=0, progress=progress)
     pictures.save_png(pictures.grid(drawn.numpy(), columns=12), out / "samples.png")
     with bar("steps") as progress:
-        known = known_rows(0.5, model_config.shape)
-        picture = complete(model, held_out[:COMPLETED], known, samples=COMPLETIONS, progress=progress)
-    pictures.save_png(picture, out / "completions.png")
+        known = known_side(0.5, model_config.shape)
+        completions = complete(model, held_out[:COMPLETED], known, samples=COMPLETIONS, progress=progress)
+    pictures.save_png(completions.picture(), out / "completions.png")
     report = write_report(out)
     console.print(
         f"\n[bold]Everything is in {out}/[/]: open {report} · next, type: "

@@ -148,7 +148,7 @@ def _about(metrics: Metrics) -> str:
     parts = [
         str(start.get("data", "")),
         f"{start['train_images']:,} training images" if "train_images" in start else "",
-        "horizontal flips" if start.get("flips") else "",
+        "all eight orientations" if start.get("orientations") else "horizontal flips" if start.get("flips") else "",
         f"torch {start['torch']}" if "torch" in start else "",
         f"commit {start['commit'][:10]}" if start.get("commit") else "",
     ]

@@ -55,6 +55,9 @@ def generate(
         A drawn value is conditioned on the known ones of earlier fronts, and on those alone: exactly the model's
         distribution of the rest if the known ones come first in the generation order, as upper rows do in `Raster`.
         By `Wavefront` they do not: the first pixel of a row has an earlier front than the last ones of the row above.
+        Known values of later fronts stay as they are, but nothing drawn before them takes notice of them: a known lower
+        half says nothing of the upper one. `orientation.conditioned` says how much is conditioned on; `complete` turns
+        images so that what is known comes first, if the model was trained for that (`DataConfig.orientations`).
     batch: images generated at once; it does not change them. As many as fit into memory, up to 256, if not given.
     Raises ValueError for arguments out of range or of the wrong shape.
     """

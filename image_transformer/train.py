@@ -186,9 +186,11 @@ class Run:
         epochs, places = np.divmod(number, len(self.data))
         index = [self._order(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)]
         images = np.ascontiguousarray(self.data.images[np.array(index)])
-        if self.config.data.flips:
-            flip = [random_seed(self.config.train.seed, "flips", int(n)) % 2 == 1 for n in number]
-            images[flip] = images[flip][..., ::-1]
+        orientations = self.config.data.trained_orientations
+        if len(orientations) > 1:
+            for i, n in enumerate(number.tolist()):
+                drawn = random_seed(self.config.train.seed, "flips", n) % len(orientations)
+                images[i] = orientations[drawn].apply(images[i])
         batch = torch.from_numpy(images)
         return batch.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else batch
 
@@ -248,6 +250,7 @@ class Run:
             train_images=len(self.data),
             skipped=self.data.skipped,
             flips=self.config.data.flips,
+            orientations=self.config.data.orientations,
         )
 
     def finish(self) -> None:

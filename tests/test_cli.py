@@ -113,6 +113,32 @@ def test_train_then_evaluate_sample_complete(run, images_file, capsys):
     assert Path("more.png").stat().st_size > 0
 
 
+def test_complete_says_what_it_conditioned_on(images_file, capsys):
+    """A model that was trained in all orientations is asked for the upper half, given the lower one."""
+    square = ["--model.shape", "3", "6", "6", "--size", "6", "6", "--model.order", "raster", "--data.orientations"]
+    assert main(["train", "tiny", *SMALL, *square, "--data", str(images_file), "--out", "run"]) == 0
+    for args, line in (
+        (["--keep-side", "bottom"], "drawn upside down: a drawn pixel was conditioned on 100 % of the given ones"),
+        (
+            ["--keep-side", "bottom", "--orientation", "as-it-is"],
+            "drawn as it is: a drawn pixel was conditioned on 0 %",
+        ),
+        (["--keep-side", "left", "--samples", "1"], "drawn transposed: a drawn pixel was conditioned on 100 %"),
+        (["--keep", "0"], "drawn as it is: nothing was given; diversity"),
+    ):
+        capsys.readouterr()
+        assert main(["complete", "run", "--count", "2", "--samples", "3", *args]) == 0
+        path, said = capsys.readouterr().out.splitlines()
+        assert path == "completions.png"
+        assert said.startswith(line)
+        assert ("; diversity " in said) == ("1" not in args)
+    assert main(["evaluate", "run", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["trained_with"], figures["trained_with_flips"]) == ("orientations", True)
+    assert main(["evaluate", "run"]) == 0
+    assert "; trained with orientations)" in capsys.readouterr().out
+
+
 def test_resume_goes_on_and_the_config_file_reproduces_the_run(run, images_file, capsys):
     assert main(["train", "run/config.yaml", "--out", "again"]) == 0
     bpds = [[m["bpd"] for m in read_metrics(f"{name}/metrics.jsonl") if "bpd" in m] for name in ("run", "again")]
@@ -169,6 +195,18 @@ def test_skipped_images_are_counted(run, tmp_path, capsys):
         (["complete", "run", "--keep", "1.5"], "must lie in [0, 1], got 1.5"),
         (["complete", "run", "--mask", "big.png"], "the mask big.png is 9x8, the model's images are 6x7"),
         (["complete", "run", "big.png"], "big.png"),
+        (["complete", "run", "--mask", "images.npy"], "cannot read the mask images.npy"),
+        (["complete", "run", "--keep", "1"], "all pixels are given: nothing is left to draw"),
+        (["complete", "run", "--keep-side", "above"], "--keep-side"),
+        (
+            ["complete", "run", "--orientation", "upside-down"],
+            "not trained for the orientation upside-down, only for: as",
+        ),
+        (
+            ["complete", "run", "--orientation", "sideways"],
+            "unknown orientation 'sideways'; this model knows: as-it-is",
+        ),
+        (["train", "tiny", *SMALL, "--data.orientations"], "needs square images, model.shape has 6x7"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

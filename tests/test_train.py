@@ -16,6 +16,7 @@ from image_transformer import checkpoint
 from image_transformer.checkpoint import CheckpointError
 from image_transformer.config import DataConfig, ModelConfig, RunConfig, TrainConfig, save_config
 from image_transformer.optim import make_optimizers, vaswani, warmup_constant_decay
+from image_transformer.orientation import EIGHT
 from image_transformer.patterns import Local1D
 from image_transformer.report import read_metrics
 from image_transformer.train import Interrupted, Run, TrainingError, random_seed, train
@@ -188,6 +189,35 @@ def test_flips_turn_half_of_the_images_and_are_reported(config, tmp_path):
     assert 8 < sum(turned) < 32
     train(config, tmp_path / "run", show_progress=False)
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["flips"] is True
+
+
+def test_orientations_turn_an_eighth_of_the_images_each_way(config, images_file, tmp_path):
+    """As a pure function of the seed and the number of the view, however the views are batched."""
+    square = tmp_path / "square.npy"
+    np.save(square, np.load(images_file)[..., :6])
+    config = replace(config, model=replace(config.model, shape=(3, 6, 6)))
+    turned, plain = (
+        Run(replace(config, data=DataConfig(str(square), orientations=on)), tmp_path / "run") for on in (True, False)
+    )
+    a, b = turned.batch(0, 800), plain.batch(0, 800)
+    matches = torch.stack([(a == orientation.apply(b)).flatten(1).all(1) for orientation in EIGHT])
+    assert (matches.sum(0) == 1).all()
+    assert ((matches.sum(1) - 100).abs() < 5 * np.sqrt(800 * 1 / 8 * 7 / 8)).all()
+    again = Run(turned.config, tmp_path / "run")
+    assert torch.equal(torch.cat([again.batch(3, 20), again.batch(0, 3)]), torch.cat([a[3:23], a[:3]]))
+    other = Run(replace(turned.config, train=replace(config.train, seed=1)), tmp_path / "run")
+    assert not torch.equal(other.batch(0, 20), a[:20])
+    turned.out.mkdir()
+    turned.start()
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["orientations"] is True
+
+
+def test_flipped_views_are_those_of_earlier_versions(config, tmp_path):
+    run = Run(config, tmp_path)
+    plain = Run(replace(config, data=replace(config.data, flips=False)), tmp_path).batch(0, 40)
+    odd = [random_seed(0, "flips", n) % 2 == 1 for n in range(40)]
+    plain[odd] = plain[odd].flip(-1)
+    assert torch.equal(run.batch(0, 40), plain)
 
 
 def test_a_run_leaves_what_the_design_promises(config, tmp_path):
