@@ -94,9 +94,10 @@ def load(
 ) -> ImageData:
     """One split of a data set: decoded once, from then on memory-mapped from `$IMAGE_TRANSFORMER_CACHE`.
 
-    `source` is `cifar10-mini` or `cifar10` (from `$IMAGE_TRANSFORMER_DATA`, `../shared/data` or the hub); a folder of
-    images, whose train/validation/test sub-folders are splits and whose class sub-folders are labels; Parquet file(s)
-    in the Hugging Face image layout; a uint8 `.npy` or `.npz`, or a folder of `train.npy`, ...; or a hub id.
+    `source` is `cifar10-mini`; `cifar10` or another name of a folder in `$IMAGE_TRANSFORMER_DATA` or `../shared/data`
+    (`cifar10` also from the hub); a folder of images, whose train/validation/test sub-folders are splits and whose
+    class sub-folders are labels; Parquet file(s) in the Hugging Face image layout; a uint8 `.npy` or `.npz`, or a folder
+    of `train.npy`, ...; or a hub id.
     A source without validation images has some carved off its training images, and test images too if it has nothing
     but training images: see `carve`; "all" is the whole of such a source.
     A `.npy` that needs no carving or conversion is mapped where it lies.
@@ -125,6 +126,28 @@ def load(
         data = _read(found, ask, cache)
     _check_shape(data.images.shape[1:], ask)
     return data
+
+
+def class_names(data: ImageData) -> tuple[str, ...]:
+    """The names of the classes of labelled images; their numbers where they have none. DataError without labels."""
+    if data.labels is None:
+        raise DataError(
+            f"{data.name}: the images have no labels, which a class-conditional model needs: expected a folder for "
+            "each class, a column label, or an array of labels"
+        )
+    return data.classes or tuple(str(i) for i in range(int(data.labels.max()) + 1))
+
+
+def class_labels(data: ImageData, classes: Sequence[str]) -> NDArray[np.int64]:
+    """The class of each image, `(n,)`, as its number in `classes`. DataError for images of other classes."""
+    names = class_names(data)
+    unknown = [name for name in names if name not in classes]
+    if unknown or data.labels is None:
+        few = ", ".join(unknown[:3])
+        raise DataError(
+            f"{data.name}: the class {few} is none of the model's {len(classes)}: {', '.join(classes[:5])}, ..."
+        )
+    return np.array([classes.index(name) for name in names])[data.labels]
 
 
 def has_splits(source: str) -> bool:
@@ -161,10 +184,12 @@ def _locate(source: str) -> _Source:
     """The files behind a source and their reader, found without opening any."""
     if source == "cifar10-mini":
         return _Source(str(MINI), tuple(sorted(MINI.iterdir())), _read_mini)
-    path = _cifar10() if source == "cifar10" else Path(source).expanduser()
-    if path is not None and path.is_dir():
+    path = Path(source).expanduser()
+    if source == "cifar10" or (re.fullmatch(r"[\w-]+", source) and not path.exists()):
+        path = _among_data(source) or path
+    if path.is_dir():
         return _folder(path.resolve())
-    if path is None:
+    if source == "cifar10":
         return _Source("uoft-cs/cifar10", (), _read_datasets)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.exists() and not path.parent.is_dir():
         return _Source(source, (), _read_datasets)
@@ -177,12 +202,12 @@ def _locate(source: str) -> _Source:
     return _pick_reader(Path(os.path.commonpath([file.parent for file in files])), files)
 
 
-def _cifar10() -> Path | None:
-    """The local folder of CIFAR-10, if there is one."""
+def _among_data(name: str) -> Path | None:
+    """The folder of that name where data sets are kept, if there is one."""
     own, repository = os.environ.get("IMAGE_TRANSFORMER_DATA"), Path(__file__).resolve().parents[1]
     roots = [Path(own)] if own else []
     roots += [Path("../shared/data"), repository.parent / "shared" / "data"]
-    return next((root / "cifar10" for root in roots if (root / "cifar10").is_dir()), None)
+    return next((root / name for root in roots if (root / name).is_dir()), None)
 
 
 def _folder(root: Path) -> _Source:

@@ -79,8 +79,8 @@ class ImageTransformer(nn.Module):
         """Class numbers `(count,)` int64 and low-resolution images, checked; None for what the model is not told.
 
         label: class numbers `(count,)`, a list of numbers or names, or one for all images. low: uint8
-        `(count, c, h / f, w / f)`. ValueError if one that the model needs is missing, one that it does not know is given, or
-        one is of the wrong kind, shape or range.
+        `(count, c, h / f, w / f)`. ValueError if one that the model needs is missing, one that it does not know is
+        given, or one is of the wrong kind, shape or range.
         """
         config = self.config
         for name, given, wanted in (("label", label, config.classes), ("low", low, config.factor)):

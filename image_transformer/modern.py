@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -94,7 +94,8 @@ class ModernTransformer(nn.Module):
         if self.encoder is None or low is None:
             return Context(added)
         encoded, rotate = self.encoder(low), self.encoder.rotary(slice(None))
-        return Context(added, low, tuple(block.cross.keys_and_values(encoded, rotate) for block in self.blocks))
+        crosses = [cast(CrossAttention, block.cross) for block in self.blocks]
+        return Context(added, low, tuple(cross.keys_and_values(encoded, rotate) for cross in crosses))
 
     def forward(
         self, image: Tensor, at: Tensor | slice, attends: Sequence[Attend], context: Context = NO_CONTEXT

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -60,7 +61,8 @@ class PaperTransformer(nn.Module):
         if self.encoder is None or low is None:
             return Context(added)
         encoded = self.encoder(low)
-        return Context(added, low, tuple(block.cross.keys_and_values(encoded) for block in self.blocks))
+        crosses = [cast(Attention, block.cross) for block in self.blocks]
+        return Context(added, low, tuple(cross.keys_and_values(encoded) for cross in crosses))
 
     def forward(
         self, image: Tensor, at: Tensor | slice, attends: Sequence[Attend], context: Context = NO_CONTEXT

@@ -63,8 +63,8 @@ def generate(
     """
 
     return _generate(
-        model, count, _generate_cached, Sampling(temperature, top_k, top_p, consistent), seed=seed, label=label, low=low,
-        known=known, known_mask=known_mask, batch=batch, progress=progress,
+        model, count, _generate_cached, Sampling(temperature, top_k, top_p, consistent), seed=seed, label=label,
+        low=low, known=known, known_mask=known_mask, batch=batch, progress=progress,
     )  # fmt: skip
 
 
@@ -86,8 +86,8 @@ def generate_naive(
 ) -> Tensor:
     """What `generate` gives, by running the whole network again for every single position: the slow reference."""
     return _generate(
-        model, count, _generate_naive, Sampling(temperature, top_k, top_p, consistent), seed=seed, label=label, low=low,
-        known=known, known_mask=known_mask, batch=batch, progress=progress,
+        model, count, _generate_naive, Sampling(temperature, top_k, top_p, consistent), seed=seed, label=label,
+        low=low, known=known, known_mask=known_mask, batch=batch, progress=progress,
     )  # fmt: skip
 
 

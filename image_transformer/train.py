@@ -22,13 +22,15 @@ from typing import Any, NoReturn, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from image_transformer import checkpoint, pictures
+from image_transformer.boxes import box_mean, nearest
 from image_transformer.checkpoint import CheckpointError, State, default_device
 from image_transformer.config import RunConfig, TrainConfig, load_config, save_config, to_dict
-from image_transformer.data import ImageData
+from image_transformer.data import ImageData, class_labels, class_names
 from image_transformer.data import load as load_data
 from image_transformer.evaluate import evaluate
 from image_transformer.files import write_atomically
@@ -44,6 +46,7 @@ from image_transformer.sample import generate
 RESUMABLE = ("images", "minutes", "validate_every", "validation_images", "sample_every", "save_every", "keep")
 START_PIXELS = 500 * 32 * 32  # pixels that the closed-form start is fitted to
 SAMPLES = 16  # images in a sample picture
+ROWS, COLUMNS = 10, 4  # of a conditional model's: conditions, and images for each
 LOG_EVERY = 20  # updates between training lines in the log
 
 
@@ -61,6 +64,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, show_progress: 
     With `resume` the run in `out` goes on from its newest checkpoint. Raises TrainingError if the loss stops being
     finite, CheckpointError or DataError for a folder or data that do not fit, Interrupted after Ctrl-C.
     """
+    config = with_class_names(config)
     _check_folder(config, out, resume)
     saved = checkpoint.checkpoints(out)
     run = Run(config, out, fresh=not saved)
@@ -88,14 +92,19 @@ class Run:
     def __init__(self, config: RunConfig, out: Path, *, fresh: bool = True) -> None:
         self.config, self.out = config, out
         self.device = default_device()
-        self.data = _load(config, "train")
-        limit = config.train.validation_images
-        self.validation = _load(config, "validation").images[:limit]
+        self.data, validation = _load(config, "train"), _load(config, "validation")
+        limit, classes = config.train.validation_images, config.model.classes
+        self.validation = validation.images[:limit]
+        self.labels = None if classes is None else class_labels(self.data, classes)
+        self.validation_labels = (
+            None if classes is None else torch.from_numpy(class_labels(validation, classes)[:limit])
+        )
         torch.manual_seed(random_seed(config.train.seed, "weights"))
         self.model = ImageTransformer(config.model)
         if fresh and config.train.closed_form_start and isinstance(self.model.network, ModernTransformer):
             count = max(1, START_PIXELS // (config.model.shape[1] * config.model.shape[2]))
-            self.model.network.closed_form_start(torch.from_numpy(self.data.images[:count].copy()))
+            images = torch.from_numpy(self.data.images[:count].copy())
+            self.model.network.closed_form_start(images, self.low(images))
         self.model.to(self.device).train()
         self.optimizers = make_optimizers(self.model, config.train)
         decay = config.train.ema
@@ -149,9 +158,9 @@ class Run:
         total = torch.zeros((), device=self.device)
         for first in passes:
             torch.manual_seed(random_seed(train.seed, "dropout", seen + first))
-            images = self.batch(seen + first, train.micro_batch or train.batch)
+            images, label = self.batch(seen + first, train.micro_batch or train.batch)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                bpd = self._loss(images) / len(passes)
+                bpd = self._loss(images, label) / len(passes)
             (bpd * math.log(2)).backward()
             total += bpd.detach()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), train.clip or math.inf)
@@ -167,8 +176,12 @@ class Run:
         self.state = State(images_seen=seen + train.batch, seconds=self.state.seconds + seconds)
         self._window.append((math.nan, seconds))
 
-    def _bits_per_dim(self, images: Tensor) -> Tensor:
-        return -self.model.log_prob(images).mean() / math.log(2)
+    def _bits_per_dim(self, images: Tensor, label: Tensor | None) -> Tensor:
+        return -self.model.log_prob(images, label=label, low=self.low(images)).mean() / math.log(2)
+
+    def low(self, images: Tensor) -> Tensor | None:
+        """The low-resolution images that a model for super-resolution is given."""
+        return box_mean(images, self.config.model.factor) if self.config.model.factor else None
 
     def _read_newest(self) -> None:
         """Take in the figures of the last update. TrainingError, before anything is saved, if they are not finite."""
@@ -180,18 +193,21 @@ class Run:
             self._stop(self.bits_per_dim, norm, self._previous)
         self._window[-1] = (self.bits_per_dim, self._window[-1][1])
 
-    def batch(self, first: int, count: int) -> Tensor:
-        """The training images number `first` to `first + count` of the run, uint8 (count, c, h, w)."""
+    def batch(self, first: int, count: int) -> tuple[Tensor, Tensor | None]:
+        """The training images `first` to `first + count` of the run, uint8 (count, c, h, w), and their classes."""
         number = np.arange(first, first + count)
         epochs, places = np.divmod(number, len(self.data))
-        index = [self._order(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)]
-        images = np.ascontiguousarray(self.data.images[np.array(index)])
+        index = np.array([self._order(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)])
+        images = np.ascontiguousarray(self.data.images[index])
         orientations = self.config.data.trained_orientations
         if len(orientations) > 1:
             for i, n in enumerate(number.tolist()):
                 drawn = random_seed(self.config.train.seed, "flips", n) % len(orientations)
                 images[i] = orientations[drawn].apply(images[i])
-        batch = torch.from_numpy(images)
+        label = None if self.labels is None else torch.from_numpy(self.labels[index])
+        return self._to_device(torch.from_numpy(images)), None if label is None else self._to_device(label)
+
+    def _to_device(self, batch: Tensor) -> Tensor:
         return batch.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else batch
 
     def do_what_is_due(self) -> None:
@@ -267,7 +283,7 @@ class Run:
         self._window.clear()
 
     def _validate(self) -> bool:
-        result = evaluate(cast(ImageTransformer, self.weights), self.validation)
+        result = evaluate(cast(ImageTransformer, self.weights), self.validation, label=self.validation_labels)
         if not math.isfinite(result.bits_per_dim):
             self._stop(result.bits_per_dim, 0.0, self.state.images_seen)
         self.state = replace(self.state, validation_bpd=result.bits_per_dim)
@@ -278,10 +294,10 @@ class Run:
         return improved
 
     def _draw_samples(self) -> None:
-        images = generate(cast(ImageTransformer, self.weights), SAMPLES, seed=self.config.train.seed)
-        path = self.out / "samples" / f"images-{self.state.images_seen:09d}.png"
-        path.parent.mkdir(exist_ok=True)
-        pictures.save_png(pictures.grid(images.numpy(), columns=8), path)
+        model, path = cast(ImageTransformer, self.weights), self.out / "samples"
+        picture = sample_picture(model, self.validation, seed=self.config.train.seed)
+        path.mkdir(exist_ok=True)
+        pictures.save_png(picture, path / f"images-{self.state.images_seen:09d}.png")
 
     def _write(self, kind: str, **values: Any) -> None:
         self.log.write(kind, images=self.state.images_seen, seconds=round(self.state.seconds, 3), **values)
@@ -303,16 +319,38 @@ class Run:
         )
 
 
-def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def sample_picture(model: ImageTransformer, given: NDArray[np.uint8], *, seed: int = 0) -> Image.Image:
+    """New images; of a class-conditional model a row for each of its first classes; of one for super-resolution the
+    low-resolution version of some `given` images (n, c, h, w), what is drawn for it, and the image itself."""
+    classes, factor = model.config.classes or (), model.config.factor
+    if factor:
+        shown = np.array(given[:ROWS])
+        low = box_mean(shown, factor)
+        again = torch.from_numpy(low.repeat(COLUMNS, 0))
+        label = [i % len(classes) for i in range(len(again))] if classes else None
+        drawn = generate(model, len(again), seed=seed, low=again, label=label).numpy()
+        columns = [nearest(low, factor)[:, None], drawn.reshape(-1, COLUMNS, *drawn.shape[1:]), shown[:, None]]
+        rows = [("", row) for row in np.concatenate(columns, 1)]
+        return pictures.labelled_rows(rows, ["given", *["drawn"] * COLUMNS, "original"])
+    if classes:
+        names = classes[:ROWS]
+        drawn = generate(
+            model, len(names) * COLUMNS, seed=seed, label=[n for n in names for _ in range(COLUMNS)]
+        ).numpy()
+        return pictures.labelled_rows(list(zip(names, drawn.reshape(-1, COLUMNS, *drawn.shape[1:]), strict=True)))
+    return pictures.grid(generate(model, SAMPLES, seed=seed).numpy(), columns=8)
+
+
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`torch.compile` of a function, or the function itself with a warning where that fails, as without a compiler."""
     from torch._dynamo.exc import TorchDynamoException
 
     fast = torch.compile(function)
 
-    def call(images: Tensor) -> Tensor:
+    def call(*arguments: Tensor | None) -> Tensor:
         nonlocal fast
         try:
-            return fast(images)
+            return fast(*arguments)
         except TorchDynamoException as error:
             if fast is function:
                 raise
@@ -320,7 +358,7 @@ def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
                 f"training goes on without torch.compile, which failed: {str(error).splitlines()[0]}", stacklevel=2
             )
             fast = function
-            return function(images)
+            return function(*arguments)
 
     return call
 
@@ -393,6 +431,13 @@ def use_bf16(config: TrainConfig, device: torch.device) -> bool:
 def use_compile(config: TrainConfig, device: torch.device) -> bool:
     """Whether to compile the loss: as told, or on a GPU. On CPUs it gains too little for the minute that it takes."""
     return config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+
+
+def with_class_names(config: RunConfig) -> RunConfig:
+    """The configuration with the names of the training data's classes, where it leaves them open."""
+    if config.model.classes != ():
+        return config
+    return replace(config, model=replace(config.model, classes=class_names(_load(config, "train"))))
 
 
 def _load(config: RunConfig, split: str) -> ImageData:
