@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from statistics import median
@@ -53,6 +54,33 @@ def read_metrics(path: str | os.PathLike[str]) -> Metrics:
     return kept[::-1]
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table of figures, ready to be read: its caption says what was measured, and on how many images."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        return "\n".join([f"{self.caption}\n", *("| " + " | ".join(line) + " |" for line in lines)])
+
+
+def save_tables(tables: Sequence[Table], run: str | os.PathLike[str]) -> None:
+    """Write the tables to `measures.json` in the folder of a run."""
+    text = json.dumps([asdict(table) for table in tables], indent=1, ensure_ascii=False)
+    write_atomically(Path(run) / "measures.json", f"{text}\n".encode())
+
+
+def read_tables(run: str | os.PathLike[str]) -> list[Table]:
+    """The tables that `save_tables` wrote; none if there are none, or the file is damaged."""
+    try:
+        return [Table(**table) for table in json.loads((Path(run) / "measures.json").read_text("utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
 def training_curve(metrics: Metrics) -> Image.Image | None:
     """The chart of bits/dim over images seen, beside PNG and WebP once an evaluation has measured them."""
     series = {
@@ -72,7 +100,8 @@ def write_report(run: str | os.PathLike[str]) -> Path:
     config = (run / "config.yaml").read_text("utf-8") if (run / "config.yaml").exists() else ""
     recipe = str((yaml.safe_load(config) or {}).get("recipe", run.resolve().name))
     samples = sorted((run / "samples").glob("images-*.png"))
-    others = sorted(set(run.rglob("*.png")) - set(samples))
+    assessed = sorted((run / "pictures").glob("*.png"))
+    others = sorted(set(run.rglob("*.png")) - set(samples) - set(assessed))
     earlier = samples[:-1]
     spread = earlier[:: math.ceil(len(earlier) / EARLIER) or 1]
 
@@ -81,6 +110,7 @@ def write_report(run: str | os.PathLike[str]) -> Path:
 
     sections = [
         _section("Bits per dimension", _charts(metrics, recipe), "charts"),
+        _section("Measures", [*map(_table, read_tables(run)), *pictures(assessed)]),
         _section("Newest samples", pictures(samples[-1:])),
         _section("Earlier samples", pictures(spread, SMALL), "strip"),
         _section("More pictures", pictures(others)),
@@ -181,6 +211,19 @@ def _section(title: str, contents: Sequence[str], layout: str = "column") -> str
     return f'<section><h2>{title}</h2>\n<div class="{layout}">{body}</div></section>' if contents else ""
 
 
+def _table(table: Table) -> str:
+    """The figures of a table, the first column its heads."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        head, *rest = (escape(cell) for cell in cells)
+        return f"<tr><th>{head}</th>{''.join(f'<{tag}>{cell}</{tag}>' for cell in rest)}</tr>"
+
+    body = "".join(line(row, "td") for row in table.rows)
+    head = f"<thead>{line(table.columns, 'th')}</thead>"
+    caption = f"<figcaption>{escape(table.caption)}</figcaption>"
+    return f'<figure class="figures"><table>{head}<tbody>{body}</tbody></table>{caption}</figure>'
+
+
 def _charts(metrics: Metrics, recipe: str) -> list[str]:
     charts = []
     if chart := training_curve(metrics):
@@ -257,6 +300,11 @@ img { display: block; max-width: 100%; border-radius: .25rem; }
 figure { margin: 0 0 1.5rem; }
 figcaption { margin-top: .35rem; }
 .charts img { width: 100%; }
+.figures { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-bottom: 1px solid var(--card); }
+th:first-child { text-align: left; font-weight: 400; }
+thead th { color: var(--pale); font-size: .85rem; font-weight: 600; vertical-align: bottom; }
 .strip { display: grid; grid-template-columns: repeat(3, 1fr); gap: .75rem; }
 .strip figure { margin: 0; }
 pre { margin: 0; padding: 1rem; border-radius: .5rem; background: var(--card); overflow-x: auto;

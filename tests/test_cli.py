@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import random_images
 from PIL import Image
 
 from image_transformer import checkpoint, recipes
+from image_transformer.boxes import box_mean
 from image_transformer.cli import main
 from image_transformer.config import (
     ORDERS,
@@ -228,11 +230,18 @@ def test_debug_shows_the_traceback():
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_trains_and_samples(name, images_file, tmp_path):
     """In a shrunken variant with the same parts."""
+    images = np.load(images_file)
+    np.savez(tmp_path / "labelled.npz", train=images, train_labels=np.arange(len(images)) % 3)
     config = recipes.shrunken(recipes.find(name))
-    config = replace(config, data=replace(config.data, source=str(images_file)))
-    best = train(config, tmp_path / "run", show_progress=False)
+    shape = config.model.shape
+    data = replace(config.data, source=str(tmp_path / "labelled.npz"), size=shape[1:])
+    best = train(replace(config, data=data), tmp_path / "run", show_progress=False)
     assert checkpoint.read_state(best).images_seen == 8
-    assert generate(checkpoint.load(best), 2).shape == (2, 3, 6, 7)
+    model = checkpoint.load(best)
+    low = None if config.model.factor is None else box_mean(random_images(2, shape), config.model.factor)
+    label = None if config.model.classes is None else ["0", "2"]
+    assert generate(model, 2, low=low, label=label).shape == (2, *shape)
+    assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 1
 
 
 @pytest.mark.parametrize("name", recipes.names())

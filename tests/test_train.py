@@ -96,11 +96,11 @@ def test_a_compiled_loss_has_the_gradients_of_the_plain_one_and_is_compiled_once
     run = Run(replace(config, model=model, train=replace(config.train, compile="on", bf16="off")), tmp_path / "run")
     for _ in range(2):
         run.update()
-    images = run.batch(0, 2)
+    images = run.batch(0, 2)[0]
     parameters = list(run.model.parameters())
     with torch.compiler.set_stance("fail_on_recompile"), torch.autocast("cpu", torch.bfloat16, enabled=run.bf16):
-        plain = torch.autograd.grad(run._bits_per_dim(images), parameters)
-        fast = torch.autograd.grad(run._loss(images), parameters)
+        plain = torch.autograd.grad(run._bits_per_dim(images, None), parameters)
+        fast = torch.autograd.grad(run._loss(images, None), parameters)
     with torch.compiler.set_stance("fail_on_recompile"):
         run.update()
     torch.testing.assert_close(plain, fast, rtol=1e-3, atol=1e-5)
@@ -110,7 +110,7 @@ def test_training_goes_on_where_compiling_fails(config, tmp_path, monkeypatch):
     from torch._dynamo.exc import TorchDynamoException
 
     def broken(function):
-        def call(images):
+        def call(*batch):
             raise TorchDynamoException("no compiler here")
 
         return call
@@ -173,17 +173,17 @@ def test_every_image_is_seen_once_an_epoch_in_an_order_of_the_seed(config, tmp_p
     epoch = len(run.data)
 
     def seen(first):
-        return sorted(image.numpy().tobytes() for image in run.batch(first, epoch))
+        return sorted(image.numpy().tobytes() for image in run.batch(first, epoch)[0])
 
     assert seen(0) == seen(epoch) == sorted(image.tobytes() for image in np.asarray(run.data.images))
-    assert not torch.equal(run.batch(0, epoch), run.batch(epoch, epoch))
-    assert torch.equal(run.batch(epoch - 2, 4), torch.cat([run.batch(epoch - 2, 2), run.batch(epoch, 2)]))
+    assert not torch.equal(run.batch(0, epoch)[0], run.batch(epoch, epoch)[0])
+    assert torch.equal(run.batch(epoch - 2, 4)[0], torch.cat([run.batch(epoch - 2, 2)[0], run.batch(epoch, 2)[0]]))
 
 
 def test_flips_turn_half_of_the_images_and_are_reported(config, tmp_path):
     flipped = Run(config, tmp_path)
     plain = Run(replace(config, data=replace(config.data, flips=False)), tmp_path)
-    a, b = flipped.batch(0, 40), plain.batch(0, 40)
+    a, b = flipped.batch(0, 40)[0], plain.batch(0, 40)[0]
     turned = [bool((x == y.flip(-1)).all()) for x, y in zip(a, b, strict=True)]
     assert all(bool((x == y).all()) != t for x, y, t in zip(a, b, turned, strict=True))
     assert 8 < sum(turned) < 32
@@ -199,14 +199,14 @@ def test_orientations_turn_an_eighth_of_the_images_each_way(config, images_file,
     turned, plain = (
         Run(replace(config, data=DataConfig(str(square), orientations=on)), tmp_path / "run") for on in (True, False)
     )
-    a, b = turned.batch(0, 800), plain.batch(0, 800)
+    a, b = turned.batch(0, 800)[0], plain.batch(0, 800)[0]
     matches = torch.stack([(a == orientation.apply(b)).flatten(1).all(1) for orientation in EIGHT])
     assert (matches.sum(0) == 1).all()
     assert ((matches.sum(1) - 100).abs() < 5 * np.sqrt(800 * 1 / 8 * 7 / 8)).all()
     again = Run(turned.config, tmp_path / "run")
-    assert torch.equal(torch.cat([again.batch(3, 20), again.batch(0, 3)]), torch.cat([a[3:23], a[:3]]))
+    assert torch.equal(torch.cat([again.batch(3, 20)[0], again.batch(0, 3)[0]]), torch.cat([a[3:23], a[:3]]))
     other = Run(replace(turned.config, train=replace(config.train, seed=1)), tmp_path / "run")
-    assert not torch.equal(other.batch(0, 20), a[:20])
+    assert not torch.equal(other.batch(0, 20)[0], a[:20])
     turned.out.mkdir()
     turned.start()
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["orientations"] is True
@@ -214,10 +214,10 @@ def test_orientations_turn_an_eighth_of_the_images_each_way(config, images_file,
 
 def test_flipped_views_are_those_of_earlier_versions(config, tmp_path):
     run = Run(config, tmp_path)
-    plain = Run(replace(config, data=replace(config.data, flips=False)), tmp_path).batch(0, 40)
+    plain = Run(replace(config, data=replace(config.data, flips=False)), tmp_path).batch(0, 40)[0]
     odd = [random_seed(0, "flips", n) % 2 == 1 for n in range(40)]
     plain[odd] = plain[odd].flip(-1)
-    assert torch.equal(run.batch(0, 40), plain)
+    assert torch.equal(run.batch(0, 40)[0], plain)
 
 
 def test_a_run_leaves_what_the_design_promises(config, tmp_path):

@@ -1,0 +1,292 @@
+"""What a trained model can do, measured on images that it never saw: figures in tables, and pictures.
+
+Everything lands in the run's folder (`measures.json`, `pictures/*.png`), from where `report.py` makes a page of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from image_transformer import measures, pictures
+from image_transformer.boxes import box_mean, nearest
+from image_transformer.data import ImageData, class_labels
+from image_transformer.evaluate import Evaluation, classify, evaluate
+from image_transformer.measures import Images, Regression, fit_regression
+from image_transformer.model import ImageTransformer
+from image_transformer.progress import bar
+from image_transformer.report import Table, save_tables
+from image_transformer.sample import generate
+
+SHOWN = 8  # images in a picture
+BAYES = 500  # images that the Bayes classifier is tried on: it scores each under every class
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure. Samples are what takes the time."""
+
+    images: int = 1000
+    """Test images; of a model for super-resolution each is drawn once at each temperature."""
+    several: int = 64
+    """Of these, images that are drawn several times, for their mean and their diversity."""
+    samples: int = 16
+    """How many times."""
+    temperatures: tuple[float, ...] = (1.0, 0.9, 0.8)
+    """Temperatures to draw at."""
+    seed: int = 0
+    """The noise of all samples follows from this."""
+
+
+@dataclass
+class Assessment:
+    """Tables and pictures as they come."""
+
+    tables: list[Table] = field(default_factory=list)
+    pictures: dict[str, Image.Image] = field(default_factory=dict)
+
+    def save(self, run: Path) -> None:
+        """Write `measures.json` and the pictures into the folder of a run."""
+        (run / "pictures").mkdir(parents=True, exist_ok=True)
+        for name, picture in self.pictures.items():
+            pictures.save_png(picture, run / "pictures" / f"{name}.png")
+        save_tables(self.tables, run)
+
+
+Say = Callable[[str], None]  # tells the user what is being measured
+
+
+def assess(model: ImageTransformer, train: ImageData, test: ImageData, plan: Plan, say: Say = print) -> Assessment:
+    """Measure a model on test images: its likelihood, and what its conditions do. `train` is what it learned from."""
+    found = Assessment()
+    images = np.array(test.images[: plan.images])
+    label = class_labels(test, model.config.classes)[: plan.images] if model.config.classes else None
+    labels = None if label is None else torch.from_numpy(label)
+    say(f"bits/dim of {len(images):,} images of {test.name}, {test.split} split")
+    rows = _likelihoods(model, images, labels)
+    if label is not None:
+        count = min(len(images), BAYES)
+        say(f"the likeliest class of {count} of them")
+        with bar("scores") as progress:
+            right = classify(model, images[:count], progress=progress) == label[:count]
+        rows.append([f"Bayes classifier, accuracy on {count}", f"{100 * right.mean():.1f} %", _percent(right)])
+    found.tables.append(Table(f"{len(images):,} images of the {test.split} split", ["", "figure", "±"], rows))
+    if model.config.factor:
+        _enlargements(model, np.asarray(train.images), images, labels, plan, found, say)
+    elif model.config.classes:
+        say("new images of each class")
+        names = model.config.classes[:10]
+        with bar("steps") as progress:
+            of = [name for name in names for _ in range(SHOWN)]
+            drawn = generate(model, len(of), seed=plan.seed, label=of, progress=progress).numpy()
+        rows_drawn = drawn.reshape(len(names), SHOWN, *drawn.shape[1:])
+        found.pictures["classes"] = pictures.labelled_rows(list(zip(names, rows_drawn, strict=True)))
+    return found
+
+
+def _likelihoods(model: ImageTransformer, images: Images, label: Tensor | None) -> list[list[str]]:
+    with bar("images") as progress:
+        free = evaluate(model, images, label=label, progress=progress)
+    told = ["the class"] * (label is not None) + ["the box means"] * bool(model.config.factor)
+    rows = [["bits/dim" + (f" given {' and '.join(told)}" if told else ""), *_with_error(free)]]
+    if model.config.factor:
+        with bar("images") as progress:
+            held = evaluate(model, images, label=label, consistent=True, batch=8, progress=progress)
+        rows.append(["bits/dim of the consistent model", *_with_error(held)])
+        gain = free.per_image - held.per_image
+        rows.append(["gained by consistency", f"{gain.mean():.4f}", f"{gain.std(ddof=1) / math.sqrt(len(gain)):.4f}"])
+    return rows
+
+
+def _enlargements(
+    model: ImageTransformer,
+    train: Images,
+    images: Images,
+    label: Tensor | None,
+    plan: Plan,
+    found: Assessment,
+    say: Say,
+) -> None:
+    """Tables and pictures of what a model for super-resolution draws, beside plainer ways."""
+    factor = model.config.factor or 1
+    low = box_mean(images, factor)
+    say(f"a regression network, trained on {len(train):,} images")
+    regression = fit_regression(train, factor, seed=plan.seed)
+    plain = _plain_ways(low, factor, regression)
+
+    once: dict[str, Images] = dict(plain)
+    for temperature in plan.temperatures:
+        say(f"one sample of each of {len(images):,} images at temperature {temperature}")
+        once[f"sample, τ = {temperature}"] = _draw(model, low, label, temperature, plan.seed)
+    say(f"one consistent sample of each at temperature {plan.temperatures[0]}")
+    once["sample, consistent"] = _draw(model, low, label, plan.temperatures[0], plan.seed, consistent=True)
+    say("figures, and classifiers that try to tell them from photographs")
+    found.tables.append(_table_of_single_ones(once, images, low, factor, plan.seed))
+
+    few = slice(0, plan.several)
+    several: dict[str, NDArray[np.uint8]] = {}
+    for temperature in plan.temperatures:
+        say(f"{plan.samples} samples of each of {len(images[few])} images at temperature {temperature}")
+        again = None if label is None else label[few].repeat_interleave(plan.samples)
+        drawn = _draw(model, low[few].repeat(plan.samples, 0), again, temperature, plan.seed + 1)
+        several[f"τ = {temperature}"] = drawn.reshape(-1, plan.samples, *images.shape[1:])
+    found.tables.append(_table_of_means(several, {name: x[few] for name, x in plain.items()}, images[few]))
+
+    say(f"the nearest of {len(train):,} training images")
+    table, picture = _copies(once, images, train)
+    found.tables.append(table)
+    found.pictures["nearest-training-images"] = picture
+    found.pictures["enlargements"] = _picture_of_enlargements(low, factor, plain, several, images)
+
+
+def _plain_ways(low: Images, factor: int, regression: Regression) -> dict[str, Images]:
+    return {
+        "nearest": nearest(low, factor),
+        "bicubic": measures.bicubic(low, factor),
+        "L2 regression": regression(low),
+    }
+
+
+def _draw(
+    model: ImageTransformer,
+    low: Images,
+    label: Tensor | None,
+    temperature: float,
+    seed: int,
+    consistent: bool = False,
+) -> Images:
+    given = torch.from_numpy(np.ascontiguousarray(low))
+    with bar("steps") as progress:
+        return generate(
+            model, len(low), seed=seed, temperature=temperature, label=label, low=given, consistent=consistent,
+            progress=progress,
+        ).numpy()  # fmt: skip
+
+
+def _table_of_single_ones(ways: dict[str, Images], images: Images, low: Images, factor: int, seed: int) -> Table:
+    rows = []
+    for name, enlarged in ways.items():
+        error, standard_error = measures.two_sample_test(images, enlarged, seed=seed)
+        rows.append(
+            [
+                name,
+                f"{measures.psnr(enlarged, images):.2f}",
+                f"{measures.ssim(enlarged, images):.3f}",
+                f"{measures.inconsistency(enlarged, low, factor):.2f}",
+                f"{100 * error:.1f} ± {100 * standard_error:.1f}",
+            ]
+        )
+    columns = ["one enlargement", "PSNR, dB", "SSIM", "inconsistency, levels²", "mistaken for a photograph, %"]
+    caption = (
+        f"{len(images):,} test images, enlarged once. Inconsistency: mean squared error between the box means of the "
+        f"enlargement and what was given. The last column is the error of a classifier trained to tell enlargements "
+        f"from photographs on one half, on the other: 50 is indistinguishable."
+    )
+    return Table(caption, columns, rows)
+
+
+def _table_of_means(several: dict[str, Images], plain: dict[str, Images], images: Images) -> Table:
+    def of(enlarged: Images) -> list[str]:
+        return [f"{measures.psnr(enlarged, images):.2f}", f"{measures.ssim(enlarged, images):.3f}"]
+
+    rows = [[name, *of(enlarged), ""] for name, enlarged in plain.items()]
+    for name, drawn in several.items():
+        rows.append([f"one sample, {name}", *of(drawn[:, 0]), f"{measures.diversity(drawn):.1f}"])
+    count = 0
+    for name, drawn in several.items():
+        count = drawn.shape[1]
+        rows.append([f"mean of {count} samples, {name}", *of(drawn.mean(1).round().astype(np.uint8)), ""])
+    caption = (
+        f"{len(images)} test images, each drawn {count} times. Diversity: the standard deviation between the samples "
+        "of an image, in levels of 0..255."
+    )
+    return Table(caption, ["", "PSNR, dB", "SSIM", "diversity"], rows)
+
+
+def _copies(ways: dict[str, Images], images: Images, train: Images) -> tuple[Table, Image.Image]:
+    """How far samples are from the nearest training image, beside how far photographs are; and some of them."""
+    samples = {name: drawn for name, drawn in ways.items() if name.startswith("sample")}
+    rows, columns = [], []
+    for name, drawn in {"photographs of the test split": images, **samples}.items():
+        index, distance = measures.nearest_neighbours(drawn, train)
+        rows.append([name, f"{np.median(distance):.1f}", f"{distance.min():.1f}"])
+        columns.append((drawn[:SHOWN], np.asarray(train[np.sort(index[:SHOWN])])[index[:SHOWN].argsort().argsort()]))
+    (photographs, near_photographs), (drawn, near_drawn) = columns[:2]
+    shown = np.stack([drawn, near_drawn, photographs, near_photographs], 1)
+    headers = ["sample", "nearest in training", "photograph", "nearest in training"]
+    picture = pictures.labelled_rows([("", row) for row in shown], headers)
+    caption = (
+        "Distance to the nearest training image, root mean squared error in levels of 0..255. A model that copied "
+        "would be nearer to them than new photographs are."
+    )
+    return Table(caption, ["", "median", "smallest"], rows), picture
+
+
+def _picture_of_enlargements(
+    low: Images, factor: int, plain: dict[str, Images], several: dict[str, Images], images: Images
+) -> Image.Image:
+    columns, headers = [], []
+    for name, enlarged in plain.items():
+        columns.append(enlarged[:SHOWN, None])
+        headers.append("given" if name == "nearest" else name)
+    for name, drawn in several.items():
+        columns.append(drawn[:SHOWN, :2])
+        headers += [f"samples, {name}"] * 2
+    first = next(iter(several.values()))
+    columns += [first[:SHOWN].mean(1, keepdims=True).round().astype(np.uint8), images[:SHOWN, None]]
+    headers += ["mean", "original"]
+    rows = [("", row) for row in np.concatenate(columns, 1)]
+    return pictures.labelled_rows(rows, headers)
+
+
+def chain_rule(
+    high_given_low: ImageTransformer, low: ImageTransformer, high: ImageTransformer, images: Images
+) -> Table:
+    """-log p(low) - log p(high | low) against -log p(high), in bits/dim of the high resolution.
+
+    A low-resolution image follows from its image, so both are codes of the image, by other models. `images` uint8
+    (n, c, h, w). ValueError if the models are not for such images.
+    """
+    factor = high_given_low.config.factor
+    if not factor or low.config.shape != high_given_low.config.low_shape or high.config.factor:
+        raise ValueError(
+            "the chain-rule check needs a model for super-resolution, an unconditional one of its low-resolution "
+            f"images and one of its images, got shapes {high_given_low.config.shape} by {factor}, {low.config.shape} "
+            f"and {high.config.shape}"
+        )
+    share = low.layout.num_dims / high.layout.num_dims
+    with bar("images") as progress:
+        given = evaluate(high_given_low, images, progress=progress).per_image
+    with bar("images") as progress:
+        first = evaluate(low, box_mean(images, factor), progress=progress).per_image * share
+    with bar("images") as progress:
+        whole = evaluate(high, images, progress=progress).per_image
+
+    def row(name: str, values: NDArray[np.float64]) -> list[str]:
+        return [name, f"{values.mean():.4f}", f"{values.std(ddof=1) / math.sqrt(len(values)):.4f}"]
+
+    rows = [
+        row("p(low)", first),
+        row("p(high given low)", given),
+        row("p(low) p(high given low)", first + given),
+        row("p(high), unconditional", whole),
+        row("difference", first + given - whole),
+    ]
+    caption = f"The chain rule, bits/dim of the high resolution, {len(images):,} images"
+    return Table(caption, ["", "bits/dim", "±"], rows)
+
+
+def _with_error(result: Evaluation) -> list[str]:
+    return [f"{result.bits_per_dim:.4f}", f"{result.standard_error:.4f}"]
+
+
+def _percent(right: NDArray[np.bool_]) -> str:
+    return f"{100 * right.std() / math.sqrt(len(right)):.1f} %"

@@ -1,0 +1,297 @@
+"""Classes and low-resolution images: heard everywhere, leaking nothing, exact with and without consistency."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES, LIKELIHOODS, make_model, random_images
+from torch.nn.functional import interpolate
+
+from image_transformer import checkpoint, recipes
+from image_transformer.boxes import box_mean
+from image_transformer.config import DataConfig, ModelConfig
+from image_transformer.data import DataError, class_labels, load
+from image_transformer.evaluate import bits_per_dim, classify, evaluate
+from image_transformer.model import ImageTransformer, class_numbers
+from image_transformer.order import BlockRaster, Raster, Wavefront
+from image_transformer.patterns import Full, Local1D, Local2D
+from image_transformer.sample import generate, generate_naive
+from image_transformer.train import train
+
+SHAPE, LOW = (3, 4, 6), (3, 2, 3)
+NAMES = ("cat", "dog", "owl")
+SCHEMES = {
+    "raster": (Raster(), (Local1D(5, 4),)),
+    "blocks": (BlockRaster((2, 3)), (Local2D((2, 3), (1, 2)),)),
+    "wavefront": (Wavefront(1), (Local1D(5, 4), Local1D(3, 6))),
+}
+every_conditional = pytest.mark.parametrize(
+    ("scheme", "family", "likelihood"),
+    [c for c in itertools.product(SCHEMES, FAMILIES, LIKELIHOODS) if c[:2] != ("wavefront", "paper")],
+)
+
+
+def conditional_model(scheme="wavefront", family="modern", likelihood="dmol", **fields):
+    options = {"shape": SHAPE, "factor": 2, "classes": NAMES, "encoder_depth": 1} | fields
+    return make_model(SCHEMES[scheme], family=family, likelihood=likelihood, **options)
+
+
+# ---- what the conditions reach ----
+
+
+@every_conditional
+def test_no_condition_lets_the_future_in(scheme, family, likelihood):
+    """What is drawn at a position or after it can be anything: the prediction there stays what it was."""
+    model = conditional_model(scheme, family, likelihood)
+    image, low = random_images(1, SHAPE), random_images(1, LOW, seed=2)
+    front = model.layout.positions.front[model.layout.position_of]  # of each value
+    context = model.read(torch.tensor([1]), low)
+    with torch.inference_mode():
+        params = model(image, context)
+        for place in range(model.layout.num_dims):
+            other = image.clone()
+            other.view(-1)[place] ^= 0x80
+            changed = (model(other, context) != params).any(-1)[0].numpy()
+            assert not changed[model.layout.positions.front <= front[place]].any()
+
+
+@every_conditional
+def test_every_low_resolution_value_and_the_class_reach_every_prediction(scheme, family, likelihood):
+    model = conditional_model(scheme, family, likelihood)
+    image, low = random_images(1, SHAPE), random_images(1, LOW, seed=2)
+    with torch.inference_mode():
+        params = model(image, model.read(torch.tensor([1]), low))
+        assert (model(image, model.read(torch.tensor([2]), low)) != params).any(-1).all()
+        for place in range(low.numel()):
+            other = low.clone()
+            other.view(-1)[place] ^= 0x80
+            assert (model(image, model.read(torch.tensor([1]), other)) != params).any(-1).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_reach_every_weight_of_the_encoder_and_the_class(family):
+    model = conditional_model("raster", family, "categorical")
+    low = random_images(2, LOW, seed=2)
+    model.log_prob(random_images(2, SHAPE), label=[0, 2], low=low).sum().backward()
+    for name, weight in model.named_parameters():
+        heard = weight.grad is not None and weight.grad.abs().sum() > 0
+        assert heard or name.endswith("key.bias"), name
+    assert model.network.labels.weight.grad[1].abs().sum() == 0, "a class that is not there learns nothing"
+
+
+def test_the_low_resolution_image_says_what_is_left_of_each_box():
+    """By hand, in raster order: before the last value of a box, four times the mean less the other three."""
+    model = conditional_model("raster", shape=(1, 2, 2), classes=None)
+    image, low = (
+        torch.tensor([[[[10, 20], [30, 200]]]], dtype=torch.uint8),
+        torch.full((1, 1, 1, 1), 65, dtype=torch.uint8),
+    )
+    features = model.network.low(image, low, slice(None))[0]
+    rest = (features[:, -1] + 1) * 127.5
+    torch.testing.assert_close(rest, torch.tensor([65.0, (260 - 10) / 3, (260 - 30) / 2, 260 - 60.0]))
+    torch.testing.assert_close((features[:, :-1] + 1) * 127.5, torch.full((4, 9), 65.0))
+
+
+def test_the_closed_form_start_fits_each_place_of_a_box_by_itself():
+    """Images that are the nearest enlargement of noise are known to the start, but for the rounding of its scales."""
+    torch.manual_seed(0)
+    config = ModelConfig(shape=(3, 8, 8), factor=2, depth=1, width=16, heads=2, feed_forward=8, attention=(Full(),))
+    model = ImageTransformer(config).eval()
+    images = interpolate(random_images(400, (3, 4, 4)).float(), scale_factor=2).byte()
+    before = bits_per_dim(model, images[:50])
+    model.network.closed_form_start(images, box_mean(images, 2))
+    assert bits_per_dim(model, images[:50]) < 0.2 < before
+
+
+# ---- sampling ----
+
+
+@every_conditional
+@pytest.mark.parametrize("consistent", [False, True])
+def test_cached_equals_naive_with_conditions(scheme, family, likelihood, consistent):
+    model = conditional_model(scheme, family, likelihood)
+    low = random_images(3, LOW, seed=2)
+    options = {"label": ["owl", 0, "dog"], "low": low, "consistent": consistent, "temperature": 0.9}
+    assert torch.equal(generate(model, 3, batch=2, **options), generate_naive(model, 3, **options))
+    known, mask = random_images(3, SHAPE, seed=4), torch.zeros(SHAPE[1:], dtype=torch.bool)
+    mask[:2, :4] = True
+    options["low"] = torch.where(box_mean(mask.expand(3, *SHAPE).byte(), 2).bool(), box_mean(known, 2), low)
+    fast = generate(model, 3, known=known, known_mask=mask, top_p=0.9, **options)
+    assert torch.equal(fast, generate_naive(model, 3, known=known, known_mask=mask, top_p=0.9, **options))
+    assert torch.equal(fast[..., mask], known[..., mask])
+
+
+@every_conditional
+def test_consistent_samples_have_exactly_the_given_box_means(scheme, family, likelihood):
+    model = conditional_model(scheme, family, likelihood)
+    low = random_images(6, LOW, seed=3)
+    low[0], low[1] = 0, 255
+    drawn = generate(model, 6, label=1, low=low, consistent=True)
+    assert torch.equal(box_mean(drawn, 2), low)
+    assert not torch.equal(box_mean(generate(model, 6, label=1, low=low), 2), low)
+    sharp = generate(model, 6, label=1, low=low, consistent=True, top_k=1)
+    assert torch.equal(box_mean(sharp, 2), low)
+
+
+def test_consistent_samples_keep_known_pixels_or_say_why_they_cannot():
+    model = conditional_model()
+    known, mask = random_images(2, SHAPE), torch.rand(SHAPE[1:], generator=torch.Generator().manual_seed(0)) < 0.4
+    low = box_mean(known, 2)  # possible: the known image itself has these means
+    drawn = generate(model, 2, label=0, low=low, consistent=True, known=known, known_mask=mask)
+    assert torch.equal(box_mean(drawn, 2), low) and torch.equal(drawn[..., mask], known[..., mask])
+    impossible = torch.zeros(SHAPE[1:], dtype=torch.bool)
+    impossible[0, 0] = True
+    white, black = torch.full((1, *LOW), 255, dtype=torch.uint8), torch.zeros(1, *SHAPE, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="whatever the other 3 are, their mean cannot be 255"):
+        generate(model, 1, label=0, low=white, consistent=True, known=black, known_mask=impossible)
+
+
+# ---- exact likelihoods ----
+
+
+def images_of_mean(value: int, boxes: int) -> torch.Tensor:
+    """All images (n, 1, 2, 2 boxes) whose boxes of 2 x 2 all have the mean 0 or 255."""
+    near = range(3) if value == 255 else range(2)  # distances from black or white that are still rounded there
+    box = [v for v in itertools.product(near, repeat=4) if sum(v) <= near[-1]]
+    images = torch.tensor(list(itertools.product(box, repeat=boxes))).view(-1, boxes, 2, 2).transpose(1, 2)
+    images = images.reshape(-1, 1, 2, 2 * boxes)
+    return (255 - images if value == 255 else images).byte()
+
+
+@every_conditional
+@pytest.mark.parametrize("value", [0, 255])
+def test_the_probabilities_of_all_images_of_given_means_sum_to_one(scheme, family, likelihood, value):
+    model = conditional_model(scheme, family, likelihood, shape=(1, 2, 4), classes=None)
+    images = images_of_mean(value, 2)
+    assert len(images) == (25 if value == 0 else 225)
+    low = torch.full((len(images), 1, 1, 2), value, dtype=torch.uint8)
+    assert torch.equal(box_mean(images, 2), low)
+    nats = model.log_prob(images, low=low, consistent=True).flatten(1).sum(1)
+    assert nats.exp().sum().item() == pytest.approx(1, abs=1e-9)
+
+
+@every_conditional
+def test_consistency_raises_the_likelihood_of_true_images_and_excludes_others(scheme, family, likelihood):
+    model = conditional_model(scheme, family, likelihood)
+    images = random_images(3, SHAPE)
+    low = box_mean(images, 2)
+    free = model.log_prob(images, label=0, low=low)
+    held = model.log_prob(images, label=0, low=low, consistent=True)
+    assert (held >= free - 1e-9).all() and held.sum() > free.sum() + 1
+    assert (model.log_prob(images, label=0, low=low ^ 0x80, consistent=True).flatten(1).sum(1) == -math.inf).all()
+    assert bits_per_dim(model, images, label=0, consistent=True) == pytest.approx(
+        -held.sum().item() / images.numel() / math.log(2)
+    )
+
+
+def test_consistent_draws_have_the_probabilities_that_are_scored():
+    """Frequencies of all 25 images of two black boxes, drawn 20,000 times, against their scores."""
+    model = conditional_model(shape=(1, 2, 4), classes=None, likelihood="categorical")
+    images, count = images_of_mean(0, 2), 20_000
+    low = torch.zeros(count, 1, 1, 2, dtype=torch.uint8)
+    drawn = generate(model, count, low=low, consistent=True).flatten(1).numpy()
+    expected = model.log_prob(images, low=low[:25], consistent=True).flatten(1).sum(1).exp().detach().numpy()
+    seen = np.array([(drawn == image).all(1).mean() for image in images.flatten(1).numpy()])
+    assert seen.sum() == pytest.approx(1)
+    assert (np.abs(seen - expected) < 5 * np.sqrt(expected * (1 - expected) / count) + 1e-4).all()
+
+
+# ---- the Bayes classifier ----
+
+
+def test_the_bayes_classifier_takes_the_likeliest_class():
+    model = conditional_model(factor=None)
+    images = random_images(8, SHAPE)
+    scores = torch.stack([model.log_prob(images, label=c).flatten(1).sum(1) for c in range(3)])
+    seen = []
+    assert classify(model, images, batch=3, progress=lambda *at: seen.append(at)).tolist() == scores.argmax(0).tolist()
+    assert len(set(scores.argmax(0).tolist())) > 1 and seen[-1] == (24, 24)
+    with pytest.raises(ValueError, match="only a class-conditional model can classify"):
+        classify(make_model(), images)
+
+
+@pytest.fixture
+def classes_file(tmp_path):
+    """Dark, grey and bright images, labelled so."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    images = np.clip(60 + 70 * labels[:, None, None, None] + rng.normal(0, 12, (90, 3, 6, 7)), 0, 255).astype(np.uint8)
+    np.savez(tmp_path / "classes.npz", train=images, train_labels=labels)
+    return tmp_path / "classes.npz"
+
+
+def test_training_takes_the_classes_from_the_data_and_uses_them(classes_file, tmp_path):
+    config = recipes.shrunken(recipes.find("small-class"))
+    assert config.model.classes == ()
+    config = replace(
+        config, data=DataConfig(str(classes_file)), train=replace(config.train, images=320, validate_every=320)
+    )
+    train(config, tmp_path / "run", show_progress=False)
+    model, test = checkpoint.load(tmp_path / "run"), load(str(classes_file), "test")
+    assert model.config.classes == ("0", "1", "2")
+    assert (classify(model, test.images) == test.labels).all()
+    train(replace(config, train=replace(config.train, images=324)), tmp_path / "run", resume=True, show_progress=False)
+
+
+# ---- errors ----
+
+
+def test_missing_unwanted_and_misfit_conditions_are_refused():
+    model, plain = conditional_model(), make_model(shape=SHAPE)
+    images, low = random_images(2, SHAPE), random_images(2, LOW)
+    for call in (lambda **given: model.log_prob(images, **given), lambda **given: generate(model, 2, **given)):
+        with pytest.raises(ValueError, match=r"label= is missing \(one of 3 classes\)"):
+            call(low=low)
+        with pytest.raises(ValueError, match="low= is missing"):
+            call(label=0)
+        with pytest.raises(ValueError, match=r"low must have shape \(b, 3, 2, 3\) .* got \(2, 3, 4, 6\)"):
+            call(label=0, low=images)
+        with pytest.raises(ValueError, match=r"low must be a torch\.uint8 tensor"):
+            call(label=0, low=low.float())
+        with pytest.raises(ValueError, match="low must hold 2 images"):
+            call(label=0, low=low[:1])
+        with pytest.raises(ValueError, match="unknown class 'dogg'; did you mean 'dog'"):
+            call(label="dogg", low=low)
+        with pytest.raises(ValueError, match="unknown class 3; the model knows 3, 0 to 2"):
+            call(label=torch.tensor([0, 3]), low=low)
+        with pytest.raises(ValueError, match="label must hold 2 classes"):
+            call(label=[1], low=low)
+        with pytest.raises(ValueError, match="whole numbers"):
+            call(label=torch.tensor([0.5, 1]), low=low)
+    with pytest.raises(ValueError, match="not conditional on label"):
+        plain.log_prob(images, label=0)
+    with pytest.raises(ValueError, match="not conditional on low"):
+        generate(plain, 2, low=low)
+    for call in (lambda: plain.log_prob(images, consistent=True), lambda: generate(plain, 2, consistent=True)):
+        with pytest.raises(ValueError, match="is for super-resolution"):
+            call()
+    with pytest.raises(ValueError, match=r"must have shape \(b, 3, 4, 6\)"):
+        evaluate(model, random_images(2, (3, 5, 5)), label=0)
+
+
+def test_class_numbers_are_names_or_numbers_one_or_many():
+    assert class_numbers("dog", 2, NAMES).tolist() == [1, 1]
+    assert class_numbers("2", 1, NAMES).tolist() == [2]
+    assert class_numbers(["owl", 0], 2, NAMES).tolist() == [2, 0]
+    assert class_numbers(torch.tensor([1, 2], dtype=torch.uint8), 2, NAMES).tolist() == [1, 2]
+
+
+def test_configurations_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="must be at least 2 and divide the height 32 and width 32, got 5"):
+        ModelConfig(factor=5)
+    with pytest.raises(ValueError, match="'a' is there more than once"):
+        ModelConfig(classes=("a", "b", "a"))
+    with pytest.raises(ValueError, match="needs the names"):
+        ImageTransformer(ModelConfig(classes=()))
+
+
+def test_labels_are_matched_by_name(classes_file, images_file):
+    data = replace(load(str(classes_file), "test"), classes=NAMES)
+    assert (class_labels(data, ("owl", "cat", "dog")) == np.array([1, 2, 0])[data.labels]).all()
+    with pytest.raises(DataError, match="the class owl is none of the model's 2"):
+        class_labels(data, ("cat", "dog"))
+    with pytest.raises(DataError, match="no labels"):
+        class_labels(load(str(images_file), "test"), NAMES)
