@@ -13,7 +13,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -33,7 +33,9 @@ from image_transformer.config import (
 )
 
 if TYPE_CHECKING:
+    from image_transformer.assess import Assessment, Plan
     from image_transformer.data import ImageData
+    from image_transformer.model import ImageTransformer
 
 USAGE = """usage: image-transformer VERB ...
 
@@ -43,6 +45,7 @@ Autoregressive image models with exact likelihoods.
   recipes                  list what can be trained
   train RECIPE             train a model (RECIPE may also be the config.yaml of a run)
   evaluate MODEL           exact bits/dim on held-out images
+  report RUN               all measures of a run, with pictures, as one page
   sample MODEL             a picture of new images
   complete MODEL [IMAGE..] continue images of which a part is given
 
@@ -121,10 +124,38 @@ class Evaluate:
     """Leave out images that cannot be read, and say how many."""
     json: bool = False
     """Print machine-readable figures."""
+    consistent: bool = False
+    """Super-resolution: also bits/dim of the model whose box means are what is given by construction (slower)."""
+    classify: int = 500
+    """Class-conditional: try the Bayes classifier, the likeliest of all classes, on so many images."""
+    samples: int = 0
+    """Super-resolution: also enlarge so many of the images and measure how well; see the verb report for all of it."""
     per_image: Path | None = None
     """Write bits/dim of each image to this CSV file."""
     picture: Path | None = None
     """Write a PNG of where in the first images the bits go."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Measure a model on test images, and write the run's page with all figures and pictures: report.html.
+
+    For super-resolution: samples beside nearest, bicubic and regression enlargements. With two more models, an
+    unconditional one of the low-resolution images and one of the images, the chain rule of their likelihoods.
+    """
+
+    images: int = 1000
+    """Test images; each is drawn once at each temperature."""
+    several: int = 64
+    """Of these, images that are drawn several times, for their mean and their diversity."""
+    samples: int = 16
+    """How many times."""
+    temperatures: tuple[float, ...] = (1.0, 0.9, 0.8)
+    """Temperatures to draw at."""
+    seed: int = 0
+    """The noise of all samples follows from this."""
+    chain: tuple[Path, Path] | None = None
+    """Two more models, of the low-resolution images and of the images, both unconditional."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +172,8 @@ class Sample:
     """Draw each value from the k likeliest only."""
     top_p: float | None = None
     """Draw each value from the likeliest that hold this probability."""
+    label: str | None = None
+    """Class-conditional: the class, by name or number; if not given, a row for each class."""
     out: Path = Path("samples.png")
     """Picture to write."""
     columns: int = 8
@@ -174,6 +207,8 @@ class Complete:
     """Without image files: how many images to take."""
     size: tuple[int, int] | None = None
     """Resize the image files to this height and width."""
+    label: str | None = None
+    """Class-conditional: the class of all images, by name or number; if not given, that of each test image."""
     seed: int = 0
     """The noise of every completion follows from this."""
     temperature: float = 1.0
@@ -217,6 +252,7 @@ def _dispatch(args: list[str]) -> None:
         "recipes": lambda rest: _parse(Recipes, "recipes", rest).run(),
         "train": _train,
         "evaluate": _evaluate,
+        "report": _report,
         "sample": _sample,
         "complete": _complete,
     }
@@ -283,10 +319,12 @@ def _evaluate(args: list[str]) -> None:
     chosen = _parse(Evaluate, "evaluate MODEL", rest)
 
     import numpy as np
+    import torch
 
     from image_transformer import checkpoint, pictures
-    from image_transformer.data import has_splits
-    from image_transformer.evaluate import bits, evaluate
+    from image_transformer.assess import Plan
+    from image_transformer.data import class_labels, has_splits
+    from image_transformer.evaluate import bits, classify, evaluate
     from image_transformer.files import write_atomically
     from image_transformer.progress import bar
 
@@ -296,15 +334,17 @@ def _evaluate(args: list[str]) -> None:
     other = chosen.data is not None and Path(chosen.data).resolve() != Path(trained_on.source).resolve()
     whole = other and chosen.split is None and not has_splits(chosen.data)
     data = _load_data(path, chosen.data, chosen.split or ("all" if whole else "test"), chosen.size, chosen.skip_bad)
-    images = data.images[: chosen.limit]
+    images, classes = data.images[: chosen.limit], model.config.classes
+    label = torch.from_numpy(class_labels(data, classes)[: chosen.limit]) if classes else None
     with bar("images") as progress:
-        result = evaluate(model, images, batch=chosen.batch, progress=progress)
+        result = evaluate(model, images, label=label, batch=chosen.batch, progress=progress)
     if chosen.per_image:
         lines = ["image,bits_per_dim", *(f"{i},{value:.6f}" for i, value in enumerate(result.per_image))]
         write_atomically(chosen.per_image, "\n".join([*lines, ""]).encode())
     if chosen.picture:
-        shown = np.asarray(images[:16])
-        pictures.save_png(pictures.bits_map(shown, bits(model, shown).sum(1), columns=8), chosen.picture)
+        shown, of = np.asarray(images[:16]), None if label is None else label[:16]
+        where = bits(model, shown, label=of).sum(1)
+        pictures.save_png(pictures.bits_map(shown, where, columns=8), chosen.picture)
     figures = {
         "model": str(checkpoint.find(path)),
         "data": data.name,
@@ -316,8 +356,20 @@ def _evaluate(args: list[str]) -> None:
         "trained_with": trained_on.augmentation,
         "skipped": data.skipped,
     }
+    more, tables = {}, []
+    if chosen.consistent:
+        with bar("images") as progress:
+            held = evaluate(model, images, label=label, consistent=True, batch=8, progress=progress)
+        more["bits_per_dim_consistent"] = held.bits_per_dim
+    if label is not None and chosen.classify:
+        with bar("scores") as progress:
+            right = classify(model, images[: chosen.classify], batch=chosen.batch, progress=progress)
+        more["accuracy"] = float((right == label[: chosen.classify].numpy()).mean())
+        more["classified"] = len(right)
+    if model.config.factor and chosen.samples:
+        tables = _assess(path, model, data, Plan(chosen.samples, min(chosen.samples, Plan.several))).tables[1:]
     if chosen.json:
-        print(json.dumps(figures))
+        print(json.dumps({**figures, **more, **({"tables": [asdict(table) for table in tables]} if tables else {})}))
     else:
         skipped = f", {data.skipped} unreadable left out" if data.skipped else ""
         print(
@@ -325,6 +377,42 @@ def _evaluate(args: list[str]) -> None:
             f"{len(images):,} images of {data.name}, {data.split} split{skipped}"
             f"{f'; trained with {trained_on.augmentation}' if trained_on.augmentation else ''})"
         )
+        if "bits_per_dim_consistent" in more:
+            print(f"{more['bits_per_dim_consistent']:.4f} bits/dim of the consistent model")
+        if "accuracy" in more:
+            print(f"{100 * more['accuracy']:.1f} % of {more['classified']} images are likeliest under their own class")
+        for table in tables:
+            print(f"\n{table.markdown()}")
+
+
+def _assess(path: Path, model: ImageTransformer, test: ImageData, plan: Plan) -> Assessment:
+    from image_transformer.assess import assess
+
+    train = _load_data(path, None, "train", None, False)
+    return assess(model, train, test, plan, say=lambda text: print(f"{text} ...", file=sys.stderr))
+
+
+def _report(args: list[str]) -> None:
+    path, rest = _model_argument("report", args)
+    chosen = _parse(Report, "report RUN", rest)
+
+    from image_transformer import checkpoint
+    from image_transformer.assess import Plan, chain_rule
+    from image_transformer.report import write_report
+
+    _at_least_one(images=chosen.images, several=chosen.several)
+    model = checkpoint.load(path)
+    folder = checkpoint.find(path)
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    test = _load_data(path, None, "test", None, False)
+    plan = Plan(chosen.images, chosen.several, chosen.samples, chosen.temperatures, chosen.seed)
+    found = _assess(path, model, test, plan)
+    if chosen.chain:
+        low, high = (checkpoint.load(other) for other in chosen.chain)
+        found.tables.append(chain_rule(model, low, high, test.images[: chosen.images]))
+    found.save(run)
+    print("\n\n".join(table.markdown() for table in found.tables))
+    print(f"\nreport: {write_report(run)}")
 
 
 # ---- sample, complete ----
@@ -338,14 +426,25 @@ def _sample(args: list[str]) -> None:
     from image_transformer.progress import bar
     from image_transformer.sample import generate
 
-    _at_least_one(columns=chosen.columns)
+    _at_least_one(columns=chosen.columns, count=chosen.count)
     model = checkpoint.load(path)
+    if model.config.factor:
+        raise ValueError(f"{path} enlarges images: image-transformer superres {path} IMAGE...")
+    classes = model.config.classes or ()
+    in_rows = bool(classes) and chosen.label is None
+    each = [name for name in classes for _ in range(chosen.columns)]
+    count, label = (len(each), each) if in_rows else (chosen.count, chosen.label)
     with bar("steps") as progress:
         images = generate(
-            model, chosen.count, seed=chosen.seed, temperature=chosen.temperature, top_k=chosen.top_k,
-            top_p=chosen.top_p, batch=chosen.batch, progress=progress,
-        )  # fmt: skip
-    pictures.save_png(pictures.grid(images.numpy(), chosen.columns), chosen.out)
+            model, count, seed=chosen.seed, temperature=chosen.temperature, top_k=chosen.top_k, top_p=chosen.top_p,
+            label=label, batch=chosen.batch, progress=progress,
+        ).numpy()  # fmt: skip
+    if in_rows:
+        rows = [(name, images[i * chosen.columns :][: chosen.columns]) for i, name in enumerate(classes)]
+        picture = pictures.labelled_rows(rows)
+    else:
+        picture = pictures.grid(images, chosen.columns)
+    pictures.save_png(picture, chosen.out)
     print(chosen.out)
 
 
@@ -358,7 +457,7 @@ def _complete(args: list[str]) -> None:
 
     from image_transformer import checkpoint, pictures
     from image_transformer.complete import complete, known_side, read_mask
-    from image_transformer.data import load_files
+    from image_transformer.data import class_labels, load_files
     from image_transformer.orientation import named
     from image_transformer.progress import bar
 
@@ -366,16 +465,19 @@ def _complete(args: list[str]) -> None:
     model = checkpoint.load(path)
     shape = model.config.shape
     if files:
-        originals = load_files(files, shape=shape, size=chosen.size)
+        originals, label = load_files(files, shape=shape, size=chosen.size), chosen.label
     else:
-        originals = _load_data(path, chosen.data, "test", None, False).images[: chosen.count]
+        data, classes = _load_data(path, chosen.data, "test", None, False), model.config.classes
+        originals = data.images[: chosen.count]
+        own = class_labels(data, classes)[: chosen.count].tolist() if classes and chosen.label is None else None
+        label = own or chosen.label
     known = read_mask(chosen.mask, shape) if chosen.mask else known_side(chosen.keep, shape, chosen.keep_side)
     orientations = load_config(checkpoint.find(path) / "config.yaml").data.trained_orientations
     if chosen.orientation != "auto":
         orientations = (named(chosen.orientation, orientations),)
     with bar("steps") as progress:
         done = complete(
-            model, originals, known, samples=chosen.samples, orientations=orientations, seed=chosen.seed,
+            model, originals, known, samples=chosen.samples, orientations=orientations, label=label, seed=chosen.seed,
             temperature=chosen.temperature, top_k=chosen.top_k, top_p=chosen.top_p, progress=progress,
         )  # fmt: skip
     pictures.save_png(done.picture(), chosen.out)

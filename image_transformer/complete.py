@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from image_transformer import pictures
-from image_transformer.model import ImageTransformer, check_images
+from image_transformer.boxes import box_mean
+from image_transformer.model import ImageTransformer, Label, check_images, class_numbers
 from image_transformer.orientation import AS_IT_IS, Orientation, most_conditioned
 from image_transformer.sample import Progress, generate
 
@@ -89,6 +90,7 @@ def complete(
     *,
     samples: int = 6,
     orientations: Sequence[Orientation] = (AS_IT_IS,),
+    label: Label | None = None,
     seed: int = 0,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -103,6 +105,8 @@ def complete(
     Most of what is given below it says nothing of it. So the images are drawn in the one of `orientations` in which
     most of what is given is conditioned on (of equal ones, as they are), and turned back.
     orientations: those that the model was trained for, `DataConfig.trained_orientations` of its run.
+    label: the class of each of `originals`, or one for all, for a class-conditional model. A model for
+        super-resolution is given their box means.
     Raises ValueError for arguments of the wrong shape, if all is known, or if non-square images are to be transposed.
     """
     _check_known(model, known, orientations)
@@ -110,9 +114,11 @@ def complete(
     check_images(given, model.config.shape)
     orientation, conditioned = most_conditioned(model.layout, known, orientations)
     mask = torch.from_numpy(np.ascontiguousarray(orientation.apply(known)))
+    classes, factor, turned = model.config.classes, model.config.factor, orientation.apply(given)
+    labels = None if label is None else class_numbers(label, len(originals), classes or ()).repeat_interleave(samples)
     drawn = generate(
         model, len(given), seed=seed, temperature=temperature, top_k=top_k, top_p=top_p,
-        known=orientation.apply(given), known_mask=mask, progress=progress,
+        label=labels, low=box_mean(turned, factor) if factor else None, known=turned, known_mask=mask, progress=progress,
     )  # fmt: skip
     images = orientation.inverse.apply(drawn).numpy()
     shape = (len(originals), samples, *originals.shape[1:])
