@@ -144,7 +144,7 @@ def _enlargements(
     table, picture = _copies(once, images, train)
     found.tables.append(table)
     found.pictures["nearest-training-images"] = picture
-    found.pictures["enlargements"] = _picture_of_enlargements(low, factor, plain, several, images)
+    found.pictures["enlargements"] = _picture_of_enlargements(plain, several, images)
 
 
 def _plain_ways(low: Images, factor: int, regression: Regression) -> dict[str, Images]:
@@ -230,18 +230,17 @@ def _copies(ways: dict[str, Images], images: Images, train: Images) -> tuple[Tab
     return Table(caption, ["", "median", "smallest"], rows), picture
 
 
-def _picture_of_enlargements(
-    low: Images, factor: int, plain: dict[str, Images], several: dict[str, Images], images: Images
-) -> Image.Image:
+def _picture_of_enlargements(plain: dict[str, Images], several: dict[str, Images], images: Images) -> Image.Image:
+    first = next(iter(several.values()))
+    shown = slice(0, min(SHOWN, len(first)))
     columns, headers = [], []
     for name, enlarged in plain.items():
-        columns.append(enlarged[:SHOWN, None])
+        columns.append(enlarged[shown, None])
         headers.append("given" if name == "nearest" else name)
     for name, drawn in several.items():
-        columns.append(drawn[:SHOWN, :2])
+        columns.append(drawn[shown, :2])
         headers += [f"samples, {name}"] * 2
-    first = next(iter(several.values()))
-    columns += [first[:SHOWN].mean(1, keepdims=True).round().astype(np.uint8), images[:SHOWN, None]]
+    columns += [first[shown].mean(1, keepdims=True).round().astype(np.uint8), images[shown, None]]
     headers += ["mean", "original"]
     rows = [("", row) for row in np.concatenate(columns, 1)]
     return pictures.labelled_rows(rows, headers)

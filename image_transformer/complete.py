@@ -118,7 +118,8 @@ def complete(
     labels = None if label is None else class_numbers(label, len(originals), classes or ()).repeat_interleave(samples)
     drawn = generate(
         model, len(given), seed=seed, temperature=temperature, top_k=top_k, top_p=top_p,
-        label=labels, low=box_mean(turned, factor) if factor else None, known=turned, known_mask=mask, progress=progress,
+        label=labels, low=box_mean(turned, factor) if factor else None, known=turned, known_mask=mask,
+        progress=progress,
     )  # fmt: skip
     images = orientation.inverse.apply(drawn).numpy()
     shape = (len(originals), samples, *originals.shape[1:])
