@@ -125,7 +125,7 @@ def _enlargements(
     once: dict[str, Images] = dict(plain)
     for temperature in plan.temperatures:
         say(f"one sample of each of {len(images):,} images at temperature {temperature}")
-        once[f"sample, τ = {temperature}"] = _draw(model, low, label, temperature, plan.seed)
+        once[f"sample at {temperature}"] = _draw(model, low, label, temperature, plan.seed)
     say(f"one consistent sample of each at temperature {plan.temperatures[0]}")
     once["sample, consistent"] = _draw(model, low, label, plan.temperatures[0], plan.seed, consistent=True)
     say("figures, and classifiers that try to tell them from photographs")
@@ -137,7 +137,7 @@ def _enlargements(
         say(f"{plan.samples} samples of each of {len(images[few])} images at temperature {temperature}")
         again = None if label is None else label[few].repeat_interleave(plan.samples)
         drawn = _draw(model, low[few].repeat(plan.samples, 0), again, temperature, plan.seed + 1)
-        several[f"τ = {temperature}"] = drawn.reshape(-1, plan.samples, *images.shape[1:])
+        several[f"at {temperature}"] = drawn.reshape(-1, plan.samples, *images.shape[1:])
     found.tables.append(_table_of_means(several, {name: x[few] for name, x in plain.items()}, images[few]))
 
     say(f"the nearest of {len(train):,} training images")
@@ -199,11 +199,11 @@ def _table_of_means(several: dict[str, Images], plain: dict[str, Images], images
 
     rows = [[name, *of(enlarged), ""] for name, enlarged in plain.items()]
     for name, drawn in several.items():
-        rows.append([f"one sample, {name}", *of(drawn[:, 0]), f"{measures.diversity(drawn):.1f}"])
+        rows.append([f"one sample {name}", *of(drawn[:, 0]), f"{measures.diversity(drawn):.1f}"])
     count = 0
     for name, drawn in several.items():
         count = drawn.shape[1]
-        rows.append([f"mean of {count} samples, {name}", *of(drawn.mean(1).round().astype(np.uint8)), ""])
+        rows.append([f"mean of {count} samples {name}", *of(drawn.mean(1).round().astype(np.uint8)), ""])
     caption = (
         f"{len(images)} test images, each drawn {count} times. Diversity: the standard deviation between the samples "
         "of an image, in levels of 0..255."
@@ -239,7 +239,7 @@ def _picture_of_enlargements(plain: dict[str, Images], several: dict[str, Images
         headers.append("given" if name == "nearest" else name)
     for name, drawn in several.items():
         columns.append(drawn[shown, :2])
-        headers += [f"samples, {name}"] * 2
+        headers += [f"samples {name}"] * 2
     columns += [first[shown].mean(1, keepdims=True).round().astype(np.uint8), images[shown, None]]
     headers += ["mean", "original"]
     rows = [("", row) for row in np.concatenate(columns, 1)]

@@ -48,6 +48,10 @@ class Categorical:
         """
         return log_softmax(_at_least_float32(logits) / temperature, -1)
 
+    def log_mass_within(self, logits: Tensor, given: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+        """Log of the mass `(...)` of the values `lowest` to `highest` `(...)`."""
+        return self.conditional(logits, given).masked_fill(~within(lowest, highest), -torch.inf).logsumexp(-1)
+
     def num_noise(self, channels: int) -> int:
         """Uniform numbers that `draw` takes for a position."""
         return 1
@@ -106,17 +110,28 @@ class DiscretizedLogisticMixture:
         The number of parameters tells how many channels a pixel has. `temperature` divides the logits and multiplies
         the scales.
         """
+        weights, mean, log_scale = self._next(mixture, given, temperature)
+        every = torch.arange(NUM_VALUES, device=mixture.device)[:, None]
+        mass = _log_mass(every, every, mean[..., None, :], log_scale[..., None, :])  # (..., 256, K)
+        return torch.logsumexp(weights[..., None, :] + mass, -1)
+
+    def log_mass_within(self, mixture: Tensor, given: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+        """Log of the mass `(...)` of the values from `lowest` to `highest` `(...)` after the `given` ones."""
+        weights, mean, log_scale = self._next(mixture, given, 1.0)
+        return torch.logsumexp(weights + _log_mass(lowest[..., None], highest[..., None], mean, log_scale), -1)
+
+    def _next(self, mixture: Tensor, given: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-weights, means and log-scales `(..., K)` of the sub-pixel that follows the `given` ones."""
         i = given.shape[-1]
         weights, means, log_scales, coefficients = self._tempered(_at_least_float32(mixture), temperature)
         channels = means.shape[-2]
         x = pad(_to_unit(given, means.dtype), (0, channels - i))
         means = means + _coupling(coefficients, x, channels)
         if i:
-            mass = _log_mass(given[..., None], means[..., :i, :], log_scales[..., :i, :])
+            known = given[..., None]
+            mass = _log_mass(known, known, means[..., :i, :], log_scales[..., :i, :])
             weights = log_softmax(weights + mass.sum(-2), -1)  # which component made the given ones
-        every = torch.arange(NUM_VALUES, device=mixture.device)[:, None]
-        mass = _log_mass(every, means[..., i, None, :], log_scales[..., i, None, :])  # (..., 256, K)
-        return torch.logsumexp(weights[..., None, :] + mass, -1)
+        return weights, means[..., i, :], log_scales[..., i, :]
 
     def num_noise(self, channels: int) -> int:
         """Uniform numbers that `draw` takes for a position: one a channel, the last for the component."""
@@ -188,7 +203,8 @@ class DiscretizedLogisticMixture:
         _, means, log_scales, coefficients = self.split(mixture, channels)
         x = _to_unit(values, means.dtype)
         means = means + _coupling(coefficients, x, channels)
-        return _log_mass(values[..., None], means, log_scales.clamp(min=MIN_LOG_SCALE)).cumsum(-2)
+        values = values[..., None]
+        return _log_mass(values, values, means, log_scales.clamp(min=MIN_LOG_SCALE)).cumsum(-2)
 
     def _tempered(self, mixture: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log-weights, means, log-scales and coefficients, as `split`, of the sharper or flatter mixture."""
@@ -255,6 +271,10 @@ class ChainedCategorical(nn.Module):
         The logits are divided by `temperature`.
         """
         return log_softmax(self._logits(params, given) / temperature, -1)
+
+    def log_mass_within(self, params: Tensor, given: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+        """Log of the mass `(...)` of the values from `lowest` to `highest` `(...)` after the `given` ones."""
+        return self.conditional(params, given).masked_fill(~within(lowest, highest), -torch.inf).logsumexp(-1)
 
     def num_noise(self, channels: int) -> int:
         """Uniform numbers that `draw` takes for a position."""
@@ -350,19 +370,21 @@ def _coupling(coefficients: Tensor, x: Tensor, channels: int) -> Tensor:
     return torch.stack(shifts, -2) if channels > 1 else shifts[0].unsqueeze(-2)
 
 
-def _log_mass(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log of the logistic mass of the bins of `values`, exact far from the mean and for any scale.
+def _log_mass(lowest: Tensor, highest: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log of the logistic mass of the bins of the values `lowest` to `highest`, exact far from the mean, at any scale.
 
-    s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)) for the sigmoid s and the bin's edges a > b: in logs nothing cancels,
-    where the difference itself rounds to zero in the tails. a - b = 2/255 / scale does not depend on the mean.
+    s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)) for the sigmoid s and the edges a > b: in logs nothing cancels, where the
+    difference itself rounds to zero in the tails. a - b, 2/255 a bin, does not depend on the mean.
     Distances are taken in half levels, 2 v - 255, which are whole numbers: so neighbouring bins share their edge.
     """
+    low, high = lowest.to(mean.dtype), highest.to(mean.dtype)
+    bins = high - low + 1
     half = torch.exp(-log_scale) / 255
-    middle = (2 * values.to(mean.dtype) - 255 - 255 * mean) * half
-    upper = torch.where(values == NUM_VALUES - 1, 0.0, logsigmoid(middle + half))
-    lower = torch.where(values == 0, 0.0, logsigmoid(half - middle))
-    inside = (values > 0) & (values < NUM_VALUES - 1)
-    return upper + lower + torch.where(inside, _log1mexp(_LOG_BIN - log_scale), 0.0)
+    middle, reach = (low + high - 255 - 255 * mean) * half, bins * half
+    upper = torch.where(highest == NUM_VALUES - 1, 0.0, logsigmoid(middle + reach))
+    lower = torch.where(lowest == 0, 0.0, logsigmoid(reach - middle))
+    inside = (lowest > 0) & (highest < NUM_VALUES - 1)
+    return upper + lower + torch.where(inside, _log1mexp(bins.log() + _LOG_BIN - log_scale), 0.0)
 
 
 def _log1mexp(log_d: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ from image_transformer.likelihood import (
     ChainedCategorical,
     DiscretizedLogisticMixture,
     Likelihood,
-    within,
 )
 from image_transformer.modern import ModernTransformer
 from image_transformer.order import layout
@@ -144,15 +143,13 @@ class ImageTransformer(nn.Module):
         lowest, highest = bounds(low.flatten(1)[..., None], in_boxes.cumsum(-1) - in_boxes, left, factor)
         places = self.boxes.flatten().argsort()[self.values]  # of each position's values among the boxes' (l, v)
         lowest, highest = lowest.flatten(1)[:, places], highest.flatten(1)[:, places]
-        log_mass = torch.empty_like(values, dtype=params.dtype)
-        chunk = max(1, 2**15 // len(images))  # positions; tables of 256 masses for each component
-        for first in range(0, values.shape[1], chunk):
-            part = slice(first, first + chunk)
-            for i in range(values.shape[-1]):
-                table = self.likelihood.conditional(params[:, part], values[:, part, :i])
-                allowed = within(lowest[:, part, i], highest[:, part, i])
-                log_mass[:, part, i] = table.masked_fill(~allowed, -torch.inf).logsumexp(-1)
-        return torch.where((values >= lowest) & (values <= highest), log_mass, torch.inf)
+        possible = (values >= lowest) & (values <= highest)
+        highest = highest.maximum(lowest)  # no value at all may be possible in an image of other means
+        masses = [
+            self.likelihood.log_mass_within(params, values[..., :i], lowest[..., i], highest[..., i])
+            for i in range(values.shape[-1])
+        ]
+        return torch.where(possible, torch.stack(masses, -1), torch.inf)
 
     def schedule(self, known: NDArray[np.bool_] | None = None) -> Schedule:
         """What is generated in which step: together whose values cannot reach each other. See `as_early_as_possible`.

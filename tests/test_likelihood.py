@@ -71,6 +71,19 @@ def test_log_prob_agrees_with_the_conditionals(extreme, channels):
         torch.testing.assert_close(log_prob[:, i], expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("extreme", EXTREMES, ids=str)
+def test_the_mass_of_a_range_is_the_sum_of_its_values_masses(extreme):
+    likelihood, params = mixture(3, **extreme)
+    given = torch.tensor([[0, 255], [255, 0], [128, 130], [3, 3], [77, 200]], dtype=torch.uint8)
+    for i in range(3):
+        log_mass = likelihood.conditional(params, given[:, :i])
+        for lowest, highest in ((0, 255), (0, 7), (250, 255), (100, 140), (9, 9), (0, 0), (255, 255), (1, 254)):
+            ends = torch.full((5,), lowest), torch.full((5,), highest)
+            found = likelihood.log_mass_within(params, given[:, :i], *ends)
+            expected = log_mass[:, lowest : highest + 1].logsumexp(-1)
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_mass_is_the_logistic_cdf_across_the_bin():
     """One component, one channel, written out: s((x + 1/255 - m) / e^s) - s((x - 1/255 - m) / e^s)."""
     likelihood = DiscretizedLogisticMixture(1)
