@@ -99,7 +99,7 @@ def _likelihoods(model: ImageTransformer, images: Images, label: Tensor | None) 
     rows = [["bits/dim" + (f" given {' and '.join(told)}" if told else ""), *_with_error(free)]]
     if model.config.factor:
         with bar("images") as progress:
-            held = evaluate(model, images, label=label, consistent=True, batch=8, progress=progress)
+            held = evaluate(model, images, label=label, consistent=True, progress=progress)
         rows.append(["bits/dim of the consistent model", *_with_error(held)])
         gain = free.per_image - held.per_image
         rows.append(["gained by consistency", f"{gain.mean():.4f}", f"{gain.std(ddof=1) / math.sqrt(len(gain)):.4f}"])

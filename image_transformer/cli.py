@@ -359,7 +359,7 @@ def _evaluate(args: list[str]) -> None:
     more, tables = {}, []
     if chosen.consistent:
         with bar("images") as progress:
-            held = evaluate(model, images, label=label, consistent=True, batch=8, progress=progress)
+            held = evaluate(model, images, label=label, consistent=True, progress=progress)
         more["bits_per_dim_consistent"] = held.bits_per_dim
     if label is not None and chosen.classify:
         with bar("scores") as progress:
