@@ -5,32 +5,22 @@ Each verb is a dataclass whose fields are its flags (parsed by tyro). Only what 
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import io
 import json
-import re
 import sys
-import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal
 
 from image_transformer.config import (
-    ORDERS,
-    PATTERNS,
     DataConfig,
     ModelConfig,
-    Order,
-    Pattern,
     RunConfig,
     TrainConfig,
-    from_text,
     load_config,
     nearest,
-    to_text,
 )
+from image_transformer.flags import UsageError, parse
 
 if TYPE_CHECKING:
     from image_transformer.data import ImageData
@@ -45,13 +35,10 @@ Autoregressive image models with exact likelihoods.
   evaluate MODEL           exact bits/dim on held-out images
   sample MODEL             a picture of new images
   complete MODEL [IMAGE..] continue images of which a part is given
+  superres MODEL IMAGE...  enlarge images of any size, in several ways
 
 MODEL is a run folder or a checkpoint in it. image-transformer VERB --help shows the flags of a verb.
 """
-
-
-class UsageError(ValueError):
-    """A command line that cannot be understood; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +173,37 @@ class Complete:
     """Picture to write."""
 
 
+@dataclass(frozen=True)
+class Superres:
+    """Enlarge image files of any size, each in several ways, by a model for super-resolution.
+
+    A file's pixels are the low-resolution image: to try it with a photograph, shrink that with --size. For each
+    NAME.jpg the folder gets NAME-1.png, NAME-2.png, ..., the plain enlargements NAME-nearest.png and NAME-bicubic.png,
+    and NAME.png with all of them side by side; what is there already is replaced, except for the given files.
+    """
+
+    factor: int | None = None
+    """Enlarge by this factor, which must be the model's; only for saying so."""
+    samples: int = 4
+    """Enlargements of each image."""
+    consistent: bool = False
+    """Draw only what has exactly the given image as the means of its boxes of pixels."""
+    label: str | None = None
+    """Class of the images, by name or number; for class-conditional models."""
+    size: tuple[int, int] | None = None
+    """Resize the image files to this height and width first."""
+    seed: int = 0
+    """The noise of every sample follows from this."""
+    temperature: float = 1.0
+    """Below 1 sharper, above 1 flatter; 1 is the model."""
+    top_k: int | None = None
+    """Draw each value from the k likeliest only."""
+    top_p: float | None = None
+    """Draw each value from the likeliest that hold this probability."""
+    out: Path = Path("enlarged")
+    """Folder for the pictures."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (without the program's name) and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -213,12 +231,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(args: list[str]) -> None:
     verbs: dict[str, Callable[[list[str]], None]] = {
-        "demo": lambda rest: _parse(Demo, "demo", rest).run(),
-        "recipes": lambda rest: _parse(Recipes, "recipes", rest).run(),
+        "demo": lambda rest: parse(Demo, "demo", rest).run(),
+        "recipes": lambda rest: parse(Recipes, "recipes", rest).run(),
         "train": _train,
         "evaluate": _evaluate,
         "sample": _sample,
         "complete": _complete,
+        "superres": _superres,
     }
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -249,13 +268,13 @@ def _train(args: list[str]) -> None:
     base = load_config(Path(name)) if name.endswith((".yaml", ".yml")) else _find_recipe(recipes.find, name)
     parts = (word.partition("=") for word in rest)
     rest = [ALIASES.get(flag, flag) + equals + value for flag, equals, value in parts]
-    chosen = _parse(Train, f"train {name}", rest, Train(base.model, base.data, base.train))
+    chosen = parse(Train, f"train {name}", rest, Train(base.model, base.data, base.train))
     out = chosen.out or Path("runs") / base.recipe
     if chosen.resume and (out / "config.yaml").exists():  # the run's own values, not the recipe's, are the defaults
         saved = load_config(out / "config.yaml")
         if saved.recipe != base.recipe:
             raise ValueError(f"{out} is a run of the recipe {saved.recipe}, not of {base.recipe}")
-        chosen = _parse(Train, f"train {name}", rest, Train(saved.model, saved.data, saved.train))
+        chosen = parse(Train, f"train {name}", rest, Train(saved.model, saved.data, saved.train))
     config = RunConfig(base.recipe, chosen.model, chosen.data, chosen.train)
 
     from image_transformer.train import Interrupted, train
@@ -280,7 +299,7 @@ def _find_recipe(find: Callable[[str], RunConfig], name: str) -> RunConfig:
 
 def _evaluate(args: list[str]) -> None:
     path, rest = _model_argument("evaluate", args)
-    chosen = _parse(Evaluate, "evaluate MODEL", rest)
+    chosen = parse(Evaluate, "evaluate MODEL", rest)
 
     import numpy as np
 
@@ -327,12 +346,12 @@ def _evaluate(args: list[str]) -> None:
         )
 
 
-# ---- sample, complete ----
+# ---- sample, complete, superres ----
 
 
 def _sample(args: list[str]) -> None:
     path, rest = _model_argument("sample", args)
-    chosen = _parse(Sample, "sample MODEL", rest)
+    chosen = parse(Sample, "sample MODEL", rest)
 
     from image_transformer import checkpoint, pictures
     from image_transformer.progress import bar
@@ -351,10 +370,8 @@ def _sample(args: list[str]) -> None:
 
 def _complete(args: list[str]) -> None:
     path, rest = _model_argument("complete", args)
-    files = []
-    while rest and not rest[0].startswith("-"):
-        files.append(Path(rest.pop(0)))
-    chosen = _parse(Complete, "complete MODEL [IMAGE...]", rest)
+    files, rest = _file_arguments(rest)
+    chosen = parse(Complete, "complete MODEL [IMAGE...]", rest)
 
     from image_transformer import checkpoint, pictures
     from image_transformer.complete import complete, known_side, read_mask
@@ -382,6 +399,44 @@ def _complete(args: list[str]) -> None:
     print(chosen.out, done.summary(), sep="\n")
 
 
+def _superres(args: list[str]) -> None:
+    path, rest = _model_argument("superres", args)
+    files, rest = _file_arguments(rest)
+    chosen = parse(Superres, "superres MODEL IMAGE...", rest)
+
+    from image_transformer import checkpoint, superres
+    from image_transformer.data import load_file
+    from image_transformer.progress import bar
+
+    if not files:
+        raise UsageError("superres needs images: image-transformer superres MODEL IMAGE... [flags]")
+    _at_least_one(samples=chosen.samples)
+    model = checkpoint.load(path)
+    factor = superres.model_factor(model, chosen.factor)
+    _check_label(chosen.label, model.config.classes)
+    if chosen.out.exists() and not chosen.out.is_dir():
+        raise UsageError(f"--out {chosen.out} is a file, expected a folder")
+    lows = [load_file(file, model.config.shape[0], size=chosen.size) for file in files]
+    tiles = sum(superres.tiling(model, (low.shape[1], low.shape[2])).tiles for low in lows)
+    print(f"images: {len(lows)}, tiles: {tiles:,}, samples of each: {chosen.samples}", flush=True)
+    names, done = superres.names(files, chosen.out, chosen.samples), {}
+    with bar("steps") as progress:
+        for number, images in superres.enlarge_each(
+            model, lows, samples=chosen.samples, seed=chosen.seed, temperature=chosen.temperature, top_k=chosen.top_k,
+            top_p=chosen.top_p, label=chosen.label, consistent=chosen.consistent, progress=progress,
+        ):  # fmt: skip
+            done[number] = superres.write(chosen.out, names[number], lows[number], images, factor)
+    print(chosen.out, *(done[number] for number in sorted(done)), sep="\n")
+
+
+def _check_label(label: str | None, classes: Sequence[str] | None) -> None:
+    if classes and label is None:
+        few = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+        raise UsageError(f"--label is missing: this model is class-conditional, on {few}")
+    if label is not None and not classes:
+        raise UsageError("--label: this model is not class-conditional")
+
+
 # ---- shared ----
 
 
@@ -401,6 +456,12 @@ def _model_argument(verb: str, args: list[str]) -> tuple[Path, list[str]]:
     return Path(args[0]), args[1:]
 
 
+def _file_arguments(args: list[str]) -> tuple[list[Path], list[str]]:
+    """The arguments before the first flag as files, and the others."""
+    number = next((i for i, word in enumerate(args) if word.startswith("-")), len(args))
+    return [Path(word) for word in args[:number]], args[number:]
+
+
 def _load_data(path: Path, source: str | None, split: str, size: tuple[int, int] | None, skip_bad: bool) -> ImageData:
     """The data asked for, or what the model at `path` was trained on, in the model's shape."""
     from image_transformer import checkpoint, data
@@ -410,75 +471,6 @@ def _load_data(path: Path, source: str | None, split: str, size: tuple[int, int]
         source or config.data.source, split, shape=config.model.shape,
         size=size or (None if source else config.data.size), skip_bad=skip_bad or (not source and config.data.skip_bad),
     )  # fmt: skip
-
-
-def _parse(verb: type, usage: str, args: list[str], default: Any = None) -> Any:
-    """The verb's dataclass from its flags. UsageError, in one line, for what cannot be understood."""
-    import tyro
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
-    registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def orders_and_patterns(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        if info.type == Order:
-            return PrimitiveConstructorSpec(
-                nargs=1,
-                metavar="ORDER",
-                instance_from_str=lambda words: from_text(words[0], ORDERS),
-                is_instance=lambda value: isinstance(value, ORDERS),
-                str_from_instance=lambda value: [to_text(value)],
-            )
-        of = typing.get_args(info.type)  # tyro narrows tuple[Pattern, ...] to the types of its default's items
-        if typing.get_origin(info.type) is tuple and (of[0] == Pattern or of[0] in PATTERNS):
-            return PrimitiveConstructorSpec(
-                nargs="*",
-                metavar="PATTERN [PATTERN ...]",
-                instance_from_str=lambda words: tuple(from_text(word, PATTERNS) for word in words),
-                is_instance=lambda value: isinstance(value, tuple),
-                str_from_instance=lambda value: [to_text(pattern) for pattern in value],
-            )
-        return None
-
-    arguments: dict[str, Any] = {"prog": f"image-transformer {usage}", "args": args, "default": default}
-    if default is None:
-        del arguments["default"]
-    printed = io.StringIO()
-    try:
-        with registry, contextlib.redirect_stderr(printed):
-            value, unknown = tyro.cli(verb, return_unknown_args=True, **arguments)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UsageError(_one_line(printed.getvalue())) from None
-    if unknown:
-        _refuse(unknown[0], _flags(verb))
-    return value
-
-
-def _refuse(word: str, flags: list[str]) -> NoReturn:
-    close = difflib.get_close_matches(word.split("=")[0].replace("_", "-"), flags, n=1)
-    hint = f"did you mean {close[0]}?" if close else "see --help"
-    raise UsageError(f"unknown {'option' if word.startswith('-') else 'argument'} {word}; {hint}")
-
-
-def _flags(kind: type, prefix: str = "--") -> list[str]:
-    """All flags of a dataclass, nested ones dotted."""
-    hints = typing.get_type_hints(kind)
-    found = []
-    for f in fields(kind):
-        name = f.name.replace("_", "-")
-        nested = is_dataclass(hints[f.name])
-        found += _flags(hints[f.name], f"{prefix}{name}.") if nested else [prefix + name]
-    return found
-
-
-def _one_line(box: str) -> str:
-    """The message in one of tyro's framed errors, on one line."""
-    text = re.sub(r"[│╭╮╰╯]", " ", box)
-    message = re.split(r"─{3,} *\n(?=.*\S)", text, maxsplit=1)[-1]  # below the title
-    message = re.split(r"─{3,}", message, maxsplit=1)[0]  # above the help
-    return " ".join(message.split()) or "cannot understand the command line; see --help"
 
 
 def run() -> None:
