@@ -1,36 +1,20 @@
 """The command `image-transformer`: reads flags, calls the library, prints what came of it.
 
-Each verb is a dataclass whose fields are its flags (parsed by tyro). Only what a verb needs is imported when it runs.
+The verbs and their flags are in `verbs.py`. Only what a verb needs is imported when it runs.
 """
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import io
 import json
-import re
 import sys
-import typing
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING
 
-from image_transformer.config import (
-    ORDERS,
-    PATTERNS,
-    DataConfig,
-    ModelConfig,
-    Order,
-    Pattern,
-    RunConfig,
-    TrainConfig,
-    from_text,
-    load_config,
-    nearest,
-    to_text,
-)
+from image_transformer.config import RunConfig, load_config, nearest
+from image_transformer.flags import UsageError, parse
+from image_transformer.verbs import Complete, Demo, Evaluate, Recipes, Report, Sample, Superres, Train
 
 if TYPE_CHECKING:
     from image_transformer.assess import Assessment, Plan
@@ -48,177 +32,10 @@ Autoregressive image models with exact likelihoods.
   report RUN               all measures of a run, with pictures, as one page
   sample MODEL             a picture of new images
   complete MODEL [IMAGE..] continue images of which a part is given
+  superres MODEL IMAGE...  enlarge images of any size, in several ways
 
 MODEL is a run folder or a checkpoint in it. image-transformer VERB --help shows the flags of a verb.
 """
-
-
-class UsageError(ValueError):
-    """A command line that cannot be understood; the message is one line."""
-
-
-@dataclass(frozen=True)
-class Demo:
-    """Train a small model on real photographs and show what it learned, all in one folder."""
-
-    out: Path = Path("demo")
-    """Folder for everything that is made."""
-    images: int | None = None
-    """Train on so many images instead of the recipe's."""
-
-    def run(self) -> None:
-        from image_transformer.demo import demo
-
-        demo(self.out, self.images)
-
-
-@dataclass(frozen=True)
-class Recipes:
-    """List the recipes that `train` knows."""
-
-    def run(self) -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        from image_transformer.recipes import RECIPES, names
-
-        table = Table(box=None, pad_edge=False)
-        table.add_column("recipe", no_wrap=True)
-        table.add_column("what it is")
-        for name, recipe in zip(names(), RECIPES, strict=True):
-            table.add_row(name, (recipe.__doc__ or "").splitlines()[0])
-        Console().print(table)
-
-
-@dataclass(frozen=True)
-class Train:
-    """Train a model into a run folder: checkpoints, metrics, sample pictures and a report.
-
-    --data, --size and --skip-bad, as the other verbs have them, stand for --data.source, --data.size, --data.skip-bad.
-    """
-
-    model: ModelConfig
-    data: DataConfig
-    train: TrainConfig
-    out: Path | None = None
-    """Run folder; runs/RECIPE if not given."""
-    resume: bool = False
-    """Go on with the run in the folder, from its newest checkpoint."""
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Print the exact bits/dim of a split, every image once."""
-
-    data: str | None = None
-    """Data set, folder or file; what the model was trained on if not given."""
-    split: Literal["train", "validation", "test", "all"] | None = None
-    """Split of the data; if not given, test, or all of other --data that has no splits of its own."""
-    limit: int | None = None
-    """Use only the first images."""
-    batch: int = 32
-    """Images at once."""
-    size: tuple[int, int] | None = None
-    """Resize every image to this height and width."""
-    skip_bad: bool = False
-    """Leave out images that cannot be read, and say how many."""
-    json: bool = False
-    """Print machine-readable figures."""
-    consistent: bool = False
-    """Super-resolution: also bits/dim of the model whose box means are what is given by construction (slower)."""
-    classify: int = 500
-    """Class-conditional: try the Bayes classifier, the likeliest of all classes, on so many images."""
-    samples: int = 0
-    """Super-resolution: also enlarge so many of the images and measure how well; see the verb report for all of it."""
-    per_image: Path | None = None
-    """Write bits/dim of each image to this CSV file."""
-    picture: Path | None = None
-    """Write a PNG of where in the first images the bits go."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """Measure a model on test images, and write the run's page with all figures and pictures: report.html.
-
-    For super-resolution: samples beside nearest, bicubic and regression enlargements. With two more models, an
-    unconditional one of the low-resolution images and one of the images, the chain rule of their likelihoods.
-    """
-
-    images: int = 1000
-    """Test images; each is drawn once at each temperature."""
-    several: int = 64
-    """Of these, images that are drawn several times, for their mean and their diversity."""
-    samples: int = 16
-    """How many times."""
-    temperatures: tuple[float, ...] = (1.0, 0.9, 0.8)
-    """Temperatures to draw at."""
-    seed: int = 0
-    """The noise of all samples follows from this."""
-    chain: tuple[Path, Path] | None = None
-    """Two more models, of the low-resolution images and of the images, both unconditional."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Draw new images and write them as one PNG grid."""
-
-    count: int = 16
-    """Images to draw."""
-    seed: int = 0
-    """Image i depends on this and on i alone."""
-    temperature: float = 1.0
-    """Below 1 sharper, above 1 flatter; 1 is the model."""
-    top_k: int | None = None
-    """Draw each value from the k likeliest only."""
-    top_p: float | None = None
-    """Draw each value from the likeliest that hold this probability."""
-    label: str | None = None
-    """Class-conditional: the class, by name or number; if not given, a row for each class."""
-    out: Path = Path("samples.png")
-    """Picture to write."""
-    columns: int = 8
-    """Images in a row of the picture."""
-    batch: int | None = None
-    """Images generated at once, which does not change them; as many as fit into memory if not given."""
-
-
-@dataclass(frozen=True)
-class Complete:
-    """Keep a part of each image, draw the rest several times, and write one picture: given, completions, original.
-
-    Prints how the images were turned before drawing, how much of what is given a drawn pixel was conditioned on, and
-    how much the completions differ: their root mean variance.
-    """
-
-    samples: int = 6
-    """Completions of each image."""
-    keep: float = 0.5
-    """Fraction of the rows, or columns, that is given."""
-    keep_side: Literal["top", "bottom", "left", "right"] = "top"
-    """Side on which they lie."""
-    mask: Path | None = None
-    """An image of the model's size that is white where pixels are given, instead of --keep and --keep-side."""
-    orientation: str = "auto"
-    """How to turn the images before drawing, such as upside-down, if the model was trained for it (--data.flips,
-    --data.orientations); auto: so that most of what is given is conditioned on."""
-    data: str | None = None
-    """Without image files: take the first test images of this data; what the model was trained on if not given."""
-    count: int = 6
-    """Without image files: how many images to take."""
-    size: tuple[int, int] | None = None
-    """Resize the image files to this height and width."""
-    label: str | None = None
-    """Class-conditional: the class of all images, by name or number; if not given, that of each test image."""
-    seed: int = 0
-    """The noise of every completion follows from this."""
-    temperature: float = 1.0
-    """Below 1 sharper, above 1 flatter; 1 is the model."""
-    top_k: int | None = None
-    """Draw each value from the k likeliest only."""
-    top_p: float | None = None
-    """Draw each value from the likeliest that hold this probability."""
-    out: Path = Path("completions.png")
-    """Picture to write."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -248,13 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(args: list[str]) -> None:
     verbs: dict[str, Callable[[list[str]], None]] = {
-        "demo": lambda rest: _parse(Demo, "demo", rest).run(),
-        "recipes": lambda rest: _parse(Recipes, "recipes", rest).run(),
+        "demo": lambda rest: parse(Demo, "demo", rest).run(),
+        "recipes": lambda rest: parse(Recipes, "recipes", rest).run(),
         "train": _train,
         "evaluate": _evaluate,
         "report": _report,
         "sample": _sample,
         "complete": _complete,
+        "superres": _superres,
     }
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -285,13 +103,13 @@ def _train(args: list[str]) -> None:
     base = load_config(Path(name)) if name.endswith((".yaml", ".yml")) else _find_recipe(recipes.find, name)
     parts = (word.partition("=") for word in rest)
     rest = [ALIASES.get(flag, flag) + equals + value for flag, equals, value in parts]
-    chosen = _parse(Train, f"train {name}", rest, Train(base.model, base.data, base.train))
+    chosen = parse(Train, f"train {name}", rest, Train(base.model, base.data, base.train))
     out = chosen.out or Path("runs") / base.recipe
     if chosen.resume and (out / "config.yaml").exists():  # the run's own values, not the recipe's, are the defaults
         saved = load_config(out / "config.yaml")
         if saved.recipe != base.recipe:
             raise ValueError(f"{out} is a run of the recipe {saved.recipe}, not of {base.recipe}")
-        chosen = _parse(Train, f"train {name}", rest, Train(saved.model, saved.data, saved.train))
+        chosen = parse(Train, f"train {name}", rest, Train(saved.model, saved.data, saved.train))
     config = RunConfig(base.recipe, chosen.model, chosen.data, chosen.train)
 
     from image_transformer.train import Interrupted, train
@@ -316,7 +134,7 @@ def _find_recipe(find: Callable[[str], RunConfig], name: str) -> RunConfig:
 
 def _evaluate(args: list[str]) -> None:
     path, rest = _model_argument("evaluate", args)
-    chosen = _parse(Evaluate, "evaluate MODEL", rest)
+    chosen = parse(Evaluate, "evaluate MODEL", rest)
 
     import numpy as np
     import torch
@@ -394,7 +212,7 @@ def _assess(path: Path, model: ImageTransformer, test: ImageData, plan: Plan) ->
 
 def _report(args: list[str]) -> None:
     path, rest = _model_argument("report", args)
-    chosen = _parse(Report, "report RUN", rest)
+    chosen = parse(Report, "report RUN", rest)
 
     from image_transformer import checkpoint
     from image_transformer.assess import Plan, chain_rule
@@ -415,12 +233,12 @@ def _report(args: list[str]) -> None:
     print(f"\nreport: {write_report(run)}")
 
 
-# ---- sample, complete ----
+# ---- sample, complete, superres ----
 
 
 def _sample(args: list[str]) -> None:
     path, rest = _model_argument("sample", args)
-    chosen = _parse(Sample, "sample MODEL", rest)
+    chosen = parse(Sample, "sample MODEL", rest)
 
     from image_transformer import checkpoint, pictures
     from image_transformer.progress import bar
@@ -450,10 +268,8 @@ def _sample(args: list[str]) -> None:
 
 def _complete(args: list[str]) -> None:
     path, rest = _model_argument("complete", args)
-    files = []
-    while rest and not rest[0].startswith("-"):
-        files.append(Path(rest.pop(0)))
-    chosen = _parse(Complete, "complete MODEL [IMAGE...]", rest)
+    files, rest = _file_arguments(rest)
+    chosen = parse(Complete, "complete MODEL [IMAGE...]", rest)
 
     from image_transformer import checkpoint, pictures
     from image_transformer.complete import complete, known_side, read_mask
@@ -484,6 +300,44 @@ def _complete(args: list[str]) -> None:
     print(chosen.out, done.summary(), sep="\n")
 
 
+def _superres(args: list[str]) -> None:
+    path, rest = _model_argument("superres", args)
+    files, rest = _file_arguments(rest)
+    chosen = parse(Superres, "superres MODEL IMAGE...", rest)
+
+    from image_transformer import checkpoint, superres
+    from image_transformer.data import load_file
+    from image_transformer.progress import bar
+
+    if not files:
+        raise UsageError("superres needs images: image-transformer superres MODEL IMAGE... [flags]")
+    _at_least_one(samples=chosen.samples)
+    model = checkpoint.load(path)
+    factor = superres.model_factor(model, chosen.factor)
+    _check_label(chosen.label, model.config.classes)
+    if chosen.out.exists() and not chosen.out.is_dir():
+        raise UsageError(f"--out {chosen.out} is a file, expected a folder")
+    lows = [load_file(file, model.config.shape[0], size=chosen.size) for file in files]
+    tiles = sum(superres.tiling(model, (low.shape[1], low.shape[2])).tiles for low in lows)
+    print(f"images: {len(lows)}, tiles: {tiles:,}, samples of each: {chosen.samples}", flush=True)
+    names, done = superres.names(files, chosen.out, chosen.samples), {}
+    with bar("steps") as progress:
+        for number, images in superres.enlarge_each(
+            model, lows, samples=chosen.samples, seed=chosen.seed, temperature=chosen.temperature, top_k=chosen.top_k,
+            top_p=chosen.top_p, label=chosen.label, consistent=chosen.consistent, progress=progress,
+        ):  # fmt: skip
+            done[number] = superres.write(chosen.out, names[number], lows[number], images, factor)
+    print(chosen.out, *(done[number] for number in sorted(done)), sep="\n")
+
+
+def _check_label(label: str | None, classes: Sequence[str] | None) -> None:
+    if classes and label is None:
+        few = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+        raise UsageError(f"--label is missing: this model is class-conditional, on {few}")
+    if label is not None and not classes:
+        raise UsageError("--label: this model is not class-conditional")
+
+
 # ---- shared ----
 
 
@@ -503,6 +357,12 @@ def _model_argument(verb: str, args: list[str]) -> tuple[Path, list[str]]:
     return Path(args[0]), args[1:]
 
 
+def _file_arguments(args: list[str]) -> tuple[list[Path], list[str]]:
+    """The arguments before the first flag as files, and the others."""
+    number = next((i for i, word in enumerate(args) if word.startswith("-")), len(args))
+    return [Path(word) for word in args[:number]], args[number:]
+
+
 def _load_data(path: Path, source: str | None, split: str, size: tuple[int, int] | None, skip_bad: bool) -> ImageData:
     """The data asked for, or what the model at `path` was trained on, in the model's shape."""
     from image_transformer import checkpoint, data
@@ -512,75 +372,6 @@ def _load_data(path: Path, source: str | None, split: str, size: tuple[int, int]
         source or config.data.source, split, shape=config.model.shape,
         size=size or (None if source else config.data.size), skip_bad=skip_bad or (not source and config.data.skip_bad),
     )  # fmt: skip
-
-
-def _parse(verb: type, usage: str, args: list[str], default: Any = None) -> Any:
-    """The verb's dataclass from its flags. UsageError, in one line, for what cannot be understood."""
-    import tyro
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
-    registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def orders_and_patterns(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        if info.type == Order:
-            return PrimitiveConstructorSpec(
-                nargs=1,
-                metavar="ORDER",
-                instance_from_str=lambda words: from_text(words[0], ORDERS),
-                is_instance=lambda value: isinstance(value, ORDERS),
-                str_from_instance=lambda value: [to_text(value)],
-            )
-        of = typing.get_args(info.type)  # tyro narrows tuple[Pattern, ...] to the types of its default's items
-        if typing.get_origin(info.type) is tuple and (of[0] == Pattern or of[0] in PATTERNS):
-            return PrimitiveConstructorSpec(
-                nargs="*",
-                metavar="PATTERN [PATTERN ...]",
-                instance_from_str=lambda words: tuple(from_text(word, PATTERNS) for word in words),
-                is_instance=lambda value: isinstance(value, tuple),
-                str_from_instance=lambda value: [to_text(pattern) for pattern in value],
-            )
-        return None
-
-    arguments: dict[str, Any] = {"prog": f"image-transformer {usage}", "args": args, "default": default}
-    if default is None:
-        del arguments["default"]
-    printed = io.StringIO()
-    try:
-        with registry, contextlib.redirect_stderr(printed):
-            value, unknown = tyro.cli(verb, return_unknown_args=True, **arguments)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UsageError(_one_line(printed.getvalue())) from None
-    if unknown:
-        _refuse(unknown[0], _flags(verb))
-    return value
-
-
-def _refuse(word: str, flags: list[str]) -> NoReturn:
-    close = difflib.get_close_matches(word.split("=")[0].replace("_", "-"), flags, n=1)
-    hint = f"did you mean {close[0]}?" if close else "see --help"
-    raise UsageError(f"unknown {'option' if word.startswith('-') else 'argument'} {word}; {hint}")
-
-
-def _flags(kind: type, prefix: str = "--") -> list[str]:
-    """All flags of a dataclass, nested ones dotted."""
-    hints = typing.get_type_hints(kind)
-    found = []
-    for f in fields(kind):
-        name = f.name.replace("_", "-")
-        nested = is_dataclass(hints[f.name])
-        found += _flags(hints[f.name], f"{prefix}{name}.") if nested else [prefix + name]
-    return found
-
-
-def _one_line(box: str) -> str:
-    """The message in one of tyro's framed errors, on one line."""
-    text = re.sub(r"[│╭╮╰╯]", " ", box)
-    message = re.split(r"─{3,} *\n(?=.*\S)", text, maxsplit=1)[-1]  # below the title
-    message = re.split(r"─{3,}", message, maxsplit=1)[0]  # above the help
-    return " ".join(message.split()) or "cannot understand the command line; see --help"
 
 
 def run() -> None:

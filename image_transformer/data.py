@@ -165,6 +165,13 @@ def load_files(
     return np.load(io.BytesIO(memory.getbuffer()))
 
 
+def load_file(file: Path, channels: int, *, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """One image file of any size as uint8 (channels, h, w), converted as in `load`; not cached."""
+    if size is not None and min(size) < 1:
+        raise DataError(f"size {size}: expected a positive height and width")
+    return _pixels(file, str(file), channels, size)
+
+
 def carve(n: int, held_out: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     """Sorted rows of each `held_out` split and of "train" among n images: disjoint, exhaustive, a function of n alone.
 
@@ -389,10 +396,10 @@ def _decode(pool: _Pool, rows: NDArray[np.int64], ask: _Request, file: BinaryIO)
         name = str(pool.items[row]) if isinstance(pool.items, list) else f"{ask.source}, image {row}"
         try:
             pixels = _pixels(pool.items[row], name, channels, ask.size)
-        except _Unreadable:
+        except _Unreadable as error:
             if ask.skip_bad:
                 continue
-            raise
+            raise DataError(f"{error}; --skip-bad (skip_bad=True) leaves such files out") from None
         if not kept:
             shape, first = pixels.shape, name
             _check_shape(shape, ask)
@@ -421,9 +428,7 @@ def _pixels(item: Any, name: str, channels: int, size: tuple[int, int] | None) -
             deep = opened.mode[0] in "IF" or ";16" in repr(getattr(opened, "tile", ""))  # loading would hide it
             image = ImageOps.exif_transpose(opened)
     except Exception as error:  # Pillow meets broken files with OSError, SyntaxError, ValueError, struct.error, ...
-        raise _Unreadable(
-            f"{name}: unreadable image ({_line(error)}); --skip-bad (skip_bad=True) leaves such files out"
-        ) from None
+        raise _Unreadable(f"{name}: unreadable image ({_line(error)})") from None
     if deep:
         raise DataError(f"{name}: expected 8 bits a channel, got 16-bit or floating-point values")
     image.info.pop("transparency", None)  # a palette's would raise a warning

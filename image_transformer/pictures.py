@@ -52,7 +52,7 @@ def grid(
     canvas = Image.new("RGB", (gap + columns * cell_w, gap + -(-n // columns) * cell_h), BACKGROUND)
     for i, image in enumerate(images):
         left, top = gap + i % columns * cell_w, gap + i // columns * cell_h
-        canvas.paste(_pil(image).resize((w * scale, h * scale), Image.Resampling.NEAREST), (left, top))
+        canvas.paste(picture(image).resize((w * scale, h * scale), Image.Resampling.NEAREST), (left, top))
         if labels:
             _write(canvas, labels[i], left, top + h * scale, w * scale)
     return canvas
@@ -205,6 +205,11 @@ def bars(values: Mapping[str, float], highlight: str | None = None, unit: str = 
 # ---- files ----
 
 
+def picture(image: Images) -> Image.Image:
+    """One image (c, h, w), pixel by pixel."""
+    return Image.fromarray(np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)))
+
+
 def png_bytes(image: Image.Image) -> bytes:
     """The picture as the content of an optimised PNG file."""
     return _encoded(image, format="PNG", optimize=True)
@@ -233,7 +238,7 @@ def webp_bits_per_dim(images: Images) -> float:
 def _file_bits_per_dim(images: Images, *ways: dict[str, Any]) -> float:
     """Bits per sub-pixel when each image is saved in the way that makes its own file the smallest."""
     _check(images)
-    smallest = (min(len(_encoded(_pil(image), **options)) for options in ways) for image in images)
+    smallest = (min(len(_encoded(picture(image), **options)) for options in ways) for image in images)
     return 8 * sum(smallest) / images.size
 
 
@@ -251,11 +256,6 @@ def _check(images: Images) -> None:
         raise ValueError(f"expected uint8 images (n, 1 or 3, h, w), got {images.dtype} {images.shape}")
 
 
-def _pil(image: Images) -> Image.Image:
-    """The picture of one image (c, h, w), pixel by pixel."""
-    return Image.fromarray(np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)))
-
-
 def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
@@ -263,7 +263,7 @@ def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _write(canvas: Image.Image, text: str, left: int, top: int, width: int) -> None:
     """Writes one line centred in (width, LINE) px at (left, top), smaller where it would not fit."""
     if text:
-        size = int(FONT_SIZE * min(1, width / _font(FONT_SIZE).getlength(text)))
+        size = max(1, int(FONT_SIZE * min(1, width / _font(FONT_SIZE).getlength(text))))
         centre = (left + width / 2, top + LINE / 2)
         ImageDraw.Draw(canvas).text(centre, text, INK, _font(size), anchor="mm")
 

@@ -6,7 +6,7 @@ same image comes out of every batch, and of `generate` and `generate_naive`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ def generate(
     consistent: bool = False,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
+    numbers: Sequence[int] | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -58,13 +59,14 @@ def generate(
         Known values of later fronts stay as they are, but nothing drawn before them takes notice of them: a known lower
         half says nothing of the upper one. `orientation.conditioned` says how much is conditioned on; `complete` turns
         images so that what is known comes first, if the model was trained for that (`DataConfig.orientations`).
+    numbers: the number of each image, of which its noise is a function; 0 to count - 1 if not given.
     batch: images generated at once; it does not change them. As many as fit into memory, up to 256, if not given.
     Raises ValueError for arguments out of range or of the wrong shape.
     """
 
     return _generate(
         model, count, _generate_cached, Sampling(temperature, top_k, top_p, consistent), seed=seed, label=label,
-        low=low, known=known, known_mask=known_mask, batch=batch, progress=progress,
+        low=low, known=known, known_mask=known_mask, numbers=numbers, batch=batch, progress=progress,
     )  # fmt: skip
 
 
@@ -81,13 +83,14 @@ def generate_naive(
     consistent: bool = False,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
+    numbers: Sequence[int] | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """What `generate` gives, by running the whole network again for every single position: the slow reference."""
     return _generate(
         model, count, _generate_naive, Sampling(temperature, top_k, top_p, consistent), seed=seed, label=label,
-        low=low, known=known, known_mask=known_mask, batch=batch, progress=progress,
+        low=low, known=known, known_mask=known_mask, numbers=numbers, batch=batch, progress=progress,
     )  # fmt: skip
 
 
@@ -292,10 +295,11 @@ def _generate(
     low: Tensor | None,
     known: Tensor | None,
     known_mask: Tensor | None,
+    numbers: Sequence[int] | None,
     batch: int | None,
     progress: Progress | None,
 ) -> Tensor:
-    _check_arguments(count, seed, batch)
+    _check_arguments(count, seed, numbers, batch)
     known, known_mask = _check_known(model, count, known, known_mask)
     labels, low = model.conditions(count, label, low)
     given = known_mask.all(0).flatten()[model.layout.values].all(-1).numpy()
@@ -307,14 +311,15 @@ def _generate(
     plan = _Plan(schedule, given, prefilled=bool(given.any()) and not naive)
     in_turn = sampling.filtered or sampling.consistent or bool(known_mask.any())
     batch = batch or images_at_once(model, plan, in_turn=in_turn)
-    numbers = model.layout.num_positions * model.likelihood.num_noise(model.layout.channels)
+    num_dims = model.layout.num_positions * model.likelihood.num_noise(model.layout.channels)
+    numbers = range(count) if numbers is None else numbers
     images = torch.zeros(count, *model.config.shape, dtype=torch.uint8)
     training = model.training
     model.eval()
     try:
         for first in range(0, count, batch):
             rows = slice(first, min(first + batch, count))
-            uniform = noise(seed, first, rows.stop - first, numbers)
+            uniform = torch.cat([noise(seed, number, 1, num_dims) for number in numbers[rows]])
             context = model.read(None if labels is None else labels[rows], None if low is None else low[rows])
             part = _Batch(model, known[rows], known_mask[rows], uniform, sampling, context)
             generate_batch(model, part, plan, _part(progress, first, rows.stop, count, len(schedule.steps)))
@@ -362,13 +367,15 @@ def _part(progress: Progress | None, first: int, stop: int, count: int, steps: i
     return lambda done: progress(first * steps + done * (stop - first), count * steps)
 
 
-def _check_arguments(count: int, seed: int, batch: int | None) -> None:
+def _check_arguments(count: int, seed: int, numbers: Sequence[int] | None, batch: int | None) -> None:
     if count < 1 or (batch is not None and batch < 1):
         raise ValueError(f"count and batch must be at least 1, got {count} and {batch}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
     if seed >= 2**63:
         raise ValueError(f"seed must be below 2^63, got {seed}")
+    if numbers is not None and (len(numbers) != count or min(numbers) < 0):
+        raise ValueError(f"numbers must hold {count} numbers of at least 0, as many as images, got {numbers}")
 
 
 def _check_known(

@@ -68,11 +68,11 @@ def error_of(args, capsys):
 def test_help_is_fast_and_does_not_import_torch():
     code = "import sys; from image_transformer.cli import main; main(['--help']); assert 'torch' not in sys.modules"
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for verb in ("demo", "recipes", "train", "evaluate", "sample", "complete"):
+    for verb in ("demo", "recipes", "train", "evaluate", "sample", "complete", "superres"):
         assert f"\n  {verb}" in text
 
 
-@pytest.mark.parametrize("verb", ["demo", "evaluate", "sample", "complete", "recipes"])
+@pytest.mark.parametrize("verb", ["demo", "evaluate", "sample", "complete", "superres", "recipes"])
 def test_each_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])

@@ -184,7 +184,7 @@ def test_cifar10_comes_from_the_data_folder_before_the_hub(tmp_path, hf, monkeyp
     (tmp_path / "cifar10").mkdir()
     hf_dataset(hf, images, labels).to_parquet(tmp_path / "cifar10" / "train-00000-of-00001.parquet")
     assert np.array_equal(whole("cifar10")[0], images)
-    monkeypatch.setattr(data, "_cifar10", lambda: None)
+    monkeypatch.setattr(data, "_among_data", lambda name: None)
     monkeypatch.setattr(hf, "load_dataset", lambda path: {"test": hf_dataset(hf, images[:9], labels[:9])})
     assert len(load("cifar10", "test")) == 9
 
@@ -472,7 +472,7 @@ def test_bad_npz(tmp_path, images):
 @pytest.mark.parametrize("source", ["set.parquet", "cifar10", "owner/name"])
 def test_without_datasets_the_message_says_what_to_install(tmp_path, monkeypatch, source):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    monkeypatch.setattr(data, "_cifar10", lambda: None)
+    monkeypatch.setattr(data, "_among_data", lambda name: None)
     monkeypatch.chdir(tmp_path)
     Path("set.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"pip install 'image-transformer-pytorch\[hf\]'.*cifar10-mini needs nothing"):
@@ -524,7 +524,7 @@ def test_the_embedded_set_takes_at_most_10_million_bytes():
 
 @pytest.mark.slow
 def test_cifar10_is_the_published_one_and_holds_the_embedded_set(hf):
-    if data._cifar10() is None:
+    if data._among_data("cifar10") is None:
         pytest.skip("needs the Parquet files of CIFAR-10")
     parts = {split: load("cifar10", split, shape=(3, 32, 32)) for split in data.SPLITS}
     assert {split: len(part) for split, part in parts.items()} == {"train": 48_000, "validation": 2_000, "test": 10_000}

@@ -264,7 +264,7 @@ def test_batches_that_do_not_fit_into_memory_are_split(monkeypatch):
         sizes.append(batch)
         return type(model).new_cache(model, batch, *args, **kwargs)
 
-    monkeypatch.setattr(sample, "free_memory", lambda device: 100_000)
+    monkeypatch.setattr(sample, "free_memory", lambda device: 30_000)
     monkeypatch.setattr(model, "new_cache", new_cache)
     assert torch.equal(generate(model, 5, seed=2), whole)
     assert 1 <= max(sizes) < 5
