@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from image_transformer.boxes import box_mean as box_mean
     from image_transformer.checkpoint import CheckpointError as CheckpointError
     from image_transformer.checkpoint import load as load
     from image_transformer.config import DataConfig as DataConfig
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from image_transformer.data import DataError as DataError
     from image_transformer.evaluate import bits as bits
     from image_transformer.evaluate import bits_per_dim as bits_per_dim
+    from image_transformer.evaluate import classify as classify
     from image_transformer.model import ImageTransformer as ImageTransformer
     from image_transformer.order import BlockRaster as BlockRaster
     from image_transformer.order import Raster as Raster
@@ -32,17 +34,20 @@ if TYPE_CHECKING:
     from image_transformer.patterns import Local2D as Local2D
     from image_transformer.sample import generate as generate
     from image_transformer.sample import generate_naive as generate_naive
+    from image_transformer.superres import enlarge as enlarge
 
 # Where each public name lives. They are imported when first used, so that `--help` need not wait for torch.
 _HOMES = {
+    "boxes": ("box_mean",),
     "checkpoint": ("CheckpointError", "load"),
     "config": ("DataConfig", "ModelConfig", "RunConfig", "TrainConfig"),
     "data": ("DataError",),
-    "evaluate": ("bits", "bits_per_dim"),
+    "evaluate": ("bits", "bits_per_dim", "classify"),
     "model": ("ImageTransformer",),
     "order": ("BlockRaster", "Raster", "Wavefront"),
     "patterns": ("Dilated", "Full", "Local1D", "Local2D"),
     "sample": ("generate", "generate_naive"),
+    "superres": ("enlarge",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -27,6 +27,7 @@ from image_transformer.report import Table, save_tables
 from image_transformer.sample import generate
 
 SHOWN = 8  # images in a picture
+FEWEST = 100  # images for which a two-sample test is worth its time
 BAYES = 500  # images that the Bayes classifier is tried on: it scores each under every class
 
 
@@ -174,16 +175,8 @@ def _draw(
 def _table_of_single_ones(ways: dict[str, Images], images: Images, low: Images, factor: int, seed: int) -> Table:
     rows = []
     for name, enlarged in ways.items():
-        error, standard_error = measures.two_sample_test(images, enlarged, seed=seed)
-        rows.append(
-            [
-                name,
-                f"{measures.psnr(enlarged, images):.2f}",
-                f"{measures.ssim(enlarged, images):.3f}",
-                f"{measures.inconsistency(enlarged, low, factor):.2f}",
-                f"{100 * error:.1f} ± {100 * standard_error:.1f}",
-            ]
-        )
+        inconsistency = f"{measures.inconsistency(enlarged, low, factor):.2f}"
+        rows.append([name, *_likeness(enlarged, images), inconsistency, _two_samples(images, enlarged, seed)])
     columns = ["one enlargement", "PSNR, dB", "SSIM", "inconsistency, levels²", "mistaken for a photograph, %"]
     caption = (
         f"{len(images):,} test images, enlarged once. Inconsistency: mean squared error between the box means of the "
@@ -193,17 +186,31 @@ def _table_of_single_ones(ways: dict[str, Images], images: Images, low: Images, 
     return Table(caption, columns, rows)
 
 
-def _table_of_means(several: dict[str, Images], plain: dict[str, Images], images: Images) -> Table:
-    def of(enlarged: Images) -> list[str]:
-        return [f"{measures.psnr(enlarged, images):.2f}", f"{measures.ssim(enlarged, images):.3f}"]
+def _likeness(enlarged: Images, images: Images) -> list[str]:
+    """PSNR and SSIM, the latter nothing for images that are smaller than its window."""
+    large_enough = min(images.shape[2:]) >= measures.SSIM_WINDOW
+    return [
+        f"{measures.psnr(enlarged, images):.2f}",
+        f"{measures.ssim(enlarged, images):.3f}" if large_enough else "",
+    ]
 
-    rows = [[name, *of(enlarged), ""] for name, enlarged in plain.items()]
+
+def _two_samples(images: Images, enlarged: Images, seed: int) -> str:
+    if len(images) < FEWEST:
+        return ""
+    error, standard_error = measures.two_sample_test(images, enlarged, seed=seed)
+    return f"{100 * error:.1f} ± {100 * standard_error:.1f}"
+
+
+def _table_of_means(several: dict[str, Images], plain: dict[str, Images], images: Images) -> Table:
+    rows = [[name, *_likeness(enlarged, images), ""] for name, enlarged in plain.items()]
     for name, drawn in several.items():
-        rows.append([f"one sample {name}", *of(drawn[:, 0]), f"{measures.diversity(drawn):.1f}"])
+        rows.append([f"one sample {name}", *_likeness(drawn[:, 0], images), f"{measures.diversity(drawn):.1f}"])
     count = 0
     for name, drawn in several.items():
         count = drawn.shape[1]
-        rows.append([f"mean of {count} samples {name}", *of(drawn.mean(1).round().astype(np.uint8)), ""])
+        mean = drawn.mean(1).round().astype(np.uint8)
+        rows.append([f"mean of {count} samples {name}", *_likeness(mean, images), ""])
     caption = (
         f"{len(images)} test images, each drawn {count} times. Diversity: the standard deviation between the samples "
         "of an image, in levels of 0..255."
