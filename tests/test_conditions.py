@@ -295,3 +295,17 @@ def test_labels_are_matched_by_name(classes_file, images_file):
         class_labels(data, ("cat", "dog"))
     with pytest.raises(DataError, match="no labels"):
         class_labels(load(str(images_file), "test"), NAMES)
+
+
+@pytest.mark.parametrize("factor", [3, 4, 8])
+def test_any_whole_factor(factor):
+    """Where a front of the wavefront holds up to `factor` pixels of one box."""
+    shape = (3, factor, 2 * factor)
+    model = conditional_model(shape=shape, factor=factor, classes=None)
+    low = random_images(2, (3, 1, 2))
+    drawn = generate(model, 2, low=low, consistent=True)
+    assert torch.equal(box_mean(drawn, factor), low)
+    assert torch.equal(generate_naive(model, 2, low=low, consistent=True), drawn)
+    assert model.log_prob(drawn, low=low, consistent=True).isfinite().all()
+    with pytest.raises(ValueError, match="low must have shape"):
+        generate(model, 2, low=random_images(2, (3, 2, 2)))
