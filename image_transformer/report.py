@@ -98,7 +98,8 @@ def write_report(run: str | os.PathLike[str]) -> Path:
     run = Path(run)
     metrics = read_metrics(run / "metrics.jsonl")
     config = (run / "config.yaml").read_text("utf-8") if (run / "config.yaml").exists() else ""
-    recipe = str((yaml.safe_load(config) or {}).get("recipe", run.resolve().name))
+    values = yaml.safe_load(config) or {}
+    recipe, enlarges = str(values.get("recipe", run.resolve().name)), bool((values.get("model") or {}).get("factor"))
     samples = sorted((run / "samples").glob("images-*.png"))
     assessed = sorted((run / "pictures").glob("*.png"))
     others = sorted(set(run.rglob("*.png")) - set(samples) - set(assessed))
@@ -114,7 +115,7 @@ def write_report(run: str | os.PathLike[str]) -> Path:
         _section("Newest samples", pictures(samples[-1:])),
         _section("Earlier samples", pictures(spread, SMALL), "strip"),
         _section("More pictures", pictures(others)),
-        _section("Go on from here", [f"<pre>{escape(_commands(run, recipe))}</pre>"]),
+        _section("Go on from here", [f"<pre>{escape(_commands(run, recipe, enlarges))}</pre>"]),
         f"<details><summary>Configuration</summary><pre>{escape(config)}</pre></details>" if config else "",
     ]
     page = PAGE.format(
@@ -185,10 +186,11 @@ def _about(metrics: Metrics) -> str:
     return " · ".join(filter(None, parts)) or "Nothing has been measured yet."
 
 
-def _commands(run: Path, recipe: str) -> str:
+def _commands(run: Path, recipe: str, enlarges: bool) -> str:
     folder, recipe = shlex.quote(str(run)), shlex.quote(recipe)
     return (
-        f"image-transformer sample {folder}\n"
+        f"image-transformer {f'superres {folder} photo.png' if enlarges else f'sample {folder}'}\n"
+        f"image-transformer report {folder}\n"
         f"image-transformer evaluate {folder}\n"
         f"image-transformer train {recipe} --out {folder} --resume"
     )

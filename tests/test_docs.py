@@ -2,14 +2,17 @@
 
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from image_transformer import cli, recipes
+from image_transformer import assess, checkpoint, cli, recipes
+from image_transformer.measures import fit_regression
 from image_transformer.order import Raster, layout
 from image_transformer.patterns import tiles
 from image_transformer.schedule import cache_plan, front_by_front
@@ -36,7 +39,8 @@ def tiny_world(images_file, tmp_path, monkeypatch):
 
     def small(name):
         config = recipes.shrunken(find(name))
-        return replace(config, data=replace(config.data, source=str(images_file)))
+        source = str(images_file) if config.model.classes is None else "pets"
+        return replace(config, data=replace(config.data, source=source, size=config.model.shape[1:]))
 
     monkeypatch.setattr(recipes, "find", small)
     monkeypatch.chdir(tmp_path)
@@ -44,7 +48,10 @@ def tiny_world(images_file, tmp_path, monkeypatch):
     images = np.load(images_file)
     for i in range(40):
         Image.fromarray(images[i].transpose(1, 2, 0)).save(tmp_path / "photos" / f"{i}.png")
+        (tmp_path / "pets" / ("cat", "dog")[i % 2]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "photos" / f"{i}.png", tmp_path / "pets" / ("cat", "dog")[i % 2])
     Image.fromarray(images[0].transpose(1, 2, 0)).save(tmp_path / "photo.png")
+    monkeypatch.setattr(assess, "fit_regression", lambda *args, **more: fit_regression(*args, **more, updates=5))
     return images
 
 
@@ -66,10 +73,15 @@ def test_readme_commands_run(tiny_world):
 
 def test_readme_python_runs(tiny_world, monkeypatch):
     assert cli.main(["train", "tiny", "--out", "runs/tiny"]) == 0
-    for block in blocks(README, "python"):
-        import torch
-
-        exec(block, {"images": torch.from_numpy(tiny_world[:2].copy())})
+    conditional = ("small-class", "superres-cifar10")
+    for recipe in conditional:
+        assert cli.main(["train", recipe, "--out", recipe]) == 0
+    by_class, superres = map(checkpoint.load, conditional)
+    plain, conditions = blocks(README, "python")
+    names = {"images": torch.from_numpy(tiny_world[:2].copy())}
+    exec(plain, names)
+    wide = torch.from_numpy(tiny_world[:2].repeat(2, 3)[..., :8])
+    exec(conditions, {**names, "images": wide, "photo": wide[:1], "by_class": by_class, "superres": superres})
 
 
 def test_other_commands_are_known():
