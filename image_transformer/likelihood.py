@@ -384,7 +384,8 @@ def _log_mass(lowest: Tensor, highest: Tensor, mean: Tensor, log_scale: Tensor) 
     upper = torch.where(highest == NUM_VALUES - 1, 0.0, logsigmoid(middle + reach))
     lower = torch.where(lowest == 0, 0.0, logsigmoid(reach - middle))
     inside = (lowest > 0) & (highest < NUM_VALUES - 1)
-    return upper + lower + torch.where(inside, _log1mexp(bins.log() + _LOG_BIN - log_scale), 0.0)
+    log_width = _LOG_BIN if lowest is highest else _LOG_BIN + bins.log()  # of one bin, one number for all 256
+    return upper + lower + torch.where(inside, _log1mexp(log_width - log_scale), 0.0)
 
 
 def _log1mexp(log_d: Tensor) -> Tensor:
