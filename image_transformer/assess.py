@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,32 +20,17 @@ from torch import Tensor
 from image_transformer import measures, pictures
 from image_transformer.boxes import box_mean, nearest
 from image_transformer.data import ImageData, class_labels
-from image_transformer.evaluate import Evaluation, classify, evaluate
+from image_transformer.evaluate import classify, evaluate
 from image_transformer.measures import Images, Regression, fit_regression
 from image_transformer.model import ImageTransformer
 from image_transformer.progress import bar
-from image_transformer.report import Table, save_tables
+from image_transformer.report import Plan, Table, save_tables
 from image_transformer.sample import generate
+from image_transformer.superres import model_factor
 
 SHOWN = 8  # images in a picture
 FEWEST = 100  # images for which a two-sample test is worth its time
 BAYES = 500  # images that the Bayes classifier is tried on: it scores each under every class
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much to measure. Samples are what takes the time."""
-
-    images: int = 1000
-    """Test images; of a model for super-resolution each is drawn once at each temperature."""
-    several: int = 64
-    """Of these, images that are drawn several times, for their mean and their diversity."""
-    samples: int = 16
-    """How many times."""
-    temperatures: tuple[float, ...] = (1.0, 0.9, 0.8)
-    """Temperatures to draw at."""
-    seed: int = 0
-    """The noise of all samples follows from this."""
 
 
 @dataclass
@@ -53,6 +39,10 @@ class Assessment:
 
     tables: list[Table] = field(default_factory=list)
     pictures: dict[str, Image.Image] = field(default_factory=dict)
+
+    def add(self, more: Assessment) -> None:
+        self.tables += more.tables
+        self.pictures |= more.pictures
 
     def save(self, run: Path) -> None:
         """Write `measures.json` and the pictures into the folder of a run."""
@@ -67,57 +57,65 @@ Say = Callable[[str], None]  # tells the user what is being measured
 
 def assess(model: ImageTransformer, train: ImageData, test: ImageData, plan: Plan, say: Say = print) -> Assessment:
     """Measure a model on test images: its likelihood, and what its conditions do. `train` is what it learned from."""
-    found = Assessment()
-    images = np.array(test.images[: plan.images])
-    label = class_labels(test, model.config.classes)[: plan.images] if model.config.classes else None
-    labels = None if label is None else torch.from_numpy(label)
+    found, (images, label) = Assessment(), images_and_labels(model, test, plan.images)
     say(f"bits/dim of {len(images):,} images of {test.name}, {test.split} split")
-    rows = _likelihoods(model, images, labels)
+    rows = _likelihoods(model, images, label)
     if label is not None:
         count = min(len(images), BAYES)
         say(f"the likeliest class of {count} of them")
         with bar("scores") as progress:
-            right = classify(model, images[:count], progress=progress) == label[:count]
-        rows.append([f"Bayes classifier, accuracy on {count}", f"{100 * right.mean():.1f} %", _percent(right)])
+            right = classify(model, images[:count], progress=progress) == label[:count].numpy()
+        accuracy, error = mean_and_error(100 * right, 1)
+        rows.append([f"Bayes classifier, accuracy on {count}, %", accuracy, error])
     found.tables.append(Table(f"{len(images):,} images of the {test.split} split", ["", "figure", "±"], rows))
     if model.config.factor:
-        _enlargements(model, np.asarray(train.images), images, labels, plan, found, say)
+        found.add(enlargements(model, train, test, plan, say))
     elif model.config.classes:
         say("new images of each class")
         names = model.config.classes[:10]
         with bar("steps") as progress:
             of = [name for name in names for _ in range(SHOWN)]
             drawn = generate(model, len(of), seed=plan.seed, label=of, progress=progress).numpy()
-        rows_drawn = drawn.reshape(len(names), SHOWN, *drawn.shape[1:])
-        found.pictures["classes"] = pictures.labelled_rows(list(zip(names, rows_drawn, strict=True)))
+        in_rows = drawn.reshape(len(names), SHOWN, *drawn.shape[1:])
+        found.pictures["classes"] = pictures.labelled_rows(list(zip(names, in_rows, strict=True)))
     return found
+
+
+def images_and_labels(model: ImageTransformer, data: ImageData, count: int | None) -> tuple[Images, Tensor | None]:
+    """The first `count` images, and their classes, if the model is class-conditional."""
+    classes = model.config.classes
+    return data.images[:count], torch.from_numpy(class_labels(data, classes)[:count]) if classes else None
+
+
+def mean_and_error(values: NDArray[Any], digits: int = 4) -> list[str]:
+    """The mean and its standard error, as they stand in a table; no error of a single value."""
+    error = f"{values.std(ddof=1) / math.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
+    return [f"{values.mean():.{digits}f}", error]
 
 
 def _likelihoods(model: ImageTransformer, images: Images, label: Tensor | None) -> list[list[str]]:
     with bar("images") as progress:
-        free = evaluate(model, images, label=label, progress=progress)
+        free = evaluate(model, images, label=label, progress=progress).per_image
     told = ["the class"] * (label is not None) + ["the box means"] * bool(model.config.factor)
-    rows = [["bits/dim" + (f" given {' and '.join(told)}" if told else ""), *_with_error(free)]]
+    rows = [["bits/dim" + (f" given {' and '.join(told)}" if told else ""), *mean_and_error(free)]]
     if model.config.factor:
         with bar("images") as progress:
-            held = evaluate(model, images, label=label, consistent=True, progress=progress)
-        rows.append(["bits/dim of the consistent model", *_with_error(held)])
-        gain = free.per_image - held.per_image
-        rows.append(["gained by consistency", f"{gain.mean():.4f}", f"{gain.std(ddof=1) / math.sqrt(len(gain)):.4f}"])
+            held = evaluate(model, images, label=label, consistent=True, progress=progress).per_image
+        rows.append(["bits/dim of the consistent model", *mean_and_error(held)])
+        rows.append(["gained by consistency", *mean_and_error(free - held)])
     return rows
 
 
-def _enlargements(
-    model: ImageTransformer,
-    train: Images,
-    images: Images,
-    label: Tensor | None,
-    plan: Plan,
-    found: Assessment,
-    say: Say,
-) -> None:
-    """Tables and pictures of what a model for super-resolution draws, beside plainer ways."""
-    factor = model.config.factor or 1
+def enlargements(
+    model: ImageTransformer, train_data: ImageData, test: ImageData, plan: Plan, say: Say = print
+) -> Assessment:
+    """What a model for super-resolution draws, beside plainer ways: tables and pictures.
+
+    ValueError if it is not for super-resolution, ImportError without torchmetrics; both before any work.
+    """
+    factor, found = model_factor(model), Assessment()
+    measures.torchmetrics()
+    train, (images, label) = train_data.images, images_and_labels(model, test, plan.images)
     low = box_mean(images, factor)
     say(f"a regression network, trained on {len(train):,} images")
     regression = fit_regression(train, factor, seed=plan.seed)
@@ -146,6 +144,7 @@ def _enlargements(
     found.tables.append(table)
     found.pictures["nearest-training-images"] = picture
     found.pictures["enlargements"] = _picture_of_enlargements(plain, several, images)
+    return found
 
 
 def _plain_ways(low: Images, factor: int, regression: Regression) -> dict[str, Images]:
@@ -225,7 +224,7 @@ def _copies(ways: dict[str, Images], images: Images, train: Images) -> tuple[Tab
     for name, drawn in {"photographs of the test split": images, **samples}.items():
         index, distance = measures.nearest_neighbours(drawn, train)
         rows.append([name, f"{np.median(distance):.1f}", f"{distance.min():.1f}"])
-        columns.append((drawn[:SHOWN], np.asarray(train[np.sort(index[:SHOWN])])[index[:SHOWN].argsort().argsort()]))
+        columns.append((drawn[:SHOWN], train[index[:SHOWN]]))
     (photographs, near_photographs), (drawn, near_drawn) = columns[:2]
     shown = np.stack([drawn, near_drawn, photographs, near_photographs], 1)
     headers = ["sample", "nearest in training", "photograph", "nearest in training"]
@@ -261,13 +260,7 @@ def chain_rule(
     A low-resolution image follows from its image, so both are codes of the image, by other models. `images` uint8
     (n, c, h, w). ValueError if the models are not for such images.
     """
-    factor = high_given_low.config.factor
-    if not factor or low.config.shape != high_given_low.config.low_shape or high.config.factor:
-        raise ValueError(
-            "the chain-rule check needs a model for super-resolution, an unconditional one of its low-resolution "
-            f"images and one of its images, got shapes {high_given_low.config.shape} by {factor}, {low.config.shape} "
-            f"and {high.config.shape}"
-        )
+    factor = check_chain(high_given_low, low, high)
     share = low.layout.num_dims / high.layout.num_dims
     with bar("images") as progress:
         given = evaluate(high_given_low, images, progress=progress).per_image
@@ -276,23 +269,27 @@ def chain_rule(
     with bar("images") as progress:
         whole = evaluate(high, images, progress=progress).per_image
 
-    def row(name: str, values: NDArray[np.float64]) -> list[str]:
-        return [name, f"{values.mean():.4f}", f"{values.std(ddof=1) / math.sqrt(len(values)):.4f}"]
-
-    rows = [
-        row("p(low)", first),
-        row("p(high given low)", given),
-        row("p(low) p(high given low)", first + given),
-        row("p(high), unconditional", whole),
-        row("difference", first + given - whole),
-    ]
+    parts = {
+        "p(low)": first,
+        "p(high given low)": given,
+        "p(low) p(high given low)": first + given,
+        "p(high), unconditional": whole,
+        "difference": first + given - whole,
+    }
+    rows = [[name, *mean_and_error(values)] for name, values in parts.items()]
     caption = f"The chain rule, bits/dim of the high resolution, {len(images):,} images"
     return Table(caption, ["", "bits/dim", "±"], rows)
 
 
-def _with_error(result: Evaluation) -> list[str]:
-    return [f"{result.bits_per_dim:.4f}", f"{result.standard_error:.4f}"]
-
-
-def _percent(right: NDArray[np.bool_]) -> str:
-    return f"{100 * right.std() / math.sqrt(len(right)):.1f} %"
+def check_chain(high_given_low: ImageTransformer, low: ImageTransformer, high: ImageTransformer) -> int:
+    """The factor of models that go together in `chain_rule`; ValueError if they do not."""
+    factor = high_given_low.config.factor
+    plain = not (low.config.factor or high.config.factor or low.config.classes or high.config.classes)
+    fitting = low.config.shape == high_given_low.config.low_shape and high.config.shape == high_given_low.config.shape
+    if not (factor and plain and fitting) or high_given_low.config.classes:
+        raise ValueError(
+            "the chain rule needs a model for super-resolution, an unconditional one of its low-resolution images and "
+            f"an unconditional one of its images, got shapes {high_given_low.config.shape}, {low.config.shape} and "
+            f"{high.config.shape}, of which the first should be enlarged to, the second enlarged"
+        )
+    return factor

@@ -47,14 +47,9 @@ def place_of_box(layout: Layout, factor: int) -> IntArray:
     return ((channel * low_height + row // factor) * low_width + col // factor).reshape(-1)
 
 
-def places_in_boxes(layout: Layout, factor: int, step: IntArray) -> IntArray:
-    """The flat places in the image of the values of each box, `(boxes, factor^2)`, in the order of their generation.
-
-    step: the step in which each position is generated, `(l,)`; within a step they go by their number.
-    """
-    box = place_of_box(layout, factor)
-    position = layout.position_of
-    return np.lexsort((position, step[position], box)).reshape(-1, factor**2)
+def places_in_boxes(layout: Layout, factor: int) -> IntArray:
+    """The flat places in the image of the values of each box, `(boxes, factor^2)`, in the order of their positions."""
+    return np.lexsort((layout.position_of, place_of_box(layout, factor))).reshape(-1, factor**2)
 
 
 def bounds(low: Tensor, total: Tensor, left: Tensor, factor: int) -> tuple[Tensor, Tensor]:

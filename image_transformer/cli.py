@@ -10,16 +10,15 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from image_transformer.config import RunConfig, load_config, nearest
 from image_transformer.flags import UsageError, parse
+from image_transformer.report import Plan
 from image_transformer.verbs import Complete, Demo, Evaluate, Recipes, Report, Sample, Superres, Train
 
 if TYPE_CHECKING:
-    from image_transformer.assess import Assessment, Plan
     from image_transformer.data import ImageData
-    from image_transformer.model import ImageTransformer
 
 USAGE = """usage: image-transformer VERB ...
 
@@ -136,34 +135,32 @@ def _evaluate(args: list[str]) -> None:
     path, rest = _model_argument("evaluate", args)
     chosen = parse(Evaluate, "evaluate MODEL", rest)
 
-    import numpy as np
-    import torch
-
     from image_transformer import checkpoint, pictures
-    from image_transformer.assess import Plan
-    from image_transformer.data import class_labels, has_splits
+    from image_transformer.assess import enlargements, images_and_labels
+    from image_transformer.data import has_splits
     from image_transformer.evaluate import bits, classify, evaluate
     from image_transformer.files import write_atomically
     from image_transformer.progress import bar
 
     model = checkpoint.load(path)
-    _at_least_one(batch=chosen.batch, limit=chosen.limit)
+    _at_least(1, batch=chosen.batch, limit=chosen.limit)
+    _at_least(0, classify=chosen.classify, samples=chosen.samples)
+    if (chosen.consistent or chosen.samples) and not model.config.factor:
+        raise UsageError(f"--consistent and --samples are for super-resolution, which {path} is not for")
     trained_on = load_config(checkpoint.find(path) / "config.yaml").data
     other = chosen.data is not None and Path(chosen.data).resolve() != Path(trained_on.source).resolve()
     whole = other and chosen.split is None and not has_splits(chosen.data)
     data = _load_data(path, chosen.data, chosen.split or ("all" if whole else "test"), chosen.size, chosen.skip_bad)
-    images, classes = data.images[: chosen.limit], model.config.classes
-    label = torch.from_numpy(class_labels(data, classes)[: chosen.limit]) if classes else None
+    images, label = images_and_labels(model, data, chosen.limit)
     with bar("images") as progress:
         result = evaluate(model, images, label=label, batch=chosen.batch, progress=progress)
     if chosen.per_image:
         lines = ["image,bits_per_dim", *(f"{i},{value:.6f}" for i, value in enumerate(result.per_image))]
         write_atomically(chosen.per_image, "\n".join([*lines, ""]).encode())
     if chosen.picture:
-        shown, of = np.asarray(images[:16]), None if label is None else label[:16]
-        where = bits(model, shown, label=of).sum(1)
-        pictures.save_png(pictures.bits_map(shown, where, columns=8), chosen.picture)
-    figures = {
+        where = bits(model, images[:16], label=None if label is None else label[:16]).sum(1)
+        pictures.save_png(pictures.bits_map(images[:16], where, columns=8), chosen.picture)
+    figures: dict[str, Any] = {
         "model": str(checkpoint.find(path)),
         "data": data.name,
         "split": data.split,
@@ -174,40 +171,39 @@ def _evaluate(args: list[str]) -> None:
         "trained_with": trained_on.augmentation,
         "skipped": data.skipped,
     }
-    more, tables = {}, []
+    said = [_said(figures)]
     if chosen.consistent:
         with bar("images") as progress:
-            held = evaluate(model, images, label=label, consistent=True, progress=progress)
-        more["bits_per_dim_consistent"] = held.bits_per_dim
+            held = evaluate(model, images, label=label, consistent=True, batch=chosen.batch, progress=progress)
+        figures["bits_per_dim_consistent"] = held.bits_per_dim
+        said.append(f"{held.bits_per_dim:.4f} bits/dim of the consistent model")
     if label is not None and chosen.classify:
         with bar("scores") as progress:
             right = classify(model, images[: chosen.classify], batch=chosen.batch, progress=progress)
-        more["accuracy"] = float((right == label[: chosen.classify].numpy()).mean())
-        more["classified"] = len(right)
-    if model.config.factor and chosen.samples:
-        tables = _assess(path, model, data, Plan(chosen.samples, min(chosen.samples, Plan.several))).tables[1:]
-    if chosen.json:
-        print(json.dumps({**figures, **more, **({"tables": [asdict(table) for table in tables]} if tables else {})}))
-    else:
-        skipped = f", {data.skipped} unreadable left out" if data.skipped else ""
-        print(
-            f"{result.bits_per_dim:.4f} bits/dim  (standard error {result.standard_error:.4f}; "
-            f"{len(images):,} images of {data.name}, {data.split} split{skipped}"
-            f"{f'; trained with {trained_on.augmentation}' if trained_on.augmentation else ''})"
-        )
-        if "bits_per_dim_consistent" in more:
-            print(f"{more['bits_per_dim_consistent']:.4f} bits/dim of the consistent model")
-        if "accuracy" in more:
-            print(f"{100 * more['accuracy']:.1f} % of {more['classified']} images are likeliest under their own class")
-        for table in tables:
-            print(f"\n{table.markdown()}")
+        accuracy = float((right == label[: chosen.classify].numpy()).mean())
+        figures |= {"accuracy": accuracy, "classified": len(right)}
+        said.append(f"{100 * accuracy:.1f} % of {len(right)} images are likeliest under their own class")
+    if chosen.samples:
+        train = _load_data(path, None, "train", None, False)
+        tables = enlargements(model, train, data, Plan(chosen.samples, min(chosen.samples, Plan.several)), _say).tables
+        figures["tables"] = [asdict(table) for table in tables]
+        said += [f"\n{table.markdown()}" for table in tables]
+    print(json.dumps(figures) if chosen.json else "\n".join(said))
 
 
-def _assess(path: Path, model: ImageTransformer, test: ImageData, plan: Plan) -> Assessment:
-    from image_transformer.assess import assess
+def _said(figures: dict[str, Any]) -> str:
+    error = figures["standard_error"]
+    parts = [
+        f"standard error {error:.4f}" if error is not None else "",
+        f"{figures['images']:,} images of {figures['data']}, {figures['split']} split",
+    ]
+    skipped = f", {figures['skipped']} unreadable left out" if figures["skipped"] else ""
+    trained = f"; trained with {figures['trained_with']}" if figures["trained_with"] else ""
+    return f"{figures['bits_per_dim']:.4f} bits/dim  ({'; '.join(filter(None, parts))}{skipped}{trained})"
 
-    train = _load_data(path, None, "train", None, False)
-    return assess(model, train, test, plan, say=lambda text: print(f"{text} ...", file=sys.stderr))
+
+def _say(text: str) -> None:
+    print(f"{text} ...", file=sys.stderr)
 
 
 def _report(args: list[str]) -> None:
@@ -215,19 +211,19 @@ def _report(args: list[str]) -> None:
     chosen = parse(Report, "report RUN", rest)
 
     from image_transformer import checkpoint
-    from image_transformer.assess import Plan, chain_rule
+    from image_transformer.assess import assess, chain_rule, check_chain
     from image_transformer.report import write_report
 
-    _at_least_one(images=chosen.images, several=chosen.several)
-    model = checkpoint.load(path)
-    folder = checkpoint.find(path)
+    model, folder = checkpoint.load(path), checkpoint.find(path)
+    chain = chosen.chain and (checkpoint.load(chosen.chain[0]), checkpoint.load(chosen.chain[1]))
+    if chain:
+        check_chain(model, *chain)
     run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
-    test = _load_data(path, None, "test", None, False)
-    plan = Plan(chosen.images, chosen.several, chosen.samples, chosen.temperatures, chosen.seed)
-    found = _assess(path, model, test, plan)
-    if chosen.chain:
-        low, high = (checkpoint.load(other) for other in chosen.chain)
-        found.tables.append(chain_rule(model, low, high, test.images[: chosen.images]))
+    train, test = (_load_data(path, None, split, None, False) for split in ("train", "test"))
+    found = assess(model, train, test, chosen, _say)
+    if chain:
+        _say("the chain rule")
+        found.tables.append(chain_rule(model, *chain, test.images[: chosen.images]))
     found.save(run)
     print("\n\n".join(table.markdown() for table in found.tables))
     print(f"\nreport: {write_report(run)}")
@@ -244,22 +240,22 @@ def _sample(args: list[str]) -> None:
     from image_transformer.progress import bar
     from image_transformer.sample import generate
 
-    _at_least_one(columns=chosen.columns, count=chosen.count)
+    _at_least(1, columns=chosen.columns, count=chosen.count)
     model = checkpoint.load(path)
     if model.config.factor:
         raise ValueError(f"{path} enlarges images: image-transformer superres {path} IMAGE...")
     classes = model.config.classes or ()
     in_rows = bool(classes) and chosen.label is None
-    each = [name for name in classes for _ in range(chosen.columns)]
-    count, label = (len(each), each) if in_rows else (chosen.count, chosen.label)
+    each = [name for name in classes for _ in range(chosen.count or 8)]
+    count, label = (len(each), each) if in_rows else (chosen.count or 16, chosen.label)
     with bar("steps") as progress:
         images = generate(
             model, count, seed=chosen.seed, temperature=chosen.temperature, top_k=chosen.top_k, top_p=chosen.top_p,
             label=label, batch=chosen.batch, progress=progress,
         ).numpy()  # fmt: skip
     if in_rows:
-        rows = [(name, images[i * chosen.columns :][: chosen.columns]) for i, name in enumerate(classes)]
-        picture = pictures.labelled_rows(rows)
+        of_class = images.reshape(len(classes), -1, *images.shape[1:])
+        picture = pictures.labelled_rows(list(zip(classes, of_class, strict=True)))
     else:
         picture = pictures.grid(images, chosen.columns)
     pictures.save_png(picture, chosen.out)
@@ -277,10 +273,11 @@ def _complete(args: list[str]) -> None:
     from image_transformer.orientation import named
     from image_transformer.progress import bar
 
-    _at_least_one(samples=chosen.samples, count=chosen.count)
+    _at_least(1, samples=chosen.samples, count=chosen.count)
     model = checkpoint.load(path)
     shape = model.config.shape
     if files:
+        _check_label(chosen.label, model.config.classes)
         originals, label = load_files(files, shape=shape, size=chosen.size), chosen.label
     else:
         data, classes = _load_data(path, chosen.data, "test", None, False), model.config.classes
@@ -311,7 +308,7 @@ def _superres(args: list[str]) -> None:
 
     if not files:
         raise UsageError("superres needs images: image-transformer superres MODEL IMAGE... [flags]")
-    _at_least_one(samples=chosen.samples)
+    _at_least(1, samples=chosen.samples)
     model = checkpoint.load(path)
     factor = superres.model_factor(model, chosen.factor)
     _check_label(chosen.label, model.config.classes)
@@ -331,20 +328,24 @@ def _superres(args: list[str]) -> None:
 
 
 def _check_label(label: str | None, classes: Sequence[str] | None) -> None:
+    from image_transformer.model import class_numbers
+
     if classes and label is None:
         few = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
         raise UsageError(f"--label is missing: this model is class-conditional, on {few}")
     if label is not None and not classes:
         raise UsageError("--label: this model is not class-conditional")
+    if label is not None:
+        class_numbers(label, 1, classes or ())
 
 
 # ---- shared ----
 
 
-def _at_least_one(**values: int | None) -> None:
+def _at_least(least: int, **values: int | None) -> None:
     for name, value in values.items():
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} must be at least 1, got {value}")
+        if value is not None and value < least:
+            raise UsageError(f"--{name} must be at least {least}, got {value}")
 
 
 def _model_argument(verb: str, args: list[str]) -> tuple[Path, list[str]]:

@@ -135,7 +135,11 @@ def class_names(data: ImageData) -> tuple[str, ...]:
             f"{data.name}: the images have no labels, which a class-conditional model needs: expected a folder for "
             "each class, a column label, or an array of labels"
         )
-    return data.classes or tuple(str(i) for i in range(int(data.labels.max()) + 1))
+    names = data.classes or tuple(str(i) for i in range(int(data.labels.max()) + 1))
+    if data.labels.min() < 0 or data.labels.max() >= len(names):
+        wrong = data.labels[(data.labels < 0) | (data.labels >= len(names))][0]
+        raise DataError(f"{data.name}: expected labels from 0 to {len(names) - 1}, got {wrong}")
+    return names
 
 
 def class_labels(data: ImageData, classes: Sequence[str]) -> NDArray[np.int64]:
@@ -143,10 +147,7 @@ def class_labels(data: ImageData, classes: Sequence[str]) -> NDArray[np.int64]:
     names = class_names(data)
     unknown = [name for name in names if name not in classes]
     if unknown or data.labels is None:
-        few = ", ".join(unknown[:3])
-        raise DataError(
-            f"{data.name}: the class {few} is none of the model's {len(classes)}: {', '.join(classes[:5])}, ..."
-        )
+        raise DataError(f"{data.name}: its class {unknown[0]!r} is not one of the model's: {', '.join(classes)}")
     return np.array([classes.index(name) for name in names])[data.labels]
 
 

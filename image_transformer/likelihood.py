@@ -180,7 +180,8 @@ class DiscretizedLogisticMixture:
         params = torch.zeros(self.num_params(channels), dtype=x.dtype)
         _, _, log_scales, coefficients = self.split(params, channels)  # views
         missed = (x - means - x @ coupling.T).abs()
-        log_scales.copy_(missed.quantile(torch.linspace(0.1, 0.95, k, dtype=x.dtype), 0).T.log())
+        spread = missed.quantile(torch.linspace(0.1, 0.95, k, dtype=x.dtype), 0).T
+        log_scales.copy_(spread.log().clamp(min=MIN_LOG_SCALE))  # what is predicted without fail has no logarithm
         if channels > 1:
             coefficients.copy_(coupling[tuple(torch.tril_indices(channels, channels, -1))][:, None].atanh())
         params[:k] = self._fit_weights(params + self.mean_params(means), ((x + 1) * 127.5).round().to(torch.uint8))
@@ -258,7 +259,7 @@ class ChainedCategorical(nn.Module):
         with torch.no_grad():
             self.coupling.copy_(coupling)
         scales = (x - means - x @ coupling.T).abs().mean(0) / (2 * math.log(2))  # E|x| of a logistic is 2 s log 2
-        return pad(scales.log(), (self.channels * (self.hidden + 1), 0))
+        return pad(scales.log().clamp(min=MIN_LOG_SCALE), (self.channels * (self.hidden + 1), 0))
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         """Log-probability in nats `(..., c)` of every sub-pixel of `values` `(..., c)` uint8 given those before it."""

@@ -45,7 +45,7 @@ def bicubic(low: Images, factor: int) -> Images:
 def psnr(images: Images, truth: Images) -> float:
     """The mean over images of each one's peak signal-to-noise ratio in dB; infinite if any image equals its truth."""
     _check_alike(images, truth)
-    measure = _torchmetrics().peak_signal_noise_ratio
+    measure = torchmetrics().peak_signal_noise_ratio
     return _mean_over_images(
         lambda a, b: measure(a, b, data_range=LEVELS, reduction="none", dim=(1, 2, 3)), images, truth
     )
@@ -59,7 +59,7 @@ def ssim(images: Images, truth: Images) -> float:
     _check_alike(images, truth)
     if min(images.shape[2:]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW}, got {images.shape}")
-    measure = _torchmetrics().structural_similarity_index_measure
+    measure = torchmetrics().structural_similarity_index_measure
     return _mean_over_images(lambda a, b: measure(a, b, data_range=LEVELS, reduction="none"), images, truth)
 
 
@@ -70,7 +70,8 @@ def inconsistency(images: Images, low: Images, factor: int) -> float:
     return float(np.square(means.astype(np.float64) - low).mean())
 
 
-def _torchmetrics() -> Any:
+def torchmetrics() -> Any:
+    """The module that PSNR and SSIM come from; ImportError, with the command that installs it, if it is not there."""
     try:
         return importlib.import_module("torchmetrics.functional.image")
     except ImportError:

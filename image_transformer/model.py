@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class ImageTransformer(nn.Module):
         restore = torch.from_numpy(self.layout.values.reshape(-1).argsort())
         self.register_buffer("restore", restore, persistent=False)
         if config.factor:
-            boxes = places_in_boxes(self.layout, config.factor, self.schedule().step)
+            boxes = places_in_boxes(self.layout, config.factor)
             self.register_buffer("boxes", torch.from_numpy(boxes), persistent=False)
             box_of = torch.from_numpy(place_of_box(self.layout, config.factor))
             self.register_buffer("box_of", box_of, persistent=False)
@@ -73,7 +74,7 @@ class ImageTransformer(nn.Module):
         return next(self.parameters()).dtype
 
     def conditions(
-        self, count: int, label: Label | None = None, low: Tensor | None = None
+        self, count: int, label: Label | None = None, low: Tensor | None = None, consistent: bool = False
     ) -> tuple[Tensor | None, Tensor | None]:
         """Class numbers `(count,)` int64 and low-resolution images, checked; None for what the model is not told.
 
@@ -82,6 +83,8 @@ class ImageTransformer(nn.Module):
         given, or one is of the wrong kind, shape or range.
         """
         config = self.config
+        if consistent and not config.factor:
+            raise ValueError("consistent= is for super-resolution: this model is not given a low-resolution image")
         for name, given, wanted in (("label", label, config.classes), ("low", low, config.factor)):
             if wanted and given is None:
                 what = (
@@ -122,9 +125,10 @@ class ImageTransformer(nn.Module):
         have no probability, the others are renormalised; -inf for images of other means.
         """
         check_images(images, self.config.shape)
-        if consistent and not self.config.factor:
-            raise ValueError("consistent= is for super-resolution: this model is not given a low-resolution image")
-        context = self.read(*self.conditions(len(images), label, low))
+        return self.score(images, self.read(*self.conditions(len(images), label, low, consistent)), consistent)
+
+    def score(self, images: Tensor, context: Context, consistent: bool = False) -> Tensor:
+        """`log_prob` for conditions that were read already; nothing is checked, and no device waited for."""
         images = images.to(self.device)
         values = images.flatten(1)[:, self.values]  # (b, l, v)
         params = self(images, context)
@@ -213,10 +217,10 @@ def class_numbers(label: Label, count: int, classes: Sequence[str]) -> Tensor:
 
     ValueError names the unknown class and the nearest known one.
     """
-    if isinstance(label, Tensor) and label.dtype not in (torch.int64, torch.int32, torch.uint8):
-        raise ValueError(f"label must hold whole numbers, got {label.dtype}")
-    given = label.tolist() if isinstance(label, Tensor) else label
-    given = [given] * count if isinstance(given, int | str) else list(given)
+    if not classes:
+        raise ValueError("this model is not conditional on label, but label= was given")
+    given = label.tolist() if isinstance(label, Tensor | np.ndarray | np.generic) else label
+    given = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given] * count
     if len(given) != count:
         raise ValueError(f"label must hold {count} classes, as many as there are images, got {len(given)}")
     return torch.tensor([_class_number(one, classes) for one in given], dtype=torch.int64)
@@ -228,6 +232,8 @@ def _class_number(label: int | str, classes: Sequence[str]) -> int:
             return classes.index(label)
         if not label.isdecimal():
             raise ValueError(f"unknown class {label!r}; {nearest(label, classes)}")
+    elif not isinstance(label, Integral):
+        raise ValueError(f"label must hold whole numbers or names of classes, got {label!r}")
     if not 0 <= int(label) < len(classes):
         raise ValueError(f"unknown class {label}; the model knows {len(classes)}, 0 to {len(classes) - 1}")
     return int(label)

@@ -158,7 +158,7 @@ class LowFeatures(nn.Module):
         around = (channels[:, None] * low_height + row[:, None]) * low_width + col[:, None]  # (l, c, 9)
         self.register_buffer("around", torch.from_numpy(around), persistent=False)
         own = place_of_box(layout, factor)[(channels * layout.height + p.row[:, None]) * layout.width + p.col[:, None]]
-        mates = places_in_boxes(layout, factor, p.front)[own]  # (l, c, n)
+        mates = places_in_boxes(layout, factor)[own]  # (l, c, n)
         generated = p.front[layout.position_of[mates]] < p.front[:, None, None]
         self.register_buffer("mates", torch.from_numpy(mates), persistent=False)
         self.register_buffer("generated", torch.from_numpy(generated), persistent=False)

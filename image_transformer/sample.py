@@ -177,13 +177,16 @@ class _BoxSums:
         self.low, self.factor, self.box_of = context.low.flatten(1), model.config.factor, model.box_of
         self.total = (flat * fixed)[:, model.boxes].sum(-1)  # (b, boxes) int64
         self.left = (~fixed)[:, model.boxes].sum(-1)
-        lowest, highest = bounds(self.low, self.total, self.left - 1, self.factor)
-        impossible = (self.left > 0) & (lowest > highest)
+        lowest, highest = bounds(self.low, self.total, (self.left - 1).clamp(min=0), self.factor)
+        full = (self.left == 0) & ((lowest > 0) | (highest < 0))
+        impossible = full | ((self.left > 0) & (lowest > highest))
         if impossible.any():
             image, box = impossible.nonzero()[0].tolist()
+            channel, row, col = np.unravel_index(box, context.low.shape[1:])
             raise ValueError(
-                f"the known values of box {box} of image {image} sum to {int(self.total[image, box])}: whatever the "
-                f"other {int(self.left[image, box])} are, their mean cannot be {int(self.low[image, box])}"
+                f"the known values of the box at row {row}, column {col}, channel {channel} sum to "
+                f"{int(self.total[image, box])}: whatever the other {int(self.left[image, box])} are, "
+                f"their mean cannot be {int(self.low[image, box])}"
             )
 
     def bounds(self, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -301,14 +304,13 @@ def _generate(
 ) -> Tensor:
     _check_arguments(count, seed, numbers, batch)
     known, known_mask = _check_known(model, count, known, known_mask)
-    labels, low = model.conditions(count, label, low)
+    labels, low = model.conditions(count, label, low, sampling.consistent)
     given = known_mask.all(0).flatten()[model.layout.values].all(-1).numpy()
     naive = generate_batch is _generate_naive
-    if sampling.consistent and not model.config.factor:
-        raise ValueError("consistent= is for super-resolution: this model is not given a low-resolution image")
-    # with consistent= the order within a box counts, so the slow form keeps to that of the fast one
-    schedule = front_by_front(model.layout) if naive and not sampling.consistent else model.schedule(given)
-    plan = _Plan(schedule, given, prefilled=bool(given.any()) and not naive)
+    # with consistent= the order in a box counts, so all is drawn in the order in which it is scored, known or not
+    in_order = naive or sampling.consistent
+    schedule = front_by_front(model.layout) if in_order else model.schedule(given)
+    plan = _Plan(schedule, given, prefilled=bool(given.any()) and not in_order)
     in_turn = sampling.filtered or sampling.consistent or bool(known_mask.any())
     batch = batch or images_at_once(model, plan, in_turn=in_turn)
     num_dims = model.layout.num_positions * model.likelihood.num_noise(model.layout.channels)
@@ -338,6 +340,11 @@ def images_at_once(model: ImageTransformer, plan: _Plan, in_turn: bool) -> int:
     positions = model.layout.num_positions if plan.prefilled else most
     kept = 4 * config.width + 3 * config.feed_forward + 4 * config.heads * config.head_width  # of a position in a layer
     drawn = max(most, int((~plan.given[first]).sum()))
+    if config.low_shape:  # keys and values of the encoder's states for every layer, and the scores of one
+        channels, low_height, low_width = config.low_shape
+        states = low_height * low_width * (channels if config.family == "paper" else 1)
+        kept_of_low = 2 * config.depth * config.head_width + 2 * (positions + states)
+        cache += states * config.heads * kept_of_low * size
     table = NUM_VALUES * config.components if in_turn else model.likelihood.num_params(config.shape[0])
     bytes_each = cache + positions * kept * size + drawn * table * 6 * 8  # some six tables at once, in float64
     return max(1, min(MOST_AT_ONCE, int(MEMORY_SHARE * free_memory(model.device) / bytes_each)))

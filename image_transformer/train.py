@@ -177,7 +177,7 @@ class Run:
         self._window.append((math.nan, seconds))
 
     def _bits_per_dim(self, images: Tensor, label: Tensor | None) -> Tensor:
-        return -self.model.log_prob(images, label=label, low=self.low(images)).mean() / math.log(2)
+        return -self.model.score(images, self.model.read(label, self.low(images))).mean() / math.log(2)
 
     def low(self, images: Tensor) -> Tensor | None:
         """The low-resolution images that a model for super-resolution is given."""
@@ -295,7 +295,7 @@ class Run:
 
     def _draw_samples(self) -> None:
         model, path = cast(ImageTransformer, self.weights), self.out / "samples"
-        picture = sample_picture(model, self.validation, seed=self.config.train.seed)
+        picture = sample_picture(model, self.validation, self.validation_labels, seed=self.config.train.seed)
         path.mkdir(exist_ok=True)
         pictures.save_png(picture, path / f"images-{self.state.images_seen:09d}.png")
 
@@ -319,16 +319,18 @@ class Run:
         )
 
 
-def sample_picture(model: ImageTransformer, given: NDArray[np.uint8], *, seed: int = 0) -> Image.Image:
+def sample_picture(
+    model: ImageTransformer, given: NDArray[np.uint8], label: Tensor | None = None, *, seed: int = 0
+) -> Image.Image:
     """New images; of a class-conditional model a row for each of its first classes; of one for super-resolution the
-    low-resolution version of some `given` images (n, c, h, w), what is drawn for it, and the image itself."""
+    low-resolution version of some `given` images (n, c, h, w) of classes `label`, what is drawn, and the images."""
     classes, factor = model.config.classes or (), model.config.factor
     if factor:
         shown = np.array(given[:ROWS])
         low = box_mean(shown, factor)
         again = torch.from_numpy(low.repeat(COLUMNS, 0))
-        label = [i % len(classes) for i in range(len(again))] if classes else None
-        drawn = generate(model, len(again), seed=seed, low=again, label=label).numpy()
+        labels = None if label is None else label[:ROWS].repeat_interleave(COLUMNS)
+        drawn = generate(model, len(again), seed=seed, low=again, label=labels).numpy()
         columns = [nearest(low, factor)[:, None], drawn.reshape(-1, COLUMNS, *drawn.shape[1:]), shown[:, None]]
         rows = [("", row) for row in np.concatenate(columns, 1)]
         return pictures.labelled_rows(rows, ["given", *["drawn"] * COLUMNS, "original"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from image_transformer.config import DataConfig, ModelConfig, TrainConfig
+from image_transformer.report import Plan
 
 
 @dataclass(frozen=True)
@@ -92,23 +93,13 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Plan):
     """Measure a model on test images, and write the run's page with all figures and pictures: report.html.
 
     For super-resolution: samples beside nearest, bicubic and regression enlargements. With two more models, an
     unconditional one of the low-resolution images and one of the images, the chain rule of their likelihoods.
     """
 
-    images: int = 1000
-    """Test images; each is drawn once at each temperature."""
-    several: int = 64
-    """Of these, images that are drawn several times, for their mean and their diversity."""
-    samples: int = 16
-    """How many times."""
-    temperatures: tuple[float, ...] = (1.0, 0.9, 0.8)
-    """Temperatures to draw at."""
-    seed: int = 0
-    """The noise of all samples follows from this."""
     chain: tuple[Path, Path] | None = None
     """Two more models, of the low-resolution images and of the images, both unconditional."""
 
@@ -117,8 +108,8 @@ class Report:
 class Sample:
     """Draw new images and write them as one PNG grid."""
 
-    count: int = 16
-    """Images to draw."""
+    count: int | None = None
+    """Images to draw; 16 if not given. Of a class-conditional model without --label: so many of each class, 8."""
     seed: int = 0
     """Image i depends on this and on i alone."""
     temperature: float = 1.0

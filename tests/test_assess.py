@@ -12,6 +12,7 @@ from image_transformer import assess, checkpoint, measures
 from image_transformer.assess import chain_rule
 from image_transformer.boxes import box_mean
 from image_transformer.cli import main
+from image_transformer.complete import complete, known_side
 from image_transformer.data import load
 from image_transformer.evaluate import bits_per_dim, classify
 from image_transformer.report import Table, read_tables, save_tables, write_report
@@ -38,6 +39,7 @@ def world(tmp_path_factory):
             ("low", "tiny", "--model.shape", "3", "3", "3", "--data.size", "3", "3"),
             ("high", "tiny", "--model.shape", "3", "12", "12"),
             ("pets", "small-class", "--model.shape", "3", "12", "12"),
+            ("both", "superres-cifar10", "--model.shape", "3", "12", "12", "--model.classes", "0", "1", "2"),
         ):
             assert main(["train", recipe, *SMALL, *flags, "--out", name]) == 0
     return folder
@@ -103,7 +105,7 @@ def test_report_and_evaluation_of_classes(capsys):
     model, test = checkpoint.load("pets"), load("pets.npz", "test", shape=(3, 12, 12))
     right = (classify(model, test.images[:7]) == test.labels[:7]).mean()
     (table,) = read_tables("pets")
-    assert rows_of(table)["Bayes classifier, accuracy on 7"][0] == f"{100 * right:.1f} %"
+    assert rows_of(table)["Bayes classifier, accuracy on 7, %"][0] == f"{100 * right:.1f}"
     label = torch.from_numpy(test.labels[:7])
     assert rows_of(table)["bits/dim given the class"][0] == f"{bits_per_dim(model, test.images[:7], label=label):.4f}"
     assert (assess.Path("pets/pictures") / "classes.png").exists()
@@ -127,10 +129,10 @@ def test_evaluation_of_super_resolution(capsys):
 
 
 def test_sample_and_complete_by_class(capsys):
-    assert main(["sample", "pets", "--columns", "2", "--out", "rows.png"]) == 0
+    assert main(["sample", "pets", "--count", "3", "--out", "rows.png"]) == 0
     assert main(["sample", "pets", "--label", "2", "--count", "2", "--out", "one.png"]) == 0
     rows, one = (np.asarray(Image.open(f"{name}.png")).shape for name in ("rows", "one"))
-    assert rows[0] > 2 * one[0] and rows[1] > one[1]
+    assert rows[0] * 3 > rows[1] * 2.5 and one[0] * 3 < one[1] * 2, "three rows of three, one row of two"
     assert main(["complete", "pets", "--count", "2", "--samples", "2"]) == 0
     assert main(["complete", "sr", "--count", "2", "--samples", "2", "--keep-side", "left"]) == 0
     capsys.readouterr()
@@ -138,12 +140,75 @@ def test_sample_and_complete_by_class(capsys):
         (["sample", "pets", "--label", "cat"], "unknown class 'cat'; expected one of: 0, 1, 2"),
         (["sample", "high", "--label", "1"], "not conditional on label"),
         (["sample", "sr"], "sr enlarges images: image-transformer superres sr IMAGE..."),
+        (["sample", "both"], "both enlarges images"),
+        (["complete", "pets", "one.png"], "--label is missing: this model is class-conditional, on 0, 1, 2"),
+        (["complete", "high", "one.png", "--label", "1"], "--label: this model is not class-conditional"),
         (["report", "high", "--images", "0"], "--images must be at least 1"),
+        (["report", "sr", "--samples", "1"], "--samples must be at least 2"),
+        (["report", "sr", "--temperatures", "1", "0"], "--temperatures must be some positive numbers"),
+        (["report", "sr", "--chain", "nowhere", "high"], "no model at nowhere"),
+        (["report", "sr", "--chain", "high", "high"], "the chain rule needs a model for super-resolution"),
+        (["report", "both", "--chain", "low", "high"], "the chain rule needs a model for super-resolution"),
+        (["evaluate", "high", "--consistent"], "--consistent and --samples are for super-resolution"),
+        (["evaluate", "pets", "--classify", "-2"], "--classify must be at least 0"),
         (["evaluate", "pets", "--data", "../nowhere.npz"], "no such file"),
     ):
         assert main(args) != 0
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+def test_every_sample_of_a_report_has_its_own_conditions_and_temperature(monkeypatch):
+    model, data = checkpoint.load("both"), {s: load("pets.npz", s, shape=(3, 12, 12)) for s in ("train", "test")}
+    calls = []
+
+    def record(model, count, **options):
+        calls.append(options)
+        return torch.zeros(count, 3, 12, 12, dtype=torch.uint8) + round(100 * options["temperature"])
+
+    monkeypatch.setattr(assess, "generate", record)
+    plan = assess.Plan(images=7, several=4, samples=3, temperatures=(1.0, 0.7))
+    found = assess.enlargements(model, data["train"], data["test"], plan, say=lambda text: None)
+    truth, labels = np.array(data["test"].images[:7]), torch.from_numpy(data["test"].labels[:7])
+    low = torch.from_numpy(box_mean(truth, 4))
+    assert [call["temperature"] for call in calls] == [1.0, 0.7, 1.0, 1.0, 0.7]
+    assert [call["consistent"] for call in calls] == [False, False, True, False, False]
+    for call in calls[:3]:
+        assert torch.equal(call["label"], labels) and torch.equal(call["low"], low)
+    for call in calls[3:]:
+        assert torch.equal(call["label"], labels[:4].repeat_interleave(3))
+        assert torch.equal(call["low"], low[:4].repeat_interleave(3, 0))
+    drawn = rows_of(found.tables[0])["sample at 0.7"]
+    assert drawn[0] == f"{measures.psnr(np.full_like(truth, 70), truth):.2f}"
+
+
+def test_the_nearest_training_images_are_shown_beside_what_they_are_near_to(monkeypatch):
+    rng = np.random.default_rng(0)
+    train = rng.integers(0, 256, (9, 3, 4, 4), dtype=np.uint8)
+    near, drawn = np.array([4, 2, 8, 2, 0]), []
+    samples = np.clip(train[near].astype(int) + np.array([1, 2, 3, 4, 50])[:, None, None, None], 0, 255).astype(
+        np.uint8
+    )
+    monkeypatch.setattr(assess.pictures, "labelled_rows", lambda rows, headers: drawn.extend(row for _, row in rows))
+    table, _ = assess._copies({"bicubic": samples, "sample at 1.0": samples}, train[:5], train)
+    assert rows_of(table)["photographs of the test split"] == ["0.0", "0.0"]
+    _, distance = measures.nearest_neighbours(samples, train)
+    assert rows_of(table)["sample at 1.0"] == [f"{np.median(distance):.1f}", f"{distance.min():.1f}"]
+    for i, (sample, its, photograph, its_own) in enumerate(drawn):
+        assert np.array_equal(sample, samples[i]) and np.array_equal(its, train[near[i]])
+        assert np.array_equal(photograph, train[i]) and np.array_equal(its_own, train[i])
+
+
+def test_completions_of_several_images_each_have_their_class():
+    """As of one image alone: noise aside, which is that of the image's number."""
+    model, images = checkpoint.load("both").double(), np.array(load("pets.npz", "test", shape=(3, 12, 12)).images[:2])
+    torch.nn.init.normal_(model.network.labels.weight, std=3)  # after eight images classes hardly differ
+    for block in model.network.blocks:
+        torch.nn.init.normal_(block.down.weight, std=0.5)
+    known = known_side(0.5, (3, 12, 12))
+    both = complete(model, images, known, samples=2, label=["0", "2"]).images
+    assert np.array_equal(both[0], complete(model, images[:1], known, samples=2, label="0").images[0])
+    assert not np.array_equal(both[1], complete(model, images, known, samples=2, label="0").images[1])
 
 
 def test_tables_survive_their_file_and_damage(tmp_path):

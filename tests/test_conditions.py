@@ -18,6 +18,7 @@ from image_transformer.evaluate import bits_per_dim, classify, evaluate
 from image_transformer.model import ImageTransformer, class_numbers
 from image_transformer.order import BlockRaster, Raster, Wavefront
 from image_transformer.patterns import Full, Local1D, Local2D
+from image_transformer.report import read_metrics
 from image_transformer.sample import generate, generate_naive
 from image_transformer.train import train
 
@@ -73,26 +74,60 @@ def test_every_low_resolution_value_and_the_class_reach_every_prediction(scheme,
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_reach_every_weight_of_the_encoder_and_the_class(family):
-    model = conditional_model("raster", family, "categorical")
+    model = conditional_model("raster", family, "categorical", depth=2)
     low = random_images(2, LOW, seed=2)
     model.log_prob(random_images(2, SHAPE), label=[0, 2], low=low).sum().backward()
     for name, weight in model.named_parameters():
-        heard = weight.grad is not None and weight.grad.abs().sum() > 0
-        assert heard or name.endswith("key.bias"), name
+        assert weight.grad is not None and weight.grad.abs().sum() > 0, name
     assert model.network.labels.weight.grad[1].abs().sum() == 0, "a class that is not there learns nothing"
 
 
 def test_the_low_resolution_image_says_what_is_left_of_each_box():
     """By hand, in raster order: before the last value of a box, four times the mean less the other three."""
     model = conditional_model("raster", shape=(1, 2, 2), classes=None)
-    image, low = (
-        torch.tensor([[[[10, 20], [30, 200]]]], dtype=torch.uint8),
-        torch.full((1, 1, 1, 1), 65, dtype=torch.uint8),
-    )
+    image = torch.tensor([[[[10, 20], [30, 200]]]], dtype=torch.uint8)
+    low = torch.full((1, 1, 1, 1), 65, dtype=torch.uint8)
     features = model.network.low(image, low, slice(None))[0]
     rest = (features[:, -1] + 1) * 127.5
     torch.testing.assert_close(rest, torch.tensor([65.0, (260 - 10) / 3, (260 - 30) / 2, 260 - 60.0]))
     torch.testing.assert_close((features[:, :-1] + 1) * 127.5, torch.full((4, 9), 65.0))
+
+
+def test_the_low_resolution_pixels_around_a_box_are_told_row_by_row():
+    model = conditional_model("raster", shape=(1, 4, 6), classes=None)
+    low = torch.tensor([[[[1, 2, 3], [4, 5, 6]]]], dtype=torch.uint8)
+    features = model.network.low(torch.zeros(1, 1, 4, 6, dtype=torch.uint8), low, slice(None))[0]
+    told = ((features[:, :9] + 1) * 127.5).round().int().tolist()
+    first, below = [1, 1, 2, 1, 1, 2, 4, 4, 5], [2, 3, 3, 5, 6, 6, 5, 6, 6]
+    assert told[0] == told[1] == told[7] == first and told[16] == told[23] == below
+
+
+def test_cross_attention_knows_where_things_are_but_not_absolutely():
+    """Rotations of boxes' centres: scores depend on the distance between a pixel and a box alone."""
+    network = conditional_model("raster", shape=(1, 8, 12), classes=None, width=24).network
+    cross, encoder = network.blocks[0].cross, network.encoder
+    with torch.no_grad():  # queries like keys, so that a score is the same from one side as from the other
+        cross.query.weight.copy_(cross.key_value.weight[:24])
+        cross.gain.fill_(3)
+    state = torch.randn(1, 1, 24, dtype=torch.float64)
+    encoded = state.expand(1, 24, 24)  # the same content everywhere: only places differ
+    keys, _ = cross.keys_and_values(encoded, tuple(r.double() for r in encoder.rotary(slice(None))))
+    seen = {}
+    cross.output = torch.nn.Identity()
+    for row, col in itertools.product(range(8), range(12)):
+        rotate = tuple(r.double() for r in network.rotary(slice(row * 12 + col, row * 12 + col + 1)))
+        for m in range(24):
+            value = torch.eye(keys.shape[-1], dtype=torch.float64)[:1].expand(1, 3, 1, -1)
+            # two keys, one of them zero: the weight of the other says its score
+            k = torch.stack([keys[:, :, m], torch.zeros_like(keys[:, :, m])], 2)
+            v = torch.cat([value, torch.zeros_like(value)], 2)
+            weight = cross(state, rotate, (k, v))[0, 0, 0].item()
+            seen.setdefault((row - m // 6 * 2, col - m % 6 * 2), []).append(weight)
+    assert all(max(w) - min(w) < 1e-6 for w in seen.values())
+    far = [w[0] for w in seen.values()]
+    assert max(far) - min(far) > 0.05
+    assert seen[0, 0][0] == pytest.approx(seen[1, 1][0]), "a box's centre is as far from its first pixel as its last"
+    assert seen[0, 1][0] == pytest.approx(seen[1, 0][0]) and seen[0, 0][0] > max(seen[4, 4][0], seen[-4, 3][0])
 
 
 def test_the_closed_form_start_fits_each_place_of_a_box_by_itself():
@@ -104,6 +139,34 @@ def test_the_closed_form_start_fits_each_place_of_a_box_by_itself():
     before = bits_per_dim(model, images[:50])
     model.network.closed_form_start(images, box_mean(images, 2))
     assert bits_per_dim(model, images[:50]) < 0.2 < before
+
+
+def test_the_closed_form_start_gives_each_place_its_own_scales_and_couples_channels():
+    """Noise common to the channels, at the last pixel of each box ten times as strong as elsewhere."""
+    torch.manual_seed(0)
+    config = ModelConfig(shape=(3, 8, 8), factor=2, depth=1, width=16, heads=2, feed_forward=8, attention=(Full(),))
+    model, rng = ImageTransformer(config).double(), np.random.default_rng(0)
+    strength = np.tile([[2.0, 2.0], [2.0, 20.0]], (4, 4))
+    noise = rng.normal(size=(500, 1, 8, 8)) * strength + rng.normal(size=(500, 3, 8, 8)) * 0.5
+    images = torch.from_numpy(np.clip(128 + noise, 0, 255).round().astype(np.uint8))
+    model.network.closed_form_start(images, torch.full((500, 3, 4, 4), 128, dtype=torch.uint8))
+    skip = model.network.skip
+    _, _, log_scales, coefficients = model.likelihood.split(skip.bias.unflatten(0, (4, -1)), 3)
+    red = log_scales[:, 0].mean(-1)
+    assert red[3] - red[:3].max() > math.log(4) and red[:3].max() - red[:3].min() < 0.3
+    assert (coefficients.tanh()[:, 0] > 0.7).all(), "green follows red"
+
+
+def test_a_start_without_any_residual_is_finite():
+    for likelihood in ("dmol", "chained"):
+        config = ModelConfig(
+            shape=(3, 8, 8), factor=2, depth=1, width=16, heads=2, feed_forward=8, attention=(Full(),),
+            likelihood=likelihood,
+        )  # fmt: skip
+        model, black = ImageTransformer(config), torch.zeros(20, 3, 8, 8, dtype=torch.uint8)
+        model.network.closed_form_start(black, box_mean(black, 2))
+        assert all(p.isfinite().all() for p in model.parameters())
+        assert math.isfinite(bits_per_dim(model, black))
 
 
 # ---- sampling ----
@@ -122,6 +185,30 @@ def test_cached_equals_naive_with_conditions(scheme, family, likelihood, consist
     fast = generate(model, 3, known=known, known_mask=mask, top_p=0.9, **options)
     assert torch.equal(fast, generate_naive(model, 3, known=known, known_mask=mask, top_p=0.9, **options))
     assert torch.equal(fast[..., mask], known[..., mask])
+
+
+def test_grouped_key_value_heads_and_the_encoder():
+    model = conditional_model(heads=4, kv_heads=2, width=16)
+    low = random_images(2, LOW, seed=2)
+    assert torch.equal(generate(model, 2, label=0, low=low), generate_naive(model, 2, label=0, low=low))
+    other = low.clone()
+    other[0, 0, 1, 2] ^= 0x80
+    one, two = (model(random_images(2, SHAPE), model.read(torch.zeros(2, dtype=torch.int64), x)) for x in (low, other))
+    assert (one != two)[0].any(-1).all() and torch.equal(one[1], two[1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_consistent_image_does_not_depend_on_what_is_known_of_others(family):
+    """Not even where a short window lets known pixels shorten the way: the order in a box is that of the scores."""
+    fields = {"shape": (1, 2, 4), "classes": None, "family": family, "likelihood": "categorical"}
+    model = make_model((Raster(), (Local1D(4, 0),)), factor=2, encoder_depth=1, **fields)
+    known = random_images(6, (1, 2, 4))
+    low, mask = box_mean(known, 2), torch.zeros(6, 1, 2, 4, dtype=torch.bool)
+    mask[..., 0, 3] = True
+    mixed = mask.clone()
+    mixed[1::2] = False
+    alone, among = (generate(model, 6, low=low, consistent=True, known=known, known_mask=m)[::2] for m in (mask, mixed))
+    assert torch.equal(alone, among)
 
 
 @every_conditional
@@ -145,11 +232,19 @@ def test_consistent_samples_keep_known_pixels_or_say_why_they_cannot():
     impossible = torch.zeros(SHAPE[1:], dtype=torch.bool)
     impossible[0, 0] = True
     white, black = torch.full((1, *LOW), 255, dtype=torch.uint8), torch.zeros(1, *SHAPE, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="whatever the other 3 are, their mean cannot be 255"):
+    with pytest.raises(ValueError, match=r"row 0, column 0, channel 0 .*the other 3 are, their mean cannot be 255"):
         generate(model, 1, label=0, low=white, consistent=True, known=black, known_mask=impossible)
 
 
 # ---- exact likelihoods ----
+
+
+def test_a_known_box_of_another_mean_is_refused():
+    model, known = conditional_model(), random_images(1, SHAPE)
+    mask = torch.zeros(SHAPE[1:], dtype=torch.bool)
+    mask[2:, 2:4] = True
+    with pytest.raises(ValueError, match=r"row 1, column 1, channel 0 .*the other 0 are"):
+        generate(model, 1, label=0, low=box_mean(known, 2) ^ 0x40, consistent=True, known=known, known_mask=mask)
 
 
 def images_of_mean(value: int, boxes: int) -> torch.Tensor:
@@ -199,6 +294,15 @@ def test_consistent_draws_have_the_probabilities_that_are_scored():
     assert (np.abs(seen - expected) < 5 * np.sqrt(expected * (1 - expected) / count) + 1e-4).all()
 
 
+@pytest.mark.parametrize("batch", [2, 5])
+def test_evaluation_gives_each_image_its_own_class_and_low_resolution(batch):
+    model = conditional_model()
+    images, label = random_images(5, SHAPE), torch.tensor([0, 2, 1, 1, 0])
+    nats = model.log_prob(images, label=label, low=box_mean(images, 2)).flatten(1).sum(1)
+    expected = (-nats / math.log(2) / images[0].numel()).detach().numpy()
+    np.testing.assert_allclose(evaluate(model, images, label=label, batch=batch).per_image, expected, rtol=1e-6)
+
+
 # ---- the Bayes classifier ----
 
 
@@ -233,6 +337,9 @@ def test_training_takes_the_classes_from_the_data_and_uses_them(classes_file, tm
     model, test = checkpoint.load(tmp_path / "run"), load(str(classes_file), "test")
     assert model.config.classes == ("0", "1", "2")
     assert (classify(model, test.images) == test.labels).all()
+    held_out, said = load(str(classes_file), "validation"), read_metrics(tmp_path / "run" / "metrics.jsonl")
+    expected = evaluate(model, held_out.images[:3], label=torch.from_numpy(held_out.labels[:3])).bits_per_dim
+    assert [m["bpd"] for m in said if m["kind"] == "validation"][-1] == pytest.approx(expected, abs=1e-5)
     train(replace(config, train=replace(config.train, images=324)), tmp_path / "run", resume=True, show_progress=False)
 
 
@@ -259,8 +366,9 @@ def test_missing_unwanted_and_misfit_conditions_are_refused():
             call(label=torch.tensor([0, 3]), low=low)
         with pytest.raises(ValueError, match="label must hold 2 classes"):
             call(label=[1], low=low)
-        with pytest.raises(ValueError, match="whole numbers"):
-            call(label=torch.tensor([0.5, 1]), low=low)
+        for wrong in (torch.tensor([0.5, 1]), [0.5, 1], [None, 0]):
+            with pytest.raises(ValueError, match="whole numbers or names of classes"):
+                call(label=wrong, low=low)
     with pytest.raises(ValueError, match="not conditional on label"):
         plain.log_prob(images, label=0)
     with pytest.raises(ValueError, match="not conditional on low"):
@@ -277,6 +385,9 @@ def test_class_numbers_are_names_or_numbers_one_or_many():
     assert class_numbers("2", 1, NAMES).tolist() == [2]
     assert class_numbers(["owl", 0], 2, NAMES).tolist() == [2, 0]
     assert class_numbers(torch.tensor([1, 2], dtype=torch.uint8), 2, NAMES).tolist() == [1, 2]
+    assert class_numbers(np.array([2, 0]), 2, NAMES).tolist() == [2, 0]
+    assert class_numbers(np.int64(1), 2, NAMES).tolist() == [1, 1]
+    assert class_numbers(["1", "0", 1], 3, ("1", "0")).tolist() == [0, 1, 1], "names before numbers"
 
 
 def test_configurations_that_cannot_be_are_refused():
@@ -291,8 +402,11 @@ def test_configurations_that_cannot_be_are_refused():
 def test_labels_are_matched_by_name(classes_file, images_file):
     data = replace(load(str(classes_file), "test"), classes=NAMES)
     assert (class_labels(data, ("owl", "cat", "dog")) == np.array([1, 2, 0])[data.labels]).all()
-    with pytest.raises(DataError, match="the class owl is none of the model's 2"):
+    with pytest.raises(DataError, match=r"its class 'owl' is not one of the model's: cat, dog"):
         class_labels(data, ("cat", "dog"))
+    for wrong in (-1, 3):  # -1 stands for an unknown label in many data sets
+        with pytest.raises(DataError, match=f"expected labels from 0 to 2, got {wrong}"):
+            class_labels(replace(data, labels=np.array([0, wrong, 1])), NAMES)
     with pytest.raises(DataError, match="no labels"):
         class_labels(load(str(images_file), "test"), NAMES)
 
