@@ -52,6 +52,12 @@ class Categorical:
         """Log of the mass `(...)` of the values `lowest` to `highest` `(...)`."""
         return self.conditional(logits, given).masked_fill(~within(lowest, highest), -torch.inf).logsumexp(-1)
 
+    def draw_within(
+        self, logits: Tensor, given: Tensor, uniform: Tensor, lowest: Tensor, highest: Tensor, temperature: float = 1.0
+    ) -> Tensor:
+        """A value `(...)` uint8 from `lowest` to `highest` `(...)`, for `uniform` `(...)` on [0, 1)."""
+        return invert_cdf(_bounded(self.conditional(logits, given, temperature), lowest, highest), uniform)
+
     def num_noise(self, channels: int) -> int:
         """Uniform numbers that `draw` takes for a position."""
         return 1
@@ -119,6 +125,31 @@ class DiscretizedLogisticMixture:
         """Log of the mass `(...)` of the values from `lowest` to `highest` `(...)` after the `given` ones."""
         weights, mean, log_scale = self._next(mixture, given, 1.0)
         return torch.logsumexp(weights + _log_mass(lowest[..., None], highest[..., None], mean, log_scale), -1)
+
+    def draw_within(
+        self, mixture: Tensor, given: Tensor, uniform: Tensor, lowest: Tensor, highest: Tensor, temperature: float = 1.0
+    ) -> Tensor:
+        """A value `(...)` uint8 from `lowest` to `highest` after the `given` ones, for `uniform` `(...)` on [0, 1).
+
+        First a component, by its share of the mass between the bounds; what is left of the number then inverts that
+        component's CDF between them, in logs, so that nothing is lost however far the bounds are from the mean.
+        """
+        weights, mean, log_scale = self._next(mixture.double(), given, temperature)
+        lowest, highest = lowest[..., None], highest[..., None]
+        share = torch.softmax(weights + _log_mass(lowest, highest, mean, log_scale), -1)
+        cdf = share.cumsum(-1)
+        level = _below(uniform[..., None], cdf[..., -1:])
+        component = (cdf <= level).sum(-1, keepdim=True)
+        mean, log_scale, share, cdf = (x.gather(-1, component) for x in (mean, log_scale, share, cdf))
+        rest = ((level - cdf) / share + 1).clamp(0, 1)
+        scale = log_scale.exp()
+        low = torch.where(lowest == 0, -torch.inf, ((2 * lowest - 256) / 255 - mean) / scale)
+        high = torch.where(highest == NUM_VALUES - 1, torch.inf, ((2 * highest - 254) / 255 - mean) / scale)
+        below, above = torch.log1p(-rest), rest.log()
+        log_cdf = torch.logaddexp(below + logsigmoid(low), above + logsigmoid(high))
+        log_survival = torch.logaddexp(below + logsigmoid(-low), above + logsigmoid(-high))
+        x = (log_cdf - log_survival) * scale + mean
+        return ((x + 1) * 127.5).round().clamp(lowest, highest)[..., 0].to(torch.uint8)
 
     def _next(self, mixture: Tensor, given: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights, means and log-scales `(..., K)` of the sub-pixel that follows the `given` ones."""
@@ -277,6 +308,12 @@ class ChainedCategorical(nn.Module):
         """Log of the mass `(...)` of the values from `lowest` to `highest` `(...)` after the `given` ones."""
         return self.conditional(params, given).masked_fill(~within(lowest, highest), -torch.inf).logsumexp(-1)
 
+    def draw_within(
+        self, params: Tensor, given: Tensor, uniform: Tensor, lowest: Tensor, highest: Tensor, temperature: float = 1.0
+    ) -> Tensor:
+        """A value `(...)` uint8 from `lowest` to `highest` after the `given` ones, for `uniform` `(...)` on [0, 1)."""
+        return invert_cdf(_bounded(self.conditional(params, given, temperature), lowest, highest), uniform)
+
     def num_noise(self, channels: int) -> int:
         """Uniform numbers that `draw` takes for a position."""
         return channels
@@ -321,13 +358,20 @@ def draw_in_turn(
     """
     values = torch.zeros_like(uniform, dtype=torch.uint8) if known is None else known[0].clone()
     for i in range(uniform.shape[-1]):
-        log_mass = likelihood.conditional(params, values[..., :i], temperature)
-        if bounds is not None:
-            log_mass = log_mass.masked_fill(~within(bounds[0][..., i], bounds[1][..., i]), -torch.inf)
-            log_mass = log_mass - log_mass.amax(-1, keepdim=True)  # what is left may be too little for its exponential
-        drawn = invert_cdf(log_mass, uniform[..., i], top_k, top_p)
+        given, level, ends = values[..., :i], uniform[..., i], bounds and (bounds[0][..., i], bounds[1][..., i])
+        if ends is not None and top_k is None and top_p is None:
+            drawn = likelihood.draw_within(params, given, level, *ends, temperature)
+        else:
+            log_mass = likelihood.conditional(params, given, temperature)
+            drawn = invert_cdf(log_mass if ends is None else _bounded(log_mass, *ends), level, top_k, top_p)
         values[..., i] = drawn if known is None else torch.where(known[1][..., i], values[..., i], drawn)
     return values
+
+
+def _bounded(log_mass: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+    """`log_mass` `(..., 256)` of the values between the bounds; the largest is 0, lest all exponentials vanish."""
+    log_mass = log_mass.masked_fill(~within(lowest, highest), -torch.inf)
+    return log_mass - log_mass.amax(-1, keepdim=True)
 
 
 def within(lowest: Tensor, highest: Tensor) -> Tensor:
@@ -347,9 +391,12 @@ def invert_cdf(log_mass: Tensor, uniform: Tensor, top_k: int | None = None, top_
         before = ordered.cumsum(-1) - ordered  # mass of the likelier values
         mass = mass.scatter(-1, place, ordered * (before < top_p * mass.sum(-1, keepdim=True)))
     cdf = mass.cumsum(-1)
-    total = cdf[..., -1]
-    level = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    return (cdf <= level[..., None]).sum(-1).to(torch.uint8)
+    return (cdf <= _below(uniform[..., None], cdf[..., -1:])).sum(-1).to(torch.uint8)
+
+
+def _below(uniform: Tensor, total: Tensor) -> Tensor:
+    """`uniform` on [0, 1) times `total`, below it even where the product rounds."""
+    return torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
 
 
 MIN_LOG_SCALE = -7.0  # as PixelCNN++: a logistic much narrower than a bin, 2 / 255

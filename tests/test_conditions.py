@@ -282,9 +282,10 @@ def test_consistency_raises_the_likelihood_of_true_images_and_excludes_others(sc
     )
 
 
-def test_consistent_draws_have_the_probabilities_that_are_scored():
+@pytest.mark.parametrize("likelihood", ["categorical", "dmol"])
+def test_consistent_draws_have_the_probabilities_that_are_scored(likelihood):
     """Frequencies of all 25 images of two black boxes, drawn 20,000 times, against their scores."""
-    model = conditional_model(shape=(1, 2, 4), classes=None, likelihood="categorical")
+    model = conditional_model(shape=(1, 2, 4), classes=None, likelihood=likelihood)
     images, count = images_of_mean(0, 2), 20_000
     low = torch.zeros(count, 1, 1, 2, dtype=torch.uint8)
     drawn = generate(model, count, low=low, consistent=True).flatten(1).numpy()

@@ -1,5 +1,6 @@
 """Distributions sum to one at any scale; `log_prob`, `conditional` and draws agree; gradients are right."""
 
+import itertools
 import math
 from itertools import pairwise
 
@@ -270,6 +271,36 @@ def test_draws_follow_the_conditionals(make, channels, temperature):
             n = len(ordered)
             distance = (ordered - (torch.arange(n) + 0.5) / n).abs().max() * math.sqrt(n)
             assert distance < 1.95, "Kolmogorov's distance, exceeded once in 1,000 times"
+
+
+@pytest.mark.parametrize("ends", [(0, 255), (0, 3), (250, 255), (90, 140), (127, 128), (9, 9)], ids=str)
+@pytest.mark.parametrize("make", [mixture, narrow_mixture, chained])
+def test_draws_between_bounds_follow_the_conditionals_there(make, ends):
+    """On an even grid of noise each value comes as often as its share of the mass between the bounds."""
+    likelihood, params = make(3, batch=2)
+    given, count = torch.tensor([[7, 250], [130, 120]], dtype=torch.uint8), 4_000
+    grid = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    lowest, highest = (torch.full((count,), end) for end in ends)
+    for i, temperature in ((0, 1.0), (1, 0.7), (2, 1.0)):
+        log_mass = likelihood.conditional(params, given[:, :i], temperature)[:, ends[0] : ends[1] + 1].log_softmax(-1)
+        for row in range(2):
+            same = params[row].expand(count, -1), given[row, :i].expand(count, -1)
+            values = likelihood.draw_within(*same, grid, lowest, highest, temperature).long()
+            counts = torch.bincount(values, minlength=256)
+            assert counts[: ends[0]].sum() == counts[ends[1] + 1 :].sum() == 0
+            missed = counts[ends[0] : ends[1] + 1] - count * log_mass[row].exp()
+            assert missed.abs().max() <= 5, "each of the components rounds once at either side"
+
+
+@pytest.mark.parametrize("extreme", EXTREMES, ids=str)
+def test_draws_between_bounds_exist_however_unlikely(extreme):
+    for edge in (0.0, 0.5, 1 - 2**-53):
+        likelihood, params = mixture(3, **extreme)
+        given = torch.tensor([[0, 255], [255, 0], [128, 130], [3, 3], [77, 200]], dtype=torch.uint8)
+        for i, (lowest, highest) in itertools.product(range(3), ((0, 2), (253, 255), (5, 6), (100, 180))):
+            ends, uniform = (torch.full((5,), lowest), torch.full((5,), highest)), torch.full((5,), edge).double()
+            values = likelihood.draw_within(params, given[:, :i], uniform, *ends)
+            assert ((values >= lowest) & (values <= highest)).all()
 
 
 @pytest.mark.parametrize("edge", [0.0, 1 - 2**-53])
