@@ -19,12 +19,13 @@ from torch import Tensor
 
 from image_transformer import measures, pictures
 from image_transformer.boxes import box_mean, nearest
+from image_transformer.config import Plan
 from image_transformer.data import ImageData, class_labels
 from image_transformer.evaluate import classify, evaluate
 from image_transformer.measures import Images, Regression, fit_regression
 from image_transformer.model import ImageTransformer
 from image_transformer.progress import bar
-from image_transformer.report import Plan, Table, save_tables
+from image_transformer.report import Table, save_tables
 from image_transformer.sample import generate
 from image_transformer.superres import model_factor
 

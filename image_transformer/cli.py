@@ -12,9 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image_transformer.config import RunConfig, load_config, nearest
+from image_transformer.config import Plan, RunConfig, did_you_mean, load_config
 from image_transformer.flags import UsageError, parse
-from image_transformer.report import Plan
 from image_transformer.verbs import Complete, Demo, Evaluate, Recipes, Report, Sample, Superres, Train
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ Autoregressive image models with exact likelihoods.
 
 MODEL is a run folder or a checkpoint in it. image-transformer VERB --help shows the flags of a verb.
 """
+
+MANY_TILES = 2000  # from here on the user is told that it takes long
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +83,7 @@ def _dispatch(args: list[str]) -> None:
     elif args[0] in verbs:
         verbs[args[0]](args[1:])
     else:
-        raise UsageError(f"unknown verb {args[0]!r}; {nearest(args[0], list(verbs))}")
+        raise UsageError(f"unknown verb {args[0]!r}; {did_you_mean(args[0], list(verbs))}")
 
 
 # ---- train ----
@@ -144,9 +145,9 @@ def _evaluate(args: list[str]) -> None:
 
     model = checkpoint.load(path)
     _at_least(1, batch=chosen.batch, limit=chosen.limit)
-    _at_least(0, classify=chosen.classify, samples=chosen.samples)
-    if (chosen.consistent or chosen.samples) and not model.config.factor:
-        raise UsageError(f"--consistent and --samples are for super-resolution, which {path} is not for")
+    _at_least(0, classify=chosen.classify, enlarge=chosen.enlarge)
+    if (chosen.consistent or chosen.enlarge) and not model.config.factor:
+        raise UsageError(f"--consistent and --enlarge are for super-resolution, which {path} is not for")
     trained_on = load_config(checkpoint.find(path) / "config.yaml").data
     other = chosen.data is not None and Path(chosen.data).resolve() != Path(trained_on.source).resolve()
     whole = other and chosen.split is None and not has_splits(chosen.data)
@@ -183,9 +184,9 @@ def _evaluate(args: list[str]) -> None:
         accuracy = float((right == label[: chosen.classify].numpy()).mean())
         figures |= {"accuracy": accuracy, "classified": len(right)}
         said.append(f"{100 * accuracy:.1f} % of {len(right)} images are likeliest under their own class")
-    if chosen.samples:
+    if chosen.enlarge:
         train = _load_data(path, None, "train", None, False)
-        tables = enlargements(model, train, data, Plan(chosen.samples, min(chosen.samples, Plan.several)), _say).tables
+        tables = enlargements(model, train, data, Plan(chosen.enlarge, min(chosen.enlarge, Plan.several)), _say).tables
         figures["tables"] = [asdict(table) for table in tables]
         said += [f"\n{table.markdown()}" for table in tables]
     print(json.dumps(figures) if chosen.json else "\n".join(said))
@@ -244,6 +245,8 @@ def _sample(args: list[str]) -> None:
     model = checkpoint.load(path)
     if model.config.factor:
         raise ValueError(f"{path} enlarges images: image-transformer superres {path} IMAGE...")
+    if chosen.label is not None:
+        _check_label(chosen.label, model.config.classes)
     classes = model.config.classes or ()
     in_rows = bool(classes) and chosen.label is None
     each = [name for name in classes for _ in range(chosen.count or 8)]
@@ -280,6 +283,8 @@ def _complete(args: list[str]) -> None:
         _check_label(chosen.label, model.config.classes)
         originals, label = load_files(files, shape=shape, size=chosen.size), chosen.label
     else:
+        if chosen.label is not None:
+            _check_label(chosen.label, model.config.classes)
         data, classes = _load_data(path, chosen.data, "test", None, False), model.config.classes
         originals = data.images[: chosen.count]
         own = class_labels(data, classes)[: chosen.count].tolist() if classes and chosen.label is None else None
@@ -295,6 +300,8 @@ def _complete(args: list[str]) -> None:
         )  # fmt: skip
     pictures.save_png(done.picture(), chosen.out)
     print(chosen.out, done.summary(), sep="\n")
+    if model.config.factor:
+        print("this model was also given the low resolution of the whole original, of the part to be drawn too")
 
 
 def _superres(args: list[str]) -> None:
@@ -317,6 +324,8 @@ def _superres(args: list[str]) -> None:
     lows = [load_file(file, model.config.shape[0], size=chosen.size) for file in files]
     tiles = sum(superres.tiling(model, (low.shape[1], low.shape[2])).tiles for low in lows)
     print(f"images: {len(lows)}, tiles: {tiles:,}, samples of each: {chosen.samples}", flush=True)
+    if tiles * chosen.samples > MANY_TILES:
+        _say(f"{tiles * chosen.samples:,} tiles take long, often hours; --size HEIGHT WIDTH shrinks the images first")
     names, done = superres.names(files, chosen.out, chosen.samples), {}
     with bar("steps") as progress:
         for number, images in superres.enlarge_each(

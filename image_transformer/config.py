@@ -242,6 +242,29 @@ class RunConfig:
         )
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure of a model on test images. ValueError, at once, for what cannot be measured."""
+
+    images: int = 1000
+    """Test images; a model for super-resolution draws each once at each temperature."""
+    several: int = 64
+    """Super-resolution: of these, images that are drawn several times, for their mean and diversity."""
+    samples: int = 16
+    """Super-resolution: how many times each of those is drawn."""
+    temperatures: tuple[float, ...] = (1.0, 0.9, 0.8)
+    """Super-resolution: temperatures to draw at."""
+    seed: int = 0
+    """The noise of all samples follows from this."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("images", 1), ("several", 1), ("samples", 2), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not self.temperatures or min(self.temperatures) <= 0:
+            raise ValueError(f"temperatures must be some positive numbers, got {self.temperatures}")
+
+
 def to_text(value: Order | Pattern) -> str:
     """An order or pattern as one word: its name and numbers, such as local2d:8x32:8x16. `from_text` reads it back."""
     numbers = [getattr(value, f.name) for f in fields(value)]
@@ -253,7 +276,7 @@ def from_text(text: str, kinds: tuple[Any, ...]) -> Any:
     name, *words = text.strip().lower().split(":")
     kind = next((k for k in kinds if k.name == name), None)
     if kind is None:
-        raise ValueError(f"unknown name {name!r}; {nearest(name, [k.name for k in kinds])}")
+        raise ValueError(f"unknown name {name!r}; {did_you_mean(name, [k.name for k in kinds])}")
     wanted = [f"{f.name.upper()}_ROWSxCOLUMNS" if "tuple" in f.type else f.name.upper() for f in fields(kind)]
     try:
         numbers = [
@@ -267,7 +290,7 @@ def from_text(text: str, kinds: tuple[Any, ...]) -> Any:
     return kind(*numbers)
 
 
-def nearest(word: str, valid: Sequence[str]) -> str:
+def did_you_mean(word: str, valid: Sequence[str]) -> str:
     """'did you mean ...?' for a mistyped word, or the list of valid ones."""
     close = difflib.get_close_matches(word, valid, n=1)
     return f"did you mean {close[0]!r}?" if close else f"expected one of: {', '.join(valid)}"
@@ -294,7 +317,7 @@ def from_dict(kind: type, data: Any, where: str = "") -> Any:
     values = {}
     for name, value in data.items():
         if name not in hints:
-            raise ValueError(f"unknown field {where}{name}; {nearest(str(name), list(hints))}")
+            raise ValueError(f"unknown field {where}{name}; {did_you_mean(str(name), list(hints))}")
         values[name] = _parse(hints[name], value, f"{where}{name}")
     return kind(**values)
 
@@ -313,7 +336,7 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
             return tuple(_parse(item, v, where) for item, v in zip(items, value, strict=True))
         if typing.get_origin(hint) is Literal:
             if value not in args:
-                raise ValueError(nearest(str(value), [str(a) for a in args]))
+                raise ValueError(did_you_mean(str(value), [str(a) for a in args]))
             return value
         if isinstance(hint, types.UnionType):
             return None if value is None else _parse(args[0], value, where)
@@ -346,7 +369,7 @@ def _check_choices(config: Any, where: str) -> None:
     for name, hint in typing.get_type_hints(type(config)).items():
         if typing.get_origin(hint) is Literal:
             value, choices = getattr(config, name), typing.get_args(hint)
-            _check(value in choices, f"{where}.{name}: {nearest(str(value), choices)}, got {value!r}")
+            _check(value in choices, f"{where}.{name}: {did_you_mean(str(value), choices)}, got {value!r}")
 
 
 def _check(holds: bool, message: str) -> None:

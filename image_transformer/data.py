@@ -64,6 +64,7 @@ class _Request:
     shape: tuple[int, int, int] | None
     size: tuple[int, int] | None
     skip_bad: bool
+    whole: bool = True  # a data set, of which bad files can be left out, not files that were named one by one
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def load_files(
 ) -> NDArray[np.uint8]:
     """The named image files, in their order, as uint8 (n, c, h, w), converted and checked as in `load`; not cached."""
     memory = io.BytesIO()
-    _decode(_Pool(list(files)), np.arange(len(files)), _Request(str(files[0]), "", shape, size, False), memory)
+    _decode(_Pool(list(files)), np.arange(len(files)), _Request(str(files[0]), "", shape, size, False, False), memory)
     return np.load(io.BytesIO(memory.getbuffer()))
 
 
@@ -400,7 +401,8 @@ def _decode(pool: _Pool, rows: NDArray[np.int64], ask: _Request, file: BinaryIO)
         except _Unreadable as error:
             if ask.skip_bad:
                 continue
-            raise DataError(f"{error}; --skip-bad (skip_bad=True) leaves such files out") from None
+            hint = "; --skip-bad (skip_bad=True) leaves such files out" if ask.whole else ""
+            raise DataError(f"{error}{hint}") from None
         if not kept:
             shape, first = pixels.shape, name
             _check_shape(shape, ask)

@@ -64,6 +64,8 @@ def parse(verb: type, usage: str, args: list[str], default: Any = None) -> Any:
 def _refuse(word: str, flags: list[str]) -> NoReturn:
     close = difflib.get_close_matches(word.split("=")[0].replace("_", "-"), flags, n=1)
     hint = f"did you mean {close[0]}?" if close else "see --help"
+    if not word.startswith("-") and "." in word:
+        hint = "files go before the flags"
     raise UsageError(f"unknown {'option' if word.startswith('-') else 'argument'} {word}; {hint}")
 
 
@@ -83,4 +85,8 @@ def _one_line(box: str) -> str:
     text = re.sub(r"[│╭╮╰╯]", " ", box)
     message = re.split(r"─{3,} *\n(?=.*\S)", text, maxsplit=1)[-1]  # below the title
     message = re.split(r"─{3,}", message, maxsplit=1)[0]  # above the help
-    return " ".join(message.split()) or "cannot understand the command line; see --help"
+    text = re.sub(r"\[/?bold\]", "", " ".join(message.split()))
+    text = re.sub(r"^Error parsing [A-Z]\w*: ", "", text)  # of a value that the dataclass refuses
+    if wrong := re.match(r"Error parsing (--[\w.-]+): no type matching \{None\}\|\{?(.+?)\}? could", text):
+        return f"{wrong[1]} expects {wrong[2]}"
+    return text or "cannot understand the command line; see --help"

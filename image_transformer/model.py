@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from image_transformer.attention import Attend, KVCache, TiledAttention
 from image_transformer.boxes import bounds, place_of_box, places_in_boxes
-from image_transformer.config import ModelConfig, nearest
+from image_transformer.config import ModelConfig, did_you_mean
 from image_transformer.context import NO_CONTEXT, Context
 from image_transformer.likelihood import (
     Categorical,
@@ -231,7 +231,7 @@ def _class_number(label: int | str, classes: Sequence[str]) -> int:
         if label in classes:
             return classes.index(label)
         if not label.isdecimal():
-            raise ValueError(f"unknown class {label!r}; {nearest(label, classes)}")
+            raise ValueError(f"unknown class {label!r}; {did_you_mean(label, classes)}")
     elif not isinstance(label, Integral):
         raise ValueError(f"label must hold whole numbers or names of classes, got {label!r}")
     if not 0 <= int(label) < len(classes):

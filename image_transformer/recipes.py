@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from image_transformer.config import DataConfig, ModelConfig, RunConfig, TrainConfig, nearest
+from image_transformer.config import DataConfig, ModelConfig, RunConfig, TrainConfig, did_you_mean
 from image_transformer.order import BlockRaster, Raster
 from image_transformer.patterns import Local1D, Local2D
 
@@ -102,7 +102,7 @@ def cifar10() -> RunConfig:
 
 
 def paper_cifar10_categorical() -> RunConfig:
-    """Paper, table 4, '1D local, cat': 2.90 bits/dim on the CIFAR-10 test set.
+    """Paper, table 4, '1D local, cat' (published: 2.90 bits/dim; not trained here).
 
     12 layers, width 512, 4 heads, feed-forward 2048, dropout 0.3, blocks of 256 sub-pixels that see the block before
     (paper 5.1 and tensor2tensor's imagetransformer_cifar10_base). Batch 32 is its 4 images on 8 GPUs. The authors
@@ -120,7 +120,7 @@ def paper_cifar10_categorical() -> RunConfig:
 
 
 def paper_cifar10_dmol() -> RunConfig:
-    """Paper, table 4, '1D local, DMOL': 2.90 bits/dim on the CIFAR-10 test set.
+    """Paper, table 4, '1D local, DMOL' (published: 2.90 bits/dim; not trained here).
 
     14 layers, width 256, 8 heads over 512, feed-forward 512, dropout 0.2, 10 logistics, blocks of 256 pixels, learned
     positions (paper 5.1 and tensor2tensor's imagetransformerpp_base_14l_8h_big_uncond_dr03_dan_p, which notes 2.92
@@ -138,27 +138,27 @@ def paper_cifar10_dmol() -> RunConfig:
 
 
 def paper_ablation_8() -> RunConfig:
-    """Paper, table 4, 8 layers, blocks of 8 sub-pixels: 4.06 bits/dim on the CIFAR-10 test set."""
+    """Paper, table 4, 8 layers, blocks of 8 sub-pixels (published: 4.06 bits/dim; not trained here)."""
     return _ablation(8)
 
 
 def paper_ablation_16() -> RunConfig:
-    """Paper, table 4, 8 layers, blocks of 16 sub-pixels: 3.47 bits/dim on the CIFAR-10 test set."""
+    """Paper, table 4, 8 layers, blocks of 16 sub-pixels (published: 3.47 bits/dim; not trained here)."""
     return _ablation(16)
 
 
 def paper_ablation_64() -> RunConfig:
-    """Paper, table 4, 8 layers, blocks of 64 sub-pixels: 3.13 bits/dim on the CIFAR-10 test set."""
+    """Paper, table 4, 8 layers, blocks of 64 sub-pixels (published: 3.13 bits/dim; not trained here)."""
     return _ablation(64)
 
 
 def paper_ablation_256() -> RunConfig:
-    """Paper, table 4, 8 layers, blocks of 256 sub-pixels: 2.99 bits/dim on the CIFAR-10 test set."""
+    """Paper, table 4, 8 layers, blocks of 256 sub-pixels (published: 2.99 bits/dim; not trained here)."""
     return _ablation(256)
 
 
 def paper_superres_celeba_1d() -> RunConfig:
-    """Paper, 5.2, faces from 8x8 to 32x32, '1D local': 2.68 bits/dim on CelebA's development set.
+    """Paper, 5.2, faces from 8x8 to 32x32, '1D local' (published: 2.68 bits/dim; not trained here).
 
     Width 512, 8 heads, feed-forward 2048, dropout 0.1, blocks of 128 sub-pixels; of its 12 layers 4 are the encoder's
     and 8 the decoder's, and the schedule is theirs (tensor2tensor's img2img_transformer_b3). The folder `celeba32`
@@ -176,7 +176,7 @@ def paper_superres_celeba_1d() -> RunConfig:
 
 
 def paper_superres_celeba_2d() -> RunConfig:
-    """Paper, 5.2, faces from 8x8 to 32x32, '2D local': 2.61 bits/dim on CelebA's development set.
+    """Paper, 5.2, faces from 8x8 to 32x32, '2D local' (published: 2.61 bits/dim; not trained here).
 
     As the 1D one, with query blocks of 8 x 32 pixels that see 8 rows above and 16 columns beside them: the paper's
     memory blocks of 16 x 64.
@@ -186,17 +186,17 @@ def paper_superres_celeba_2d() -> RunConfig:
 
 
 def paper_superres_cifar10_1d() -> RunConfig:
-    """Paper, 5.2, CIFAR-10 from 8x8 to 32x32, '1D local': 2.76 bits/dim on the test set."""
+    """Paper, 5.2, CIFAR-10 from 8x8 to 32x32, '1D local' (published: 2.76 bits/dim; not trained here)."""
     return replace(_variant(paper_superres_celeba_1d(), "paper-superres-cifar10-1d"), data=DataConfig(source="cifar10"))
 
 
 def paper_superres_cifar10_2d() -> RunConfig:
-    """Paper, 5.2, CIFAR-10 from 8x8 to 32x32, '2D local': 2.78 bits/dim on the test set."""
+    """Paper, 5.2, CIFAR-10 from 8x8 to 32x32, '2D local' (published: 2.78 bits/dim; not trained here)."""
     return replace(_variant(paper_superres_celeba_2d(), "paper-superres-cifar10-2d"), data=DataConfig(source="cifar10"))
 
 
 def paper_imagenet32() -> RunConfig:
-    """Paper, table 4: 3.77 bits/dim on the validation set of ImageNet 32x32, with averaged checkpoints.
+    """Paper, table 4 (published: 3.77 bits/dim, checkpoints averaged; not trained here).
 
     12 layers, width 512, 8 heads, feed-forward 2048, dropout 0.1 (paper 5.1). The files of van den Oord et al. are no
     longer offered: put the images into the folder `imagenet32` or name another `--data.source`; figures on the newer
@@ -246,7 +246,7 @@ def find(name: str) -> RunConfig:
     for recipe, known in zip(RECIPES, names(), strict=True):
         if name == known:
             return recipe()
-    raise ValueError(f"unknown recipe {name!r}; {nearest(name, names())}")
+    raise ValueError(f"unknown recipe {name!r}; {did_you_mean(name, names())}")
 
 
 def shrunken(config: RunConfig) -> RunConfig:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from image_transformer.config import DataConfig, ModelConfig, TrainConfig
-from image_transformer.report import Plan
+from image_transformer.config import DataConfig, ModelConfig, Plan, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Evaluate:
     batch: int = 32
     """Images at once."""
     size: tuple[int, int] | None = None
-    """Resize every image to this height and width."""
+    """Crop every image centrally to this aspect, then resize it to this HEIGHT WIDTH."""
     skip_bad: bool = False
     """Leave out images that cannot be read, and say how many."""
     json: bool = False
@@ -84,8 +83,9 @@ class Evaluate:
     """Super-resolution: also bits/dim of the model whose box means are what is given by construction (slower)."""
     classify: int = 500
     """Class-conditional: try the Bayes classifier, the likeliest of all classes, on so many images."""
-    samples: int = 0
-    """Super-resolution: also enlarge so many of the images and measure how well; see the verb report for all of it."""
+    enlarge: int = 0
+    """Super-resolution: enlarge so many of the images and measure how well, as report does (trains a regression network
+    to compare with)."""
     per_image: Path | None = None
     """Write bits/dim of each image to this CSV file."""
     picture: Path | None = None
@@ -133,7 +133,8 @@ class Complete:
     """Keep a part of each image, draw the rest several times, and write one picture: given, completions, original.
 
     Prints how the images were turned before drawing, how much of what is given a drawn pixel was conditioned on, and
-    how much the completions differ: their root mean variance.
+    how much the completions differ: their root mean variance. A model for super-resolution is also given the low
+    resolution of the whole original, of the part to be drawn too.
     """
 
     samples: int = 6
@@ -152,7 +153,7 @@ class Complete:
     count: int = 6
     """Without image files: how many images to take."""
     size: tuple[int, int] | None = None
-    """Resize the image files to this height and width."""
+    """Crop the image files centrally to this aspect, then resize them to this HEIGHT WIDTH."""
     label: str | None = None
     """Class-conditional: the class of all images, by name or number; if not given, that of each test image."""
     seed: int = 0

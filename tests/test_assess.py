@@ -119,11 +119,11 @@ def test_report_and_evaluation_of_classes(capsys):
 
 
 def test_evaluation_of_super_resolution(capsys):
-    assert main(["evaluate", "sr", "--limit", "4", "--consistent", "--samples", "3", "--json"]) == 0
+    assert main(["evaluate", "sr", "--limit", "4", "--consistent", "--enlarge", "3", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["bits_per_dim_consistent"] < figures["bits_per_dim"]
     assert [len(table["rows"]) for table in figures["tables"]] == [7, 9, 5]
-    assert main(["evaluate", "sr", "--limit", "4", "--consistent", "--samples", "3"]) == 0
+    assert main(["evaluate", "sr", "--limit", "4", "--consistent", "--enlarge", "3"]) == 0
     printed = capsys.readouterr().out
     assert "bits/dim of the consistent model" in printed and "| sample at 0.8 |" in printed
 
@@ -138,18 +138,18 @@ def test_sample_and_complete_by_class(capsys):
     capsys.readouterr()
     for args, message in (
         (["sample", "pets", "--label", "cat"], "unknown class 'cat'; expected one of: 0, 1, 2"),
-        (["sample", "high", "--label", "1"], "not conditional on label"),
+        (["sample", "high", "--label", "1"], "--label: this model is not class-conditional"),
         (["sample", "sr"], "sr enlarges images: image-transformer superres sr IMAGE..."),
         (["sample", "both"], "both enlarges images"),
         (["complete", "pets", "one.png"], "--label is missing: this model is class-conditional, on 0, 1, 2"),
         (["complete", "high", "one.png", "--label", "1"], "--label: this model is not class-conditional"),
-        (["report", "high", "--images", "0"], "--images must be at least 1"),
-        (["report", "sr", "--samples", "1"], "--samples must be at least 2"),
-        (["report", "sr", "--temperatures", "1", "0"], "--temperatures must be some positive numbers"),
+        (["report", "high", "--images", "0"], "images must be at least 1"),
+        (["report", "sr", "--samples", "1"], "samples must be at least 2"),
+        (["report", "sr", "--temperatures", "1", "0"], "temperatures must be some positive numbers"),
         (["report", "sr", "--chain", "nowhere", "high"], "no model at nowhere"),
         (["report", "sr", "--chain", "high", "high"], "the chain rule needs a model for super-resolution"),
         (["report", "both", "--chain", "low", "high"], "the chain rule needs a model for super-resolution"),
-        (["evaluate", "high", "--consistent"], "--consistent and --samples are for super-resolution"),
+        (["evaluate", "high", "--consistent"], "--consistent and --enlarge are for super-resolution"),
         (["evaluate", "pets", "--classify", "-2"], "--classify must be at least 0"),
         (["evaluate", "pets", "--data", "../nowhere.npz"], "no such file"),
     ):
