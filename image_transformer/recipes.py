@@ -72,7 +72,11 @@ def small() -> RunConfig:
 
 
 def small_class() -> RunConfig:
-    """`small` told the class of each image, 20 minutes on 2 cores."""
+    """`small` told the class of each image, 20 minutes on 2 cores.
+
+    After 10,268 views, 25 minutes of one core: 3.415 bits/dim on 1,000 test images, and 31.6 % of 500 are likeliest
+    under their own class. Samples do not show their class yet.
+    """
     return _variant(small(), "small-class", classes=())
 
 
@@ -82,7 +86,10 @@ def superres_cifar10() -> RunConfig:
 
 
 def superres_faces() -> RunConfig:
-    """`superres-cifar10` on the faces in the folder `celeba32` (or another --data), 20 minutes on 2 cores."""
+    """`superres-cifar10` on the faces in the folder `celeba32` (or another --data), 20 minutes on 2 cores.
+
+    After 12,640 views, 40 minutes of one core beside other work: 2.788 bits/dim on 1,000 test images.
+    """
     return replace(_variant(superres_cifar10(), "superres-faces"), data=DataConfig(source="celeba32", flips=True))
 
 
