@@ -5,7 +5,6 @@ Everything lands in the run's folder (`measures.json`, `pictures/*.png`), from w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +20,12 @@ from image_transformer import measures, pictures
 from image_transformer.boxes import box_mean, nearest
 from image_transformer.config import Plan
 from image_transformer.data import ImageData, class_labels
-from image_transformer.evaluate import classify, evaluate
+from image_transformer.evaluate import classify, evaluate, standard_error
 from image_transformer.measures import Images, Regression, fit_regression
 from image_transformer.model import ImageTransformer
 from image_transformer.progress import bar
 from image_transformer.report import Table, save_tables
-from image_transformer.sample import generate
+from image_transformer.sample import generate, generate_by_class
 from image_transformer.superres import model_factor
 
 SHOWN = 8  # images in a picture
@@ -75,10 +74,8 @@ def assess(model: ImageTransformer, train: ImageData, test: ImageData, plan: Pla
         say("new images of each class")
         names = model.config.classes[:10]
         with bar("steps") as progress:
-            of = [name for name in names for _ in range(SHOWN)]
-            drawn = generate(model, len(of), seed=plan.seed, label=of, progress=progress).numpy()
-        in_rows = drawn.reshape(len(names), SHOWN, *drawn.shape[1:])
-        found.pictures["classes"] = pictures.labelled_rows(list(zip(names, in_rows, strict=True)))
+            drawn = generate_by_class(model, names, SHOWN, seed=plan.seed, progress=progress).numpy()
+        found.pictures["classes"] = pictures.labelled_rows(list(zip(names, drawn, strict=True)))
     return found
 
 
@@ -90,8 +87,7 @@ def images_and_labels(model: ImageTransformer, data: ImageData, count: int | Non
 
 def mean_and_error(values: NDArray[Any], digits: int = 4) -> list[str]:
     """The mean and its standard error, as they stand in a table; no error of a single value."""
-    error = f"{values.std(ddof=1) / math.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
-    return [f"{values.mean():.{digits}f}", error]
+    return [f"{values.mean():.{digits}f}", f"{standard_error(values):.{digits}f}" if len(values) > 1 else ""]
 
 
 def _likelihoods(model: ImageTransformer, images: Images, label: Tensor | None) -> list[list[str]]:

@@ -239,28 +239,25 @@ def _sample(args: list[str]) -> None:
 
     from image_transformer import checkpoint, pictures
     from image_transformer.progress import bar
-    from image_transformer.sample import generate
+    from image_transformer.sample import generate, generate_by_class
 
     _at_least(1, columns=chosen.columns, count=chosen.count)
     model = checkpoint.load(path)
     if model.config.factor:
         raise ValueError(f"{path} enlarges images: image-transformer superres {path} IMAGE...")
-    if chosen.label is not None:
-        _check_label(chosen.label, model.config.classes)
-    classes = model.config.classes or ()
-    in_rows = bool(classes) and chosen.label is None
-    each = [name for name in classes for _ in range(chosen.count or 8)]
-    count, label = (len(each), each) if in_rows else (chosen.count or 16, chosen.label)
+    classes = model.config.classes
+    _check_label(chosen.label, classes, needed=False)
+    how: dict[str, Any] = {
+        "seed": chosen.seed, "temperature": chosen.temperature, "top_k": chosen.top_k, "top_p": chosen.top_p,
+        "batch": chosen.batch,
+    }  # fmt: skip
     with bar("steps") as progress:
-        images = generate(
-            model, count, seed=chosen.seed, temperature=chosen.temperature, top_k=chosen.top_k, top_p=chosen.top_p,
-            label=label, batch=chosen.batch, progress=progress,
-        ).numpy()  # fmt: skip
-    if in_rows:
-        of_class = images.reshape(len(classes), -1, *images.shape[1:])
-        picture = pictures.labelled_rows(list(zip(classes, of_class, strict=True)))
-    else:
-        picture = pictures.grid(images, chosen.columns)
+        if classes and chosen.label is None:
+            drawn = generate_by_class(model, classes, chosen.count or 8, progress=progress, **how)
+            picture = pictures.labelled_rows(list(zip(classes, drawn.numpy(), strict=True)))
+        else:
+            drawn = generate(model, chosen.count or 16, label=chosen.label, progress=progress, **how)
+            picture = pictures.grid(drawn.numpy(), chosen.columns)
     pictures.save_png(picture, chosen.out)
     print(chosen.out)
 
@@ -278,14 +275,12 @@ def _complete(args: list[str]) -> None:
 
     _at_least(1, samples=chosen.samples, count=chosen.count)
     model = checkpoint.load(path)
-    shape = model.config.shape
+    shape, classes = model.config.shape, model.config.classes
+    _check_label(chosen.label, classes, needed=bool(files))
     if files:
-        _check_label(chosen.label, model.config.classes)
         originals, label = load_files(files, shape=shape, size=chosen.size), chosen.label
     else:
-        if chosen.label is not None:
-            _check_label(chosen.label, model.config.classes)
-        data, classes = _load_data(path, chosen.data, "test", None, False), model.config.classes
+        data = _load_data(path, chosen.data, "test", None, False)
         originals = data.images[: chosen.count]
         own = class_labels(data, classes)[: chosen.count].tolist() if classes and chosen.label is None else None
         label = own or chosen.label
@@ -318,7 +313,7 @@ def _superres(args: list[str]) -> None:
     _at_least(1, samples=chosen.samples)
     model = checkpoint.load(path)
     factor = superres.model_factor(model, chosen.factor)
-    _check_label(chosen.label, model.config.classes)
+    _check_label(chosen.label, model.config.classes, needed=True)
     if chosen.out.exists() and not chosen.out.is_dir():
         raise UsageError(f"--out {chosen.out} is a file, expected a folder")
     lows = [load_file(file, model.config.shape[0], size=chosen.size) for file in files]
@@ -336,10 +331,10 @@ def _superres(args: list[str]) -> None:
     print(chosen.out, *(done[number] for number in sorted(done)), sep="\n")
 
 
-def _check_label(label: str | None, classes: Sequence[str] | None) -> None:
+def _check_label(label: str | None, classes: Sequence[str] | None, *, needed: bool) -> None:
     from image_transformer.model import class_numbers
 
-    if classes and label is None:
+    if needed and classes and label is None:
         few = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
         raise UsageError(f"--label is missing: this model is class-conditional, on {few}")
     if label is not None and not classes:

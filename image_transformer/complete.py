@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from image_transformer import pictures
-from image_transformer.boxes import box_mean
 from image_transformer.model import ImageTransformer, Label, check_images, class_numbers
 from image_transformer.orientation import AS_IT_IS, Orientation, most_conditioned
 from image_transformer.sample import Progress, generate
@@ -114,11 +113,11 @@ def complete(
     check_images(given, model.config.shape)
     orientation, conditioned = most_conditioned(model.layout, known, orientations)
     mask = torch.from_numpy(np.ascontiguousarray(orientation.apply(known)))
-    classes, factor, turned = model.config.classes, model.config.factor, orientation.apply(given)
+    classes, turned = model.config.classes, orientation.apply(given)
     labels = None if label is None else class_numbers(label, len(originals), classes or ()).repeat_interleave(samples)
     drawn = generate(
         model, len(given), seed=seed, temperature=temperature, top_k=top_k, top_p=top_p,
-        label=labels, low=box_mean(turned, factor) if factor else None, known=turned, known_mask=mask,
+        label=labels, low=model.low_of(turned), known=turned, known_mask=mask,
         progress=progress,
     )  # fmt: skip
     images = orientation.inverse.apply(drawn).numpy()

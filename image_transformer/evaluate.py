@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from image_transformer.boxes import box_mean
 from image_transformer.model import ImageTransformer, Label, check_images, class_numbers
 
 Progress = Callable[[int, int], None]  # (images done, images in all)
@@ -47,8 +47,12 @@ def evaluate(
     nats = np.concatenate([nats.flatten(1).sum(1).numpy() for nats in parts])
     dims = model.layout.num_dims
     per_image = nats / (dims * math.log(2))
-    error = float(per_image.std(ddof=1) / math.sqrt(len(nats))) if len(nats) > 1 else math.nan
-    return Evaluation(math.fsum(nats) / (len(nats) * dims * math.log(2)), error, per_image)
+    return Evaluation(math.fsum(nats) / (len(nats) * dims * math.log(2)), standard_error(per_image), per_image)
+
+
+def standard_error(values: NDArray[Any]) -> float:
+    """The standard error of the mean of `values` `(n,)`; NaN of a single one."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def bits_per_dim(
@@ -90,11 +94,8 @@ def classify(
             return None
         return lambda done, total: progress(number * total + done, len(classes) * total)
 
-    nats = [
-        np.concatenate([x.flatten(1).sum(1).numpy() for x in _nats(model, images, batch, part(c), label=c)])
-        for c in classes
-    ]
-    return np.stack(nats).argmin(0)
+    scores = [evaluate(model, images, label=c, batch=batch, progress=part(c)).per_image for c in classes]
+    return np.stack(scores).argmin(0)
 
 
 @torch.inference_mode()
@@ -121,8 +122,7 @@ def _nats(
             part = images[rows]
             part = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # a memory map is read-only
             check_images(part, model.config.shape)
-            low = box_mean(part, model.config.factor) if model.config.factor else None
-            given = None if labels is None else labels[rows]
+            given, low = None if labels is None else labels[rows], model.low_of(part)
             nats = model.log_prob(part.to(model.device), label=given, low=low, consistent=consistent)
             yield -nats.double().cpu()
             if progress is not None:

@@ -8,8 +8,9 @@ log-masses of the 256 values of one sub-pixel given those before it in the same 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,28 @@ def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+class _ByTable:
+    """What follows from `conditional` alone, where a table of 256 masses is at hand anyway."""
+
+    conditional: Callable[..., Tensor]
+
+    def draw(self, params: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
+        """Values `(..., v)` for `uniform` `(..., v)` on [0, 1), one channel after the other."""
+        return draw_in_turn(cast(Likelihood, self), params, uniform, temperature)
+
+    def log_mass_within(self, params: Tensor, given: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+        """Log of the mass `(...)` of the values from `lowest` to `highest` `(...)` after the `given` ones."""
+        return self.conditional(params, given).masked_fill(~within(lowest, highest), -torch.inf).logsumexp(-1)
+
+    def draw_within(
+        self, params: Tensor, given: Tensor, uniform: Tensor, lowest: Tensor, highest: Tensor, temperature: float = 1.0
+    ) -> Tensor:
+        """A value `(...)` uint8 from `lowest` to `highest` after the `given` ones, for `uniform` `(...)` on [0, 1)."""
+        return invert_cdf(_bounded(self.conditional(params, given, temperature), lowest, highest), uniform)
+
+
 @dataclass(frozen=True)
-class Categorical:
+class Categorical(_ByTable):
     """A 256-way softmax for every sub-pixel: positions are sub-pixels, parameters are the logits."""
 
     name: ClassVar[str] = "categorical"
@@ -48,23 +69,9 @@ class Categorical:
         """
         return log_softmax(_at_least_float32(logits) / temperature, -1)
 
-    def log_mass_within(self, logits: Tensor, given: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
-        """Log of the mass `(...)` of the values `lowest` to `highest` `(...)`."""
-        return self.conditional(logits, given).masked_fill(~within(lowest, highest), -torch.inf).logsumexp(-1)
-
-    def draw_within(
-        self, logits: Tensor, given: Tensor, uniform: Tensor, lowest: Tensor, highest: Tensor, temperature: float = 1.0
-    ) -> Tensor:
-        """A value `(...)` uint8 from `lowest` to `highest` `(...)`, for `uniform` `(...)` on [0, 1)."""
-        return invert_cdf(_bounded(self.conditional(logits, given, temperature), lowest, highest), uniform)
-
     def num_noise(self, channels: int) -> int:
         """Uniform numbers that `draw` takes for a position."""
         return 1
-
-    def draw(self, logits: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
-        """Values `(..., 1)` for `uniform` `(..., 1)` on [0, 1)."""
-        return draw_in_turn(self, logits, uniform, temperature)
 
 
 @dataclass(frozen=True)
@@ -248,7 +255,7 @@ class DiscretizedLogisticMixture:
         return next(c for c in range(1, 9) if self.num_params(c) == num_params)
 
 
-class ChainedCategorical(nn.Module):
+class ChainedCategorical(_ByTable, nn.Module):
     """Three 256-way softmax heads on one state of a pixel, p(r), p(g|r) and p(b|r,g): positions are pixels.
 
     The freedom of `Categorical` at a third of its positions. Parameters of a pixel with c channels and hidden width H:
@@ -304,23 +311,9 @@ class ChainedCategorical(nn.Module):
         """
         return log_softmax(self._logits(params, given) / temperature, -1)
 
-    def log_mass_within(self, params: Tensor, given: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
-        """Log of the mass `(...)` of the values from `lowest` to `highest` `(...)` after the `given` ones."""
-        return self.conditional(params, given).masked_fill(~within(lowest, highest), -torch.inf).logsumexp(-1)
-
-    def draw_within(
-        self, params: Tensor, given: Tensor, uniform: Tensor, lowest: Tensor, highest: Tensor, temperature: float = 1.0
-    ) -> Tensor:
-        """A value `(...)` uint8 from `lowest` to `highest` after the `given` ones, for `uniform` `(...)` on [0, 1)."""
-        return invert_cdf(_bounded(self.conditional(params, given, temperature), lowest, highest), uniform)
-
     def num_noise(self, channels: int) -> int:
         """Uniform numbers that `draw` takes for a position."""
         return channels
-
-    def draw(self, params: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
-        """Values `(..., c)` for `uniform` `(..., c)` on [0, 1), one channel after the other."""
-        return draw_in_turn(self, params, uniform, temperature)
 
     def _logits(self, params: Tensor, given: Tensor) -> Tensor:
         """Logits `(..., 256)` of the channel that follows the `given` ones `(..., i)`."""

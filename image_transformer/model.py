@@ -12,15 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from image_transformer.attention import Attend, KVCache, TiledAttention
-from image_transformer.boxes import bounds, place_of_box, places_in_boxes
+from image_transformer.boxes import bounds, box_mean, place_of_box, places_in_boxes
 from image_transformer.config import ModelConfig, did_you_mean
 from image_transformer.context import NO_CONTEXT, Context
-from image_transformer.likelihood import (
-    Categorical,
-    ChainedCategorical,
-    DiscretizedLogisticMixture,
-    Likelihood,
-)
+from image_transformer.likelihood import Categorical, ChainedCategorical, DiscretizedLogisticMixture, Likelihood
 from image_transformer.modern import ModernTransformer
 from image_transformer.order import layout
 from image_transformer.paper import PaperTransformer
@@ -98,6 +93,10 @@ class ImageTransformer(nn.Module):
             if len(low) != count:
                 raise ValueError(f"low must hold {count} images, as many as there are, got {len(low)}")
         return None if label is None else class_numbers(label, count, config.classes or ()), low
+
+    def low_of(self, images: Tensor) -> Tensor | None:
+        """The low-resolution images that a model for super-resolution is told of uint8 `images` (b, c, h, w)."""
+        return box_mean(images, self.config.factor) if self.config.factor else None
 
     def read(self, label: Tensor | None = None, low: Tensor | None = None) -> Context:
         """What the network is told of some images, read once for all positions; what `conditions` returns goes in."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,6 +93,12 @@ def generate_naive(
         model, count, _generate_naive, Sampling(temperature, top_k, top_p, consistent), seed=seed, label=label,
         low=low, known=known, known_mask=known_mask, numbers=numbers, batch=batch, progress=progress,
     )  # fmt: skip
+
+
+def generate_by_class(model: ImageTransformer, classes: Sequence[str], each: int, **options: Any) -> Tensor:
+    """`each` images of every one of the `classes`, uint8 (classes, each, c, h, w); options as in `generate`."""
+    label = [name for name in classes for _ in range(each)]
+    return generate(model, len(label), label=label, **options).unflatten(0, (len(classes), each))
 
 
 def noise(seed: int, first: int, count: int, num_dims: int) -> Tensor:
@@ -306,10 +313,8 @@ def _generate(
     known, known_mask = _check_known(model, count, known, known_mask)
     labels, low = model.conditions(count, label, low, sampling.consistent)
     given = known_mask.all(0).flatten()[model.layout.values].all(-1).numpy()
-    naive = generate_batch is _generate_naive
-    # with consistent= the order in a box counts, so all is drawn in the order in which it is scored, known or not
-    in_order = naive or sampling.consistent
-    schedule = front_by_front(model.layout) if in_order else model.schedule(given)
+    in_order = generate_batch is _generate_naive or sampling.consistent
+    schedule = schedule_of(model, given, in_order)
     plan = _Plan(schedule, given, prefilled=bool(given.any()) and not in_order)
     in_turn = sampling.filtered or sampling.consistent or bool(known_mask.any())
     batch = batch or images_at_once(model, plan, in_turn=in_turn)
@@ -329,6 +334,15 @@ def _generate(
     finally:
         model.train(training)
     return images
+
+
+def schedule_of(model: ImageTransformer, given: NDArray[np.bool_], in_order: bool) -> Schedule:
+    """The steps of `generate` where the positions `given` (l,) are known.
+
+    in_order: front by front, known or not, as by the slow form, and with `consistent`, where the order in a box counts:
+    everything is drawn in the order in which it is scored.
+    """
+    return front_by_front(model.layout) if in_order else model.schedule(given)
 
 
 def images_at_once(model: ImageTransformer, plan: _Plan, in_turn: bool) -> int:

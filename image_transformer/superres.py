@@ -18,7 +18,7 @@ from image_transformer import boxes, measures, pictures
 from image_transformer.model import ImageTransformer
 from image_transformer.order import IntArray
 from image_transformer.patterns import BoolArray
-from image_transformer.sample import Progress, generate
+from image_transformer.sample import Progress, generate, schedule_of
 
 MOST_BYTES = 2**28  # of images drawn together
 MOST_SHOWN = 512  # px, of an image in a picture of several
@@ -60,7 +60,7 @@ def enlarge(
     factor, (n, channels, height, width) = model_factor(model), low.shape
     plan = tiling(model, (height, width))
     groups = plan.groups()
-    steps = _steps(model, groups) if progress else [0] * len(groups)
+    steps = _steps(model, groups, consistent) if progress else [0] * len(groups)
     rows, cols = torch.arange(plan.size[0]).clamp(max=height - 1), torch.arange(plan.size[1]).clamp(max=width - 1)
     low = low.cpu()[:, :, rows][..., cols]
     images = torch.zeros(n, samples, channels, factor * plan.size[0], factor * plan.size[1], dtype=torch.uint8)
@@ -170,11 +170,11 @@ def _check(model: ImageTransformer, low: Tensor, samples: int) -> None:
         raise ValueError(f"samples must be at least 1, got {samples}")
 
 
-def _steps(model: ImageTransformer, groups: Sequence[Group]) -> list[int]:
+def _steps(model: ImageTransformer, groups: Sequence[Group], consistent: bool) -> list[int]:
     """How many steps `generate` takes for each group."""
     row, col = (axis // (model.config.factor or 1) for axis in (model.layout.positions.row, model.layout.positions.col))
     known = {group.known.tobytes(): group.known for group in groups}
-    steps = {key: len(model.schedule(mask[row, col]).steps) for key, mask in known.items()}
+    steps = {key: len(schedule_of(model, mask[row, col], consistent).steps) for key, mask in known.items()}
     return [steps[group.known.tobytes()] for group in groups]
 
 
@@ -191,6 +191,7 @@ def enlarge_each(
     lows: Sequence[NDArray[np.uint8]],
     *,
     samples: int = 1,
+    consistent: bool = False,
     progress: Progress | None = None,
     **how: Any,
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -202,21 +203,22 @@ def enlarge_each(
     by_size: dict[tuple[int, int], list[int]] = {}
     for number, low in enumerate(lows):
         by_size.setdefault((low.shape[1], low.shape[2]), []).append(number)
-    steps = {size: samples * _total_steps(model, size) if progress else 0 for size in by_size}
+    steps = {size: samples * _total_steps(model, size, consistent) if progress else 0 for size in by_size}
     total, done = sum(steps[size] * len(numbers) for size, numbers in by_size.items()), 0
     for size, numbers in by_size.items():
         most = max(1, MOST_BYTES // (area * lows[numbers[0]].size))
         for first in range(0, len(numbers), most):
             part = numbers[first : first + most]
             together = torch.from_numpy(np.stack([lows[number] for number in part]))
-            images = enlarge(model, together, samples=samples, progress=_after(progress, done, total), **how)
+            part_done = _after(progress, done, total)
+            images = enlarge(model, together, samples=samples, consistent=consistent, progress=part_done, **how)
             yield from zip(part, images.numpy(), strict=True)
             done += steps[size] * len(part)
 
 
-def _total_steps(model: ImageTransformer, size: tuple[int, int]) -> int:
+def _total_steps(model: ImageTransformer, size: tuple[int, int], consistent: bool) -> int:
     groups = tiling(model, size).groups()
-    return sum(steps * len(group.tiles) for steps, group in zip(_steps(model, groups), groups, strict=True))
+    return sum(steps * len(group.tiles) for steps, group in zip(_steps(model, groups, consistent), groups, strict=True))
 
 
 def names(files: Sequence[Path], out: Path, samples: int) -> list[str]:

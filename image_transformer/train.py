@@ -39,7 +39,7 @@ from image_transformer.modern import ModernTransformer
 from image_transformer.optim import make_optimizers, set_learning_rates
 from image_transformer.progress import training_bar
 from image_transformer.report import read_metrics, write_report
-from image_transformer.sample import generate
+from image_transformer.sample import generate, generate_by_class
 
 # A resumed run may change these and nothing else. (A new `images` or `minutes` moves the end, and with it the decay of
 # the learning rate. With `minutes` the rate follows the clock, so such runs are not repeatable to the bit.)
@@ -104,7 +104,7 @@ class Run:
         if fresh and config.train.closed_form_start and isinstance(self.model.network, ModernTransformer):
             count = max(1, START_PIXELS // (config.model.shape[1] * config.model.shape[2]))
             images = torch.from_numpy(self.data.images[:count].copy())
-            self.model.network.closed_form_start(images, self.low(images))
+            self.model.network.closed_form_start(images, self.model.low_of(images))
         self.model.to(self.device).train()
         self.optimizers = make_optimizers(self.model, config.train)
         decay = config.train.ema
@@ -177,11 +177,7 @@ class Run:
         self._window.append((math.nan, seconds))
 
     def _bits_per_dim(self, images: Tensor, label: Tensor | None) -> Tensor:
-        return -self.model.score(images, self.model.read(label, self.low(images))).mean() / math.log(2)
-
-    def low(self, images: Tensor) -> Tensor | None:
-        """The low-resolution images that a model for super-resolution is given."""
-        return box_mean(images, self.config.model.factor) if self.config.model.factor else None
+        return -self.model.score(images, self.model.read(label, self.model.low_of(images))).mean() / math.log(2)
 
     def _read_newest(self) -> None:
         """Take in the figures of the last update. TrainingError, before anything is saved, if they are not finite."""
@@ -336,10 +332,8 @@ def sample_picture(
         return pictures.labelled_rows(rows, ["given", *["drawn"] * COLUMNS, "original"])
     if classes:
         names = classes[:ROWS]
-        drawn = generate(
-            model, len(names) * COLUMNS, seed=seed, label=[n for n in names for _ in range(COLUMNS)]
-        ).numpy()
-        return pictures.labelled_rows(list(zip(names, drawn.reshape(-1, COLUMNS, *drawn.shape[1:]), strict=True)))
+        drawn = generate_by_class(model, names, COLUMNS, seed=seed).numpy()
+        return pictures.labelled_rows(list(zip(names, drawn, strict=True)))
     return pictures.grid(generate(model, SAMPLES, seed=seed).numpy(), columns=8)
 
 

@@ -178,7 +178,8 @@ def test_other_noise_of_a_tile_changes_it_and_later_ones_that_overlap_it_and_not
     assert min(moved) == number
 
 
-def test_progress_counts_all_steps():
+@pytest.mark.parametrize("consistent", [False, True])
+def test_progress_counts_all_steps(consistent):
     told = []
     for lows in ([(3, 8, 6)], [(3, 2, 2), (3, 7, 6), (3, 2, 2)]):
         images = [random_images(1, shape)[0].numpy() for shape in lows]
@@ -186,7 +187,7 @@ def test_progress_counts_all_steps():
         numbers = [
             number
             for number, _ in superres.enlarge_each(
-                random_model(), images, samples=2, progress=lambda *now: told.append(now)
+                random_model(), images, samples=2, consistent=consistent, progress=lambda *now: told.append(now)
             )
         ]
         assert sorted(numbers) == list(range(len(lows)))
