@@ -32,13 +32,13 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from image_transformer.checkpoint import default_device
-from image_transformer.config import ModelConfig, TrainConfig
+from image_transformer.config.model import ModelConfig, TrainConfig
+from image_transformer.geometry.order import Order, Raster, Wavefront
+from image_transformer.geometry.patterns import Local1D, tiles
+from image_transformer.inference.sampling import generate
 from image_transformer.model import ImageTransformer
-from image_transformer.order import Order, Raster, Wavefront
-from image_transformer.patterns import Local1D, tiles
-from image_transformer.recipes import tiny
-from image_transformer.sample import generate
-from image_transformer.train import use_bf16
+from image_transformer.recipes.modern import tiny
+from image_transformer.training.loop import use_bf16
 
 # 6 layers, width 256, 8 heads, blocks of 256: gated feed-forward of 683 has the weights of a plain one of 1,024
 STANDARD = ModelConfig(attention=(Local1D(256, 256),), depth=6, width=256, heads=8, feed_forward=683)

@@ -14,10 +14,10 @@ from rich.table import Table
 from torch.profiler import profile
 
 from image_transformer.checkpoint import default_device
-from image_transformer.config import TrainConfig
-from image_transformer.order import Wavefront
-from image_transformer.recipes import find
-from image_transformer.train import use_bf16
+from image_transformer.config.model import TrainConfig
+from image_transformer.geometry.order import Wavefront
+from image_transformer.recipes.modern import find
+from image_transformer.training.loop import use_bf16
 
 KINDS = {
     "products of matrices": ("aten::mm", "aten::addmm"),

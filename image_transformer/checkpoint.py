@@ -26,7 +26,7 @@ import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
-from image_transformer.config import RunConfig, load_config, to_dict
+from image_transformer.config.model import RunConfig, load_config, to_dict
 from image_transformer.model import ImageTransformer
 
 FORMAT = 2  # 1: the modern family's inputs were other pixels

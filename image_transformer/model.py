@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from image_transformer.attention import Attend, KVCache, TiledAttention
-from image_transformer.boxes import bounds, box_mean, place_of_box, places_in_boxes
-from image_transformer.config import ModelConfig, did_you_mean
-from image_transformer.context import NO_CONTEXT, Context
-from image_transformer.likelihood import Categorical, ChainedCategorical, DiscretizedLogisticMixture, Likelihood
-from image_transformer.modern import ModernTransformer
-from image_transformer.order import layout
-from image_transformer.paper import PaperTransformer
-from image_transformer.schedule import Schedule, as_early_as_possible
+from image_transformer.config.model import ModelConfig, did_you_mean
+from image_transformer.geometry.boxes import bounds, box_mean, place_of_box, places_in_boxes
+from image_transformer.geometry.order import layout
+from image_transformer.geometry.schedule import Schedule, as_early_as_possible
+from image_transformer.likelihoods.dmol import Categorical, ChainedCategorical, DiscretizedLogisticMixture, Likelihood
+from image_transformer.networks.attention import Attend, KVCache, TiledAttention
+from image_transformer.networks.base import NO_CONTEXT, Context
+from image_transformer.networks.modern import ModernTransformer
+from image_transformer.networks.paper import PaperTransformer
 
 Label = Tensor | Sequence[int | str] | int | str  # classes by number or name, one an image or one for all
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from image_transformer.config import ModelConfig, to_text
+from image_transformer.config.model import ModelConfig, to_text
+from image_transformer.geometry.order import BlockRaster, Layout, Order, Raster, Wavefront, layout
+from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Pattern, receptive_field
 from image_transformer.model import ImageTransformer
-from image_transformer.order import BlockRaster, Layout, Order, Raster, Wavefront, layout
-from image_transformer.patterns import Dilated, Full, Local1D, Local2D, Pattern, receptive_field
 
 # Every pattern, with each order that it may meet; sizes that do not divide the images, and no two alike.
 SCHEMES: list[tuple[Order, tuple[Pattern, ...]]] = [

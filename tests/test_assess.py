@@ -8,14 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from image_transformer import assess, checkpoint, measures
-from image_transformer.assess import chain_rule
-from image_transformer.boxes import box_mean
-from image_transformer.cli import main
-from image_transformer.complete import complete, known_side
-from image_transformer.data import load
-from image_transformer.evaluate import bits_per_dim, classify
-from image_transformer.report import Table, read_tables, save_tables, write_report
+from image_transformer import checkpoint
+from image_transformer.cli.main import main
+from image_transformer.data.loading import load
+from image_transformer.geometry.boxes import box_mean
+from image_transformer.inference.completion import complete, known_side
+from image_transformer.inference.scoring import bits_per_dim, classify
+from image_transformer.measures import assessment as assess
+from image_transformer.measures import quality as measures
+from image_transformer.measures.assessment import chain_rule
+from image_transformer.show.page import Table, read_tables, save_tables, write_report
 
 SMALL = [
     "--model.depth", "1", "--model.width", "16", "--model.heads", "2", "--model.feed-forward", "24",

@@ -12,10 +12,9 @@ import pytest
 from conftest import random_images
 from PIL import Image
 
-from image_transformer import checkpoint, recipes
-from image_transformer.boxes import box_mean
-from image_transformer.cli import main
-from image_transformer.config import (
+from image_transformer import checkpoint
+from image_transformer.cli.main import main
+from image_transformer.config.model import (
     ORDERS,
     PATTERNS,
     ModelConfig,
@@ -28,12 +27,14 @@ from image_transformer.config import (
     to_dict,
     to_text,
 )
+from image_transformer.geometry.boxes import box_mean
+from image_transformer.geometry.order import BlockRaster
+from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D
+from image_transformer.inference.sampling import generate
 from image_transformer.model import ImageTransformer
-from image_transformer.order import BlockRaster
-from image_transformer.patterns import Dilated, Full, Local1D, Local2D
-from image_transformer.report import read_metrics
-from image_transformer.sample import generate
-from image_transformer.train import train
+from image_transformer.recipes import modern as recipes
+from image_transformer.show.page import read_metrics
+from image_transformer.training.loop import train
 
 SMALL = [
     "--model.shape", "3", "6", "7", "--model.depth", "1", "--model.width", "16", "--model.heads", "2",
@@ -66,7 +67,9 @@ def error_of(args, capsys):
 
 
 def test_help_is_fast_and_does_not_import_torch():
-    code = "import sys; from image_transformer.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from image_transformer.cli.main import main; main(['--help']); assert 'torch' not in sys.modules"
+    )
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for verb in ("demo", "recipes", "train", "evaluate", "sample", "complete", "superres"):
         assert f"\n  {verb}" in text

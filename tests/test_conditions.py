@@ -10,17 +10,18 @@ import torch
 from conftest import FAMILIES, LIKELIHOODS, make_model, random_images
 from torch.nn.functional import interpolate
 
-from image_transformer import checkpoint, recipes
-from image_transformer.boxes import box_mean
-from image_transformer.config import DataConfig, ModelConfig
-from image_transformer.data import DataError, class_labels, load
-from image_transformer.evaluate import bits_per_dim, classify, evaluate
+from image_transformer import checkpoint
+from image_transformer.config.model import DataConfig, ModelConfig
+from image_transformer.data.loading import DataError, class_labels, load
+from image_transformer.geometry.boxes import box_mean
+from image_transformer.geometry.order import BlockRaster, Raster, Wavefront
+from image_transformer.geometry.patterns import Full, Local1D, Local2D
+from image_transformer.inference.sampling import generate, generate_naive
+from image_transformer.inference.scoring import bits_per_dim, classify, evaluate
 from image_transformer.model import ImageTransformer, class_numbers
-from image_transformer.order import BlockRaster, Raster, Wavefront
-from image_transformer.patterns import Full, Local1D, Local2D
-from image_transformer.report import read_metrics
-from image_transformer.sample import generate, generate_naive
-from image_transformer.train import train
+from image_transformer.recipes import modern as recipes
+from image_transformer.show.page import read_metrics
+from image_transformer.training.loop import train
 
 SHAPE, LOW = (3, 4, 6), (3, 2, 3)
 NAMES = ("cat", "dog", "owl")

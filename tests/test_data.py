@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_transformer import data
-from image_transformer.data import DataError, carve, load, load_files
+from image_transformer.data import loading as data
+from image_transformer.data.loading import DataError, carve, load, load_files
 
 N, C, H, W = 47, 3, 5, 7
 
@@ -489,7 +489,7 @@ def test_bad_parquet(tmp_path, hf):
 
 
 def test_torch_is_not_imported():
-    code = "import sys, image_transformer.data; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
+    code = "import sys, image_transformer.data.loading; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

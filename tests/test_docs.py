@@ -11,11 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from image_transformer import assess, checkpoint, cli, recipes
-from image_transformer.measures import fit_regression
-from image_transformer.order import Raster, layout
-from image_transformer.patterns import tiles
-from image_transformer.schedule import cache_plan, front_by_front
+from image_transformer import checkpoint
+from image_transformer.cli import main as cli
+from image_transformer.geometry.order import Raster, layout
+from image_transformer.geometry.patterns import tiles
+from image_transformer.geometry.schedule import cache_plan, front_by_front
+from image_transformer.measures import assessment as assess
+from image_transformer.measures.quality import fit_regression
+from image_transformer.recipes import modern as recipes
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -98,7 +101,7 @@ def test_files_and_links_exist(text):
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("http") or (ROOT / target).exists(), target
     for name in re.findall(r"`([a-z_]+\.py)`", text):
-        assert list(ROOT.glob(f"*/{name}")), name
+        assert list((ROOT / "image_transformer").rglob(name)), name
 
 
 def test_the_pattern_of_contributing_works():
@@ -107,7 +110,7 @@ def test_the_pattern_of_contributing_works():
     source += "import numpy as np\n" + re.sub(
         r"^   ", "", re.findall(r"```python\n(.*?)```", CONTRIBUTING, re.DOTALL)[0], flags=re.M
     )
-    names: dict[str, type] = {"__name__": "image_transformer.patterns"}
+    names: dict[str, type] = {"__name__": "image_transformer.geometry.patterns"}
     exec(source, names)
     pattern, lay = names["Strided"](3), layout(Raster(), (3, 4, 5), False)
     p = lay.positions

@@ -9,12 +9,12 @@ from conftest import make_model, random_images
 from torch import nn
 from torch.nn.functional import layer_norm, linear, relu, scaled_dot_product_attention, silu
 
-from image_transformer.config import ModelConfig
-from image_transformer.evaluate import bits_per_dim
+from image_transformer.config.model import ModelConfig
+from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
+from image_transformer.geometry.patterns import Full, Local1D
+from image_transformer.inference.scoring import bits_per_dim
 from image_transformer.model import ImageTransformer
-from image_transformer.modern import NUM_NEIGHBOURS, nearest_generated, neighbour_table
-from image_transformer.order import BlockRaster, Raster, Wavefront, layout
-from image_transformer.patterns import Full, Local1D
+from image_transformer.networks.modern import NUM_NEIGHBOURS, nearest_generated, neighbour_table
 
 SHAPE = (3, 4, 5)
 SCHEME = (BlockRaster((2, 3)), (Full(),))  # an order that is not the raster, so that no index can stand for another

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from image_transformer.likelihood import (
+from image_transformer.likelihoods.dmol import (
     MIN_LOG_SCALE,
     NUM_VALUES,
     Categorical,

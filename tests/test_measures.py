@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_transformer import measures
-from image_transformer.boxes import box_mean, nearest
+from image_transformer.geometry.boxes import box_mean, nearest
+from image_transformer.measures import quality as measures
 
 Pixels = NDArray[np.uint8]
 N, H, W = 7, 12, 24  # all different, so that no swapped axis survives

@@ -16,10 +16,10 @@ from conftest import (
 )
 from torch import nn
 
-from image_transformer.evaluate import bits, bits_per_dim, evaluate
-from image_transformer.modern import neighbour_table
-from image_transformer.order import BlockRaster, Raster, Wavefront, layout
-from image_transformer.patterns import Full, Local1D
+from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
+from image_transformer.geometry.patterns import Full, Local1D
+from image_transformer.inference.scoring import bits, bits_per_dim, evaluate
+from image_transformer.networks.modern import neighbour_table
 
 
 class SmoothTable(nn.Module):
@@ -79,7 +79,7 @@ def test_predictions_depend_on_exactly_what_the_patterns_promise(scheme, shape, 
 @every_likelihood
 def test_every_value_but_the_last_is_used(family, likelihood):
     """The original's 2D attention never feeds the last sub-pixel of a block to anything."""
-    from image_transformer.patterns import Local2D
+    from image_transformer.geometry.patterns import Local2D
 
     scheme = (BlockRaster((2, 2)), (Local2D((2, 2), (2, 2)),) * 2)
     model = make_model(scheme, (3, 4, 4), family=family, likelihood=likelihood)
@@ -226,7 +226,7 @@ def test_closed_form_start_predicts_a_linear_image_source():
             x[:, :, r, c] = (x[:, :, r - 1, c] + x[:, :, r, c - 1]) / 2 + rng.normal(0, 4, (40, 3))
     images = torch.from_numpy(np.clip(x + 128, 0, 255).round().astype(np.uint8))[:, :, 1:, 1:].contiguous()
     torch.manual_seed(0)
-    from image_transformer.config import ModelConfig
+    from image_transformer.config.model import ModelConfig
     from image_transformer.model import ImageTransformer
 
     model = ImageTransformer(ModelConfig(shape=(3, 12, 12), attention=(Local1D(12, 12),), depth=1, width=16, heads=2))

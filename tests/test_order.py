@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from image_transformer.order import BlockRaster, Raster, Wavefront, layout
+from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
 
 ORDERS = [
     Raster(),

@@ -7,12 +7,20 @@ import pytest
 import torch
 from conftest import every_scheme, layouts, make_model, random_images
 
-from image_transformer.complete import Completions, complete, known_side
-from image_transformer.config import DataConfig
-from image_transformer.order import BlockRaster, Raster, Wavefront, layout
-from image_transformer.orientation import AS_IT_IS, EIGHT, LEFT_RIGHT, Orientation, conditioned, most_conditioned, named
-from image_transformer.patterns import Full, Local1D
-from image_transformer.sample import generate
+from image_transformer.config.model import DataConfig
+from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
+from image_transformer.geometry.orientation import (
+    AS_IT_IS,
+    EIGHT,
+    LEFT_RIGHT,
+    Orientation,
+    conditioned,
+    most_conditioned,
+    named,
+)
+from image_transformer.geometry.patterns import Full, Local1D
+from image_transformer.inference.completion import Completions, complete, known_side
+from image_transformer.inference.sampling import generate
 
 SQUARE = (3, 6, 6)
 UPSIDE_DOWN = Orientation(vertical=True)

@@ -6,10 +6,10 @@ import torch
 from conftest import SCHEMES, every_scheme, every_shape, layouts
 from torch.nn.functional import scaled_dot_product_attention
 
-from image_transformer import attention
-from image_transformer.attention import TiledAttention
-from image_transformer.order import BlockRaster, Raster, layout
-from image_transformer.patterns import Dilated, Full, Local1D, Local2D, receptive_field, tiles
+from image_transformer.geometry.order import BlockRaster, Raster, layout
+from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, receptive_field, tiles
+from image_transformer.networks import attention
+from image_transformer.networks.attention import TiledAttention
 
 
 def dense(pattern, lay):

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_transformer import pictures
+from image_transformer.show import grids as pictures
 
 Pixels = NDArray[np.uint8]
 N, H, W = 7, 5, 3  # all different, so that no swapped axis survives

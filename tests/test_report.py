@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_transformer import report
-from image_transformer.pictures import grid, save_png
+from image_transformer.show import page as report
+from image_transformer.show.grids import grid, save_png
 
 LINES: list[dict[str, Any]] = [
     {"kind": "start", "parameters": 943210, "device": "cpu", "dtype": "bfloat16", "torch": "2.13.0",

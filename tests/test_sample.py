@@ -8,12 +8,12 @@ import pytest
 import torch
 from conftest import every_model, every_scheme, make_model, random_images
 
-from image_transformer import sample
-from image_transformer.likelihood import invert_cdf
-from image_transformer.order import BlockRaster, Raster, Wavefront
-from image_transformer.patterns import Full, Local1D
-from image_transformer.sample import generate, generate_naive, noise
-from image_transformer.schedule import front_by_front
+from image_transformer.geometry.order import BlockRaster, Raster, Wavefront
+from image_transformer.geometry.patterns import Full, Local1D
+from image_transformer.geometry.schedule import front_by_front
+from image_transformer.inference import sampling as sample
+from image_transformer.inference.sampling import generate, generate_naive, noise
+from image_transformer.likelihoods.dmol import invert_cdf
 
 
 @every_model

@@ -10,17 +10,19 @@ import torch
 from conftest import make_model, random_images
 from PIL import Image
 
-from image_transformer import checkpoint, sample, superres
-from image_transformer.boxes import box_mean, nearest
-from image_transformer.cli import main
-from image_transformer.config import ModelConfig, RunConfig
-from image_transformer.data import load_file
-from image_transformer.measures import bicubic
+from image_transformer import checkpoint
+from image_transformer.cli.main import main
+from image_transformer.config.model import ModelConfig, RunConfig
+from image_transformer.data.loading import load_file
+from image_transformer.geometry.boxes import box_mean, nearest
+from image_transformer.geometry.order import Wavefront
+from image_transformer.geometry.patterns import Local1D
+from image_transformer.inference import enlarging as superres
+from image_transformer.inference import sampling as sample
+from image_transformer.inference.enlarging import Tiling, enlarge, starts
+from image_transformer.inference.sampling import generate
+from image_transformer.measures.quality import bicubic
 from image_transformer.model import ImageTransformer
-from image_transformer.order import Wavefront
-from image_transformer.patterns import Local1D
-from image_transformer.sample import generate
-from image_transformer.superres import Tiling, enlarge, starts
 
 FACTOR, TILE = 2, (4, 3)
 SHAPE = (3, 8, 6)

@@ -14,12 +14,12 @@ from conftest import make_model, random_images
 
 from image_transformer import checkpoint
 from image_transformer.checkpoint import CheckpointError
-from image_transformer.config import DataConfig, ModelConfig, RunConfig, TrainConfig, save_config
-from image_transformer.optim import make_optimizers, vaswani, warmup_constant_decay
-from image_transformer.orientation import EIGHT
-from image_transformer.patterns import Local1D
-from image_transformer.report import read_metrics
-from image_transformer.train import Interrupted, Run, TrainingError, random_seed, train
+from image_transformer.config.model import DataConfig, ModelConfig, RunConfig, TrainConfig, save_config
+from image_transformer.geometry.orientation import EIGHT
+from image_transformer.geometry.patterns import Local1D
+from image_transformer.show.page import read_metrics
+from image_transformer.training.loop import Interrupted, Run, TrainingError, random_seed, train
+from image_transformer.training.optim import make_optimizers, vaswani, warmup_constant_decay
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def assert_same_run(one, other):
 @pytest.mark.parametrize("likelihood", ["dmol", "chained"])
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, tmp_path, monkeypatch, likelihood):
     config = replace(config, model=replace(config.model, likelihood=likelihood))
-    monkeypatch.setattr("image_transformer.train.LOG_EVERY", 4)  # does not divide the updates before the cut
+    monkeypatch.setattr("image_transformer.training.loop.LOG_EVERY", 4)  # does not divide the updates before the cut
     train(config, tmp_path / "whole", show_progress=False)
     train(replace(config, train=replace(config.train, images=48)), tmp_path / "cut", show_progress=False)
     for folder in checkpoint.checkpoints(tmp_path / "cut"):  # as if it had died after 24 images
@@ -65,7 +65,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, tmp_path, m
 
 
 def test_ctrl_c_finishes_the_update_saves_and_can_be_resumed(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("image_transformer.train.LOG_EVERY", 1)
+    monkeypatch.setattr("image_transformer.training.loop.LOG_EVERY", 1)
     train(config, tmp_path / "whole", show_progress=False)
     update = Run.update
 

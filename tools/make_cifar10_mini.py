@@ -1,4 +1,4 @@
-"""Builds image_transformer/cifar10_mini from the Parquet files of CIFAR-10: the same input gives the same bytes.
+"""Builds image_transformer/data/cifar10_mini from the Parquet files of CIFAR-10: the same input gives the same bytes.
 
 Run it as `python tools/make_cifar10_mini.py FOLDER`, where FOLDER holds train-*.parquet and test-*.parquet in the
 layout of the hub's uoft-cs/cifar10. It needs pyarrow, and takes about six minutes on one core, nearly all of it WebP's.
@@ -81,7 +81,7 @@ def make(source: Path, target: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder with the Parquet files of CIFAR-10")
-    target = Path(__file__).parents[1] / "image_transformer" / "cifar10_mini"
+    target = Path(__file__).parents[1] / "image_transformer" / "data" / "cifar10_mini"
     parser.add_argument("--out", type=Path, default=target, help="where to write (default: %(default)s)")
     arguments = parser.parse_args()
     make(arguments.folder, arguments.out)

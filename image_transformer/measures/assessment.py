@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from image_transformer import measures, pictures
-from image_transformer.boxes import box_mean, nearest
-from image_transformer.config import Plan
-from image_transformer.data import ImageData, class_labels
-from image_transformer.evaluate import classify, evaluate, standard_error
-from image_transformer.measures import Images, Regression, fit_regression
+from image_transformer.config.model import Plan
+from image_transformer.data.loading import ImageData, class_labels
+from image_transformer.geometry.boxes import box_mean, nearest
+from image_transformer.inference.enlarging import model_factor
+from image_transformer.inference.sampling import generate, generate_by_class
+from image_transformer.inference.scoring import classify, evaluate, standard_error
+from image_transformer.measures import quality as measures
+from image_transformer.measures.quality import Images, Regression, fit_regression
 from image_transformer.model import ImageTransformer
-from image_transformer.progress import bar
-from image_transformer.report import Table, save_tables
-from image_transformer.sample import generate, generate_by_class
-from image_transformer.superres import model_factor
+from image_transformer.show import grids as pictures
+from image_transformer.show.page import Table, save_tables
+from image_transformer.show.progress import bar
 
 SHOWN = 8  # images in a picture
 FEWEST = 100  # images for which a two-sample test is worth its time

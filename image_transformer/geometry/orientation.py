@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.order import Layout
+from image_transformer.geometry.order import Layout
 
 Images = TypeVar("Images", bound=Any)  # an array or a tensor
 

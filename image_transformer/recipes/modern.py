@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from image_transformer.config import DataConfig, ModelConfig, RunConfig, TrainConfig, did_you_mean
-from image_transformer.order import BlockRaster, Raster
-from image_transformer.patterns import Local1D, Local2D
+from image_transformer.config.model import DataConfig, ModelConfig, RunConfig, TrainConfig, did_you_mean
+from image_transformer.geometry.order import BlockRaster, Raster
+from image_transformer.geometry.patterns import Local1D, Local2D
 
 
 def tiny() -> RunConfig:

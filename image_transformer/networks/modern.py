@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
 
-from image_transformer.attention import Attend, full_attention
-from image_transformer.boxes import place_of_box, places_in_boxes
-from image_transformer.config import ModelConfig
-from image_transformer.context import NO_CONTEXT, Context
-from image_transformer.likelihood import Categorical, ChainedCategorical, DiscretizedLogisticMixture, Likelihood
-from image_transformer.order import IntArray, Layout, Order, layout
+from image_transformer.config.model import ModelConfig
+from image_transformer.geometry.boxes import place_of_box, places_in_boxes
+from image_transformer.geometry.order import IntArray, Layout, Order, layout
+from image_transformer.likelihoods.dmol import Categorical, ChainedCategorical, DiscretizedLogisticMixture, Likelihood
+from image_transformer.networks.attention import Attend, full_attention
+from image_transformer.networks.base import NO_CONTEXT, Context
 
 PixelLikelihood = DiscretizedLogisticMixture | ChainedCategorical
 

@@ -26,20 +26,21 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from image_transformer import checkpoint, pictures
-from image_transformer.boxes import box_mean, nearest
+from image_transformer import checkpoint
 from image_transformer.checkpoint import CheckpointError, State, default_device
-from image_transformer.config import RunConfig, TrainConfig, load_config, save_config, to_dict
-from image_transformer.data import ImageData, class_labels, class_names
-from image_transformer.data import load as load_data
-from image_transformer.evaluate import evaluate
+from image_transformer.config.model import RunConfig, TrainConfig, load_config, save_config, to_dict
+from image_transformer.data.loading import ImageData, class_labels, class_names
+from image_transformer.data.loading import load as load_data
 from image_transformer.files import write_atomically
+from image_transformer.geometry.boxes import box_mean, nearest
+from image_transformer.inference.sampling import generate, generate_by_class
+from image_transformer.inference.scoring import evaluate
 from image_transformer.model import ImageTransformer
-from image_transformer.modern import ModernTransformer
-from image_transformer.optim import make_optimizers, set_learning_rates
-from image_transformer.progress import training_bar
-from image_transformer.report import read_metrics, write_report
-from image_transformer.sample import generate, generate_by_class
+from image_transformer.networks.modern import ModernTransformer
+from image_transformer.show import grids as pictures
+from image_transformer.show.page import read_metrics, write_report
+from image_transformer.show.progress import training_bar
+from image_transformer.training.optim import make_optimizers, set_learning_rates
 
 # A resumed run may change these and nothing else. (A new `images` or `minutes` moves the end, and with it the decay of
 # the learning rate. With `minutes` the rate follows the clock, so such runs are not repeatable to the bit.)

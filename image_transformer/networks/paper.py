@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from image_transformer.attention import Attend, full_attention
-from image_transformer.config import ModelConfig
-from image_transformer.context import NO_CONTEXT, Context
-from image_transformer.likelihood import Likelihood
-from image_transformer.order import Layout, Raster
-from image_transformer.order import layout as find_layout
+from image_transformer.config.model import ModelConfig
+from image_transformer.geometry.order import Layout, Raster
+from image_transformer.geometry.order import layout as find_layout
+from image_transformer.likelihoods.dmol import Likelihood
+from image_transformer.networks.attention import Attend, full_attention
+from image_transformer.networks.base import NO_CONTEXT, Context
 
 LN_EPS = 1e-6
 INIT_GAIN = 0.2

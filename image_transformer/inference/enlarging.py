@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from image_transformer import boxes, measures, pictures
+from image_transformer.geometry import boxes
+from image_transformer.geometry.order import IntArray
+from image_transformer.geometry.patterns import BoolArray
+from image_transformer.inference.sampling import Progress, generate, schedule_of
+from image_transformer.measures import quality as measures
 from image_transformer.model import ImageTransformer
-from image_transformer.order import IntArray
-from image_transformer.patterns import BoolArray
-from image_transformer.sample import Progress, generate, schedule_of
+from image_transformer.show import grids as pictures
 
 MOST_BYTES = 2**28  # of images drawn together
 MOST_SHOWN = 512  # px, of an image in a picture of several

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.order import IntArray, Layout, Positions
+from image_transformer.geometry.order import IntArray, Layout, Positions
 
 BoolArray = NDArray[np.bool_]
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-from image_transformer.order import IntArray, Layout
-from image_transformer.patterns import Pattern, tiles
-from image_transformer.schedule import Schedule, cache_plan
+from image_transformer.geometry.order import IntArray, Layout
+from image_transformer.geometry.patterns import Pattern, tiles
+from image_transformer.geometry.schedule import Schedule, cache_plan
 
 CHUNK = 2**20  # attention scores that are worked on at once on a CPU: 2 MB in bfloat16
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, a, l, e) queries, keys, values -> (b, a, l, e)

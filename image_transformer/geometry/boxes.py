@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.order import IntArray, Layout
+from image_transformer.geometry.order import IntArray, Layout
 
 if TYPE_CHECKING:  # `box_mean` of an array need not wait for torch
     from torch import Tensor

@@ -10,7 +10,7 @@ import typing
 from dataclasses import fields, is_dataclass
 from typing import Any, NoReturn
 
-from image_transformer.config import ORDERS, PATTERNS, Order, Pattern, from_text, to_text
+from image_transformer.config.model import ORDERS, PATTERNS, Order, Pattern, from_text, to_text
 
 
 class UsageError(ValueError):

@@ -12,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image_transformer.config import Plan, RunConfig, did_you_mean, load_config
-from image_transformer.flags import UsageError, parse
-from image_transformer.verbs import Complete, Demo, Evaluate, Recipes, Report, Sample, Superres, Train
+from image_transformer.cli.flags import UsageError, parse
+from image_transformer.cli.verbs import Complete, Demo, Evaluate, Recipes, Report, Sample, Superres, Train
+from image_transformer.config.model import Plan, RunConfig, did_you_mean, load_config
 
 if TYPE_CHECKING:
-    from image_transformer.data import ImageData
+    from image_transformer.data.loading import ImageData
 
 USAGE = """usage: image-transformer VERB ...
 
@@ -92,7 +92,7 @@ ALIASES = {"--data": "--data.source", "--size": "--data.size", "--skip-bad": "--
 
 
 def _train(args: list[str]) -> None:
-    from image_transformer import recipes
+    from image_transformer.recipes import modern as recipes
 
     if args and args[0] in ("-h", "--help"):
         print("usage: image-transformer train RECIPE [flags]; flags with their defaults: train RECIPE --help\n")
@@ -112,7 +112,7 @@ def _train(args: list[str]) -> None:
         chosen = parse(Train, f"train {name}", rest, Train(saved.model, saved.data, saved.train))
     config = RunConfig(base.recipe, chosen.model, chosen.data, chosen.train)
 
-    from image_transformer.train import Interrupted, train
+    from image_transformer.training.loop import Interrupted, train
 
     again = f"image-transformer train {name} --out {out} --resume"
     try:
@@ -136,12 +136,13 @@ def _evaluate(args: list[str]) -> None:
     path, rest = _model_argument("evaluate", args)
     chosen = parse(Evaluate, "evaluate MODEL", rest)
 
-    from image_transformer import checkpoint, pictures
-    from image_transformer.assess import enlargements, images_and_labels
-    from image_transformer.data import has_splits
-    from image_transformer.evaluate import bits, classify, evaluate
+    from image_transformer import checkpoint
+    from image_transformer.data.loading import has_splits
     from image_transformer.files import write_atomically
-    from image_transformer.progress import bar
+    from image_transformer.inference.scoring import bits, classify, evaluate
+    from image_transformer.measures.assessment import enlargements, images_and_labels
+    from image_transformer.show import grids as pictures
+    from image_transformer.show.progress import bar
 
     model = checkpoint.load(path)
     _at_least(1, batch=chosen.batch, limit=chosen.limit)
@@ -212,8 +213,8 @@ def _report(args: list[str]) -> None:
     chosen = parse(Report, "report RUN", rest)
 
     from image_transformer import checkpoint
-    from image_transformer.assess import assess, chain_rule, check_chain
-    from image_transformer.report import write_report
+    from image_transformer.measures.assessment import assess, chain_rule, check_chain
+    from image_transformer.show.page import write_report
 
     model, folder = checkpoint.load(path), checkpoint.find(path)
     chain = chosen.chain and (checkpoint.load(chosen.chain[0]), checkpoint.load(chosen.chain[1]))
@@ -237,9 +238,10 @@ def _sample(args: list[str]) -> None:
     path, rest = _model_argument("sample", args)
     chosen = parse(Sample, "sample MODEL", rest)
 
-    from image_transformer import checkpoint, pictures
-    from image_transformer.progress import bar
-    from image_transformer.sample import generate, generate_by_class
+    from image_transformer import checkpoint
+    from image_transformer.inference.sampling import generate, generate_by_class
+    from image_transformer.show import grids as pictures
+    from image_transformer.show.progress import bar
 
     _at_least(1, columns=chosen.columns, count=chosen.count)
     model = checkpoint.load(path)
@@ -267,11 +269,12 @@ def _complete(args: list[str]) -> None:
     files, rest = _file_arguments(rest)
     chosen = parse(Complete, "complete MODEL [IMAGE...]", rest)
 
-    from image_transformer import checkpoint, pictures
-    from image_transformer.complete import complete, known_side, read_mask
-    from image_transformer.data import class_labels, load_files
-    from image_transformer.orientation import named
-    from image_transformer.progress import bar
+    from image_transformer import checkpoint
+    from image_transformer.data.loading import class_labels, load_files
+    from image_transformer.geometry.orientation import named
+    from image_transformer.inference.completion import complete, known_side, read_mask
+    from image_transformer.show import grids as pictures
+    from image_transformer.show.progress import bar
 
     _at_least(1, samples=chosen.samples, count=chosen.count)
     model = checkpoint.load(path)
@@ -304,9 +307,10 @@ def _superres(args: list[str]) -> None:
     files, rest = _file_arguments(rest)
     chosen = parse(Superres, "superres MODEL IMAGE...", rest)
 
-    from image_transformer import checkpoint, superres
-    from image_transformer.data import load_file
-    from image_transformer.progress import bar
+    from image_transformer import checkpoint
+    from image_transformer.data.loading import load_file
+    from image_transformer.inference import enlarging as superres
+    from image_transformer.show.progress import bar
 
     if not files:
         raise UsageError("superres needs images: image-transformer superres MODEL IMAGE... [flags]")
@@ -370,7 +374,8 @@ def _file_arguments(args: list[str]) -> tuple[list[Path], list[str]]:
 
 def _load_data(path: Path, source: str | None, split: str, size: tuple[int, int] | None, skip_bad: bool) -> ImageData:
     """The data asked for, or what the model at `path` was trained on, in the model's shape."""
-    from image_transformer import checkpoint, data
+    from image_transformer import checkpoint
+    from image_transformer.data import loading as data
 
     config = load_config(checkpoint.find(path) / "config.yaml")
     return data.load(

@@ -213,7 +213,7 @@ def _locate(source: str) -> _Source:
 
 def _among_data(name: str) -> Path | None:
     """The folder of that name where data sets are kept, if there is one."""
-    own, repository = os.environ.get("IMAGE_TRANSFORMER_DATA"), Path(__file__).resolve().parents[1]
+    own, repository = os.environ.get("IMAGE_TRANSFORMER_DATA"), Path(__file__).resolve().parents[2]
     roots = [Path(own)] if own else []
     roots += [Path("../shared/data"), repository.parent / "shared" / "data"]
     return next((root / name for root in roots if (root / name).is_dir()), None)

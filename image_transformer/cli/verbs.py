@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from image_transformer.config import DataConfig, ModelConfig, Plan, TrainConfig
+from image_transformer.config.model import DataConfig, ModelConfig, Plan, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Demo:
     """Train on so many images instead of the recipe's."""
 
     def run(self) -> None:
-        from image_transformer.demo import demo
+        from image_transformer.cli.demo import demo
 
         demo(self.out, self.images)
 
@@ -35,7 +35,7 @@ class Recipes:
         from rich.console import Console
         from rich.table import Table
 
-        from image_transformer.recipes import RECIPES, names
+        from image_transformer.recipes.modern import RECIPES, names
 
         table = Table(box=None, pad_edge=False)
         table.add_column("recipe", no_wrap=True)

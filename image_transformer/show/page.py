@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 
 from image_transformer.files import write_atomically
-from image_transformer.pictures import bars, curve, png_bytes
+from image_transformer.show.grids import bars, curve, png_bytes
 
 Metrics = list[dict[str, Any]]
 

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from image_transformer.boxes import bounds
-from image_transformer.context import Context
-from image_transformer.likelihood import NUM_VALUES, draw_in_turn
+from image_transformer.geometry.boxes import bounds
+from image_transformer.geometry.schedule import Schedule, front_by_front
+from image_transformer.likelihoods.dmol import NUM_VALUES, draw_in_turn
 from image_transformer.model import ImageTransformer, Label, check_images
-from image_transformer.schedule import Schedule, front_by_front
+from image_transformer.networks.base import Context
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all), over all images
 MOST_AT_ONCE = 256  # images; more do not make a step cheaper an image

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from image_transformer import checkpoint, pictures
-from image_transformer.complete import complete, known_side
-from image_transformer.data import load as load_data
-from image_transformer.evaluate import bits, evaluate
-from image_transformer.progress import bar
-from image_transformer.recipes import tiny
-from image_transformer.report import read_metrics, training_curve, write_report
-from image_transformer.sample import generate
-from image_transformer.train import Interrupted, MetricsLog, train
+from image_transformer import checkpoint
+from image_transformer.data.loading import load as load_data
+from image_transformer.inference.completion import complete, known_side
+from image_transformer.inference.sampling import generate
+from image_transformer.inference.scoring import bits, evaluate
+from image_transformer.recipes.modern import tiny
+from image_transformer.show import grids as pictures
+from image_transformer.show.page import read_metrics, training_curve, write_report
+from image_transformer.show.progress import bar
+from image_transformer.training.loop import Interrupted, MetricsLog, train
 
 SAMPLES, COMPLETED, COMPLETIONS, MAPPED = 48, 8, 6, 16
 

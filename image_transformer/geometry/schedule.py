@@ -13,8 +13,8 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from image_transformer.order import IntArray, Layout
-from image_transformer.patterns import BoolArray, Pattern, tiles
+from image_transformer.geometry.order import IntArray, Layout
+from image_transformer.geometry.patterns import BoolArray, Pattern, tiles
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_transformer import pictures
+from image_transformer.geometry.orientation import AS_IT_IS, Orientation, most_conditioned
+from image_transformer.inference.sampling import Progress, generate
 from image_transformer.model import ImageTransformer, Label, check_images, class_numbers
-from image_transformer.orientation import AS_IT_IS, Orientation, most_conditioned
-from image_transformer.sample import Progress, generate
+from image_transformer.show import grids as pictures
 
 Side = Literal["top", "bottom", "left", "right"]
 

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import yaml
 
 from image_transformer.files import write_atomically
-from image_transformer.order import BlockRaster, Order, Raster, Wavefront
-from image_transformer.orientation import AS_IT_IS, EIGHT, LEFT_RIGHT, Orientation
-from image_transformer.patterns import Dilated, Full, Local1D, Local2D, Pattern
+from image_transformer.geometry.order import BlockRaster, Order, Raster, Wavefront
+from image_transformer.geometry.orientation import AS_IT_IS, EIGHT, LEFT_RIGHT, Orientation
+from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Pattern
 
 ORDERS = (Raster, BlockRaster, Wavefront)
 PATTERNS = (Full, Local1D, Local2D, Dilated)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from image_transformer.boxes import box_mean
+from image_transformer.geometry.boxes import box_mean
 
 Images = NDArray[np.uint8]
 
