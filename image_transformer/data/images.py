@@ -1,0 +1,81 @@
+"""What a data set gives: uint8 images and what is known of them. Importing this must not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SOME = 20180215  # seed of the images that stand for a whole data set
+
+
+class DataError(ValueError):
+    """A data set that cannot be had or does not fit: one line that names what was expected and what came."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """uint8 images (n, c, h, w) of one split, memory-mapped where they came from disk, with labels if there are any."""
+
+    name: str  # what the user asked for
+    split: str
+    images: NDArray[np.uint8]  # (n, c, h, w)
+    labels: NDArray[np.int64] | None = None  # (n,)
+    classes: tuple[str, ...] = ()  # class names, or ()
+    skipped: int = 0  # unreadable files left out (only with skip_bad)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def rows(self, index: NDArray[np.int64]) -> ImageData:
+        """Some of the images, in memory, with what is known of them."""
+        return replace(self, images=self.images[index], labels=None if self.labels is None else self.labels[index])
+
+    def some(self, count: int | None) -> ImageData:
+        """`count` of the images, or all, that stand for the whole: a fixed draw, since files are often sorted by class.
+
+        Sorted by their place; `some(10)` is a part of `some(20)`.
+        """
+        if count is None or count >= len(self):
+            return self
+        return self.rows(np.sort(np.random.default_rng(SOME).permutation(len(self))[:count]))
+
+
+def class_names(data: ImageData) -> tuple[str, ...]:
+    """The names of the classes of labelled images; their numbers where they have none. DataError without labels."""
+    if data.labels is None:
+        raise DataError(
+            f"{data.name}: the images have no labels, which a class-conditional model needs: expected a folder for "
+            "each class, a column label, or an array of labels"
+        )
+    names = data.classes or tuple(str(i) for i in range(int(data.labels.max()) + 1))
+    if data.labels.min() < 0 or data.labels.max() >= len(names):
+        wrong = data.labels[(data.labels < 0) | (data.labels >= len(names))][0]
+        raise DataError(f"{data.name}: expected labels from 0 to {len(names) - 1}, got {wrong}")
+    return names
+
+
+def class_labels(data: ImageData, classes: Sequence[str]) -> NDArray[np.int64]:
+    """The class of each image, `(n,)`, as its number in `classes`. DataError for images of other classes."""
+    names, number = class_names(data), {name: i for i, name in enumerate(classes)}
+    unknown = [name for name in names if name not in number]
+    if unknown or data.labels is None:
+        raise DataError(f"{data.name}: its class {unknown[0]!r} is not one of the model's: {', '.join(classes)}")
+    return np.array([number[name] for name in names])[data.labels]
+
+
+def check_images(images: Any, shape: tuple[int, int, int], name: str = "images") -> None:
+    """ValueError, saying what was expected and what came, unless `images` is a uint8 tensor of (b, *shape)."""
+    kind = str(getattr(images, "dtype", type(images).__name__))
+    if kind != "torch.uint8":
+        raise ValueError(f"{name} must be a torch.uint8 tensor of values 0..255, got {_of(images, kind)}")
+    if images.dim() != 4 or tuple(images.shape[1:]) != shape:
+        expected = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must have shape (b, {expected}) for this model, got {tuple(images.shape)}")
+
+
+def _of(images: Any, kind: str) -> str:
+    return kind if kind.startswith("torch.") else type(images).__name__
