@@ -5,14 +5,19 @@ checkpoints/images-000012800/
     config.yaml          the run's configuration
     state.json           format, images seen, training seconds, validation bits/dim
     training.pt          raw weights, optimizers, moving average: what --resume needs
+    SHA256SUMS           of the others, as `sha256sum -c` reads it
+
+A checkpoint that is written again at the same number of images becomes images-000012800-2 before the first one goes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -23,13 +28,15 @@ from typing import Any
 import safetensors.torch
 import torch
 import yaml
-from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
-from image_transformer.config.model import RunConfig, load_config, to_dict
-from image_transformer.model import ImageTransformer
+from image_transformer.config.earlier import tensors_of_today
+from image_transformer.config.run import RunConfig, load_config, to_dict
+from image_transformer.model import ImageModel
 
-FORMAT = 2  # 1: the modern family's inputs were other pixels
+FORMAT = 3
+READ = (2, 3)  # 1: the modern family's inputs were other pixels; 2: no checksums
+SUMS = "SHA256SUMS"
 
 
 class CheckpointError(ValueError):
@@ -50,8 +57,8 @@ def save(
     run: Path, config: RunConfig, state: State, weights: Mapping[str, Tensor], training: Mapping[str, Any]
 ) -> Path:
     """Write a checkpoint into `run`/checkpoints, atomically, and return its folder. OSError if the disk is full."""
-    folder = run / "checkpoints" / f"images-{state.images_seen:09d}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    home, name = run / "checkpoints", f"images-{state.images_seen:09d}"
+    home.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(dict(training), buffer)
     files = {
@@ -60,22 +67,27 @@ def save(
         "state.json": json.dumps(asdict(state)).encode(),
         "training.pt": buffer.getvalue(),
     }
-    partial = folder.parent / f".partial-{uuid.uuid4().hex}"
+    files[SUMS] = sums(files)
+    before = [folder for folder in checkpoints(run) if _number(folder)[0] == state.images_seen]
+    folder = home / (f"{name}-{_number(before[-1])[1] + 1}" if before else name)
+    partial = home / f".partial-{uuid.uuid4().hex}"
     partial.mkdir()
     try:
-        for name, content in files.items():
-            with open(partial / name, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        if folder.exists():
-            remove(folder)
+        for file, content in files.items():
+            with open(partial / file, "wb") as opened:
+                opened.write(content)
+                opened.flush()
+                os.fsync(opened.fileno())
         partial.rename(folder)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"cannot save {folder}: {reason}; the checkpoints before it are untouched") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    for other in before:
+        remove(other)
+    for left in home.glob(".partial-*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     return folder
 
 
@@ -95,7 +107,13 @@ def remove(folder: Path) -> None:
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first."""
-    return sorted((run / "checkpoints").glob("images-*"))
+    return sorted((path for path in (run / "checkpoints").glob("images-*") if _number(path)[0] >= 0), key=_number)
+
+
+def _number(folder: Path) -> tuple[int, int]:
+    """The images seen at a checkpoint, and how often it was written; (-1, 0) of another folder."""
+    found = re.fullmatch(r"images-(\d+)(?:-(\d+))?", folder.name)
+    return (int(found[1]), int(found[2] or 1)) if found else (-1, 0)
 
 
 def best(run: Path) -> Path:
@@ -112,27 +130,59 @@ def best(run: Path) -> Path:
     return min(scored, key=lambda folder: scored[folder]) if scored else folders[-1]
 
 
-def read_state(folder: Path) -> State:
-    """How far the run was at this checkpoint. CheckpointError if it is of another format."""
+def sums(files: Mapping[str, bytes]) -> bytes:
+    """The content of SHA256SUMS for files by their names."""
+    return "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()).encode()
+
+
+def read_file(folder: Path, name: str) -> bytes:
+    """A file of a checkpoint. CheckpointError, naming it, if it is missing or is not what was written."""
     try:
-        values = json.loads((folder / "state.json").read_text())
-        if values.get("format") != FORMAT:
-            raise CheckpointError(f"{folder} has checkpoint format {values.get('format')}, expected {FORMAT}")
-        return State(**values)
-    except (OSError, json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder} is not a checkpoint: state.json: {error}") from None
+        content = (folder / name).read_bytes()
+        lines = (folder / SUMS).read_bytes().splitlines() if (folder / SUMS).exists() else None
+    except OSError as error:
+        raise CheckpointError(f"{folder / name} cannot be read: {error.strerror or error}") from None
+    if lines is not None and sums({name: content}).strip() not in lines:
+        raise CheckpointError(f"{folder / name} is truncated or damaged: it is not what {SUMS} says")
+    return content
+
+
+def read_state(folder: Path) -> State:
+    """How far the run was at this checkpoint. CheckpointError if it is damaged or of another format."""
+    content = read_file(folder, "state.json")
+    try:
+        values = json.loads(content)
+        state = State(**values)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'state.json'} is truncated or damaged: {error}") from None
+    if state.format not in READ:
+        expected = " or ".join(map(str, READ))
+        raise CheckpointError(f"{folder} has checkpoint format {state.format}, expected {expected}")
+    if state.format >= 3 and not (folder / SUMS).exists():
+        raise CheckpointError(f"{folder} is damaged: {SUMS} is missing")
+    return state
 
 
 def read_training(folder: Path) -> dict[str, Any]:
     """What `save` got as `training`. CheckpointError if the file is damaged."""
+    content = read_file(folder, "training.pt")
     try:
-        training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
+        training = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         if not isinstance(training, dict) or not {"model", "optimizers"} <= training.keys():
             raise ValueError("it holds something else than the state of a run")
-        return training
     except Exception as error:  # torch.load raises nearly anything on a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{folder / 'training.pt'} is truncated or damaged: {reason}") from None
+    for name in ("model", "average"):
+        training[name] = training.get(name) and tensors_of_today(training[name])
+    return training
+
+
+def check(folder: Path) -> None:
+    """CheckpointError unless every file of a checkpoint is there and whole."""
+    read_state(folder)
+    for name in ("config.yaml", "model.safetensors", "training.pt"):
+        read_file(folder, name)
 
 
 def find(path: str | Path) -> Path:
@@ -147,25 +197,34 @@ def find(path: str | Path) -> Path:
     raise CheckpointError(f"{path} is neither a run folder (with checkpoints/) nor a checkpoint (model.safetensors)")
 
 
-def load(path: str | Path, device: str | torch.device | None = None) -> ImageTransformer:
+def load(path: str | Path, device: str | torch.device | None = None) -> ImageModel:
     """The model in a run folder (its best checkpoint) or a checkpoint folder, ready for use, dropout off.
 
     device: a GPU if there is one, unless given. Raises CheckpointError (a ValueError) if there is no such folder, a
-    file is truncated, or the weights are of another model than the configuration says.
+    file is damaged, or the weights are of another model than the configuration says.
+
+    >>> it.load("runs/tiny").config.shape
+    (3, 8, 8)
     """
     folder = find(path)
     read_state(folder)
+    config = read_config(folder)
     try:
-        config = load_config(folder / "config.yaml")
-        weights = safetensors.torch.load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder} is truncated or damaged: {error}") from None
-    model = ImageTransformer(config.model)
-    load_weights(model, weights, folder)
+        weights = safetensors.torch.load(read_file(folder, "model.safetensors"))
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{folder / 'model.safetensors'} is truncated or damaged: {error}") from None
+    model = ImageModel(config.model)
+    load_weights(model, tensors_of_today(weights), folder)
     return model.to(device or default_device()).eval()
 
 
-def load_weights(model: ImageTransformer, weights: Mapping[str, Tensor], source: Path) -> None:
+def read_config(folder: Path) -> RunConfig:
+    """The configuration of the run of a checkpoint. CheckpointError if the file is damaged."""
+    read_file(folder, "config.yaml")
+    return load_config(folder / "config.yaml")
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
     """Put `weights` into `model`. CheckpointError names the first one that does not fit."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}

@@ -19,9 +19,9 @@ def from_text(text: str, kinds: Sequence[Any]) -> Any:
     kind = next((k for k in kinds if k.name == name.lower()), None)
     if kind is None:
         raise ValueError(f"unknown name {name!r}; {did_you_mean(name, [k.name for k in kinds])}")
-    wanted = [f.name.upper() + ("_ROWSxCOLUMNS" if "int, int" in f.type else "") for f in fields(kind)]
+    wanted = [f.name.upper() + ("_ROWSxCOLUMNS" if "int, int" in str(f.type) else "") for f in fields(kind)]
     try:
-        values = [_read(word, f.type) for word, f in zip(words, fields(kind), strict=False)]
+        values = [_read(word, str(f.type)) for word, f in zip(words, fields(kind), strict=False)]
         if len(words) > len(wanted) or any(f.default is MISSING for f in fields(kind)[len(words) :]):
             raise ValueError
     except ValueError:

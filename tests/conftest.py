@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from image_transformer.config.model import ModelConfig, to_text
+from image_transformer.conditions.label import Label
+from image_transformer.conditions.low import Low
+from image_transformer.config.data import DataConfig
+from image_transformer.config.model import FAMILIES as KINDS
+from image_transformer.config.model import Modern
+from image_transformer.config.run import RunConfig
+from image_transformer.config.train import TrainConfig
 from image_transformer.geometry.order import BlockRaster, Layout, Order, Raster, Wavefront, layout
 from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Pattern, receptive_field
-from image_transformer.model import ImageTransformer
+from image_transformer.model import ImageModel
+from image_transformer.words import to_text
 
 # Every pattern, with each order that it may meet; sizes that do not divide the images, and no two alike.
 SCHEMES: list[tuple[Order, tuple[Pattern, ...]]] = [
@@ -56,13 +64,17 @@ every_shape = pytest.mark.parametrize("shape", SHAPES, ids=scheme_id)
 
 def make_model(
     scheme: tuple[Order, tuple[Pattern, ...]] = SCHEMES[1], shape: tuple[int, int, int] = (3, 5, 4), **fields: object
-) -> ImageTransformer:
+) -> ImageModel:
     """A small model in float64 whose every weight is random: nothing is zero that could hide a path."""
     order, patterns = scheme
+    told = [Label(tuple(fields.pop("classes") or ()))] if fields.get("classes") else []  # type: ignore[arg-type]
+    told += [Low(int(fields.pop("factor")))] if fields.get("factor") else []  # type: ignore[call-overload]
+    fields = {"conditions": tuple(told)} | {k: v for k, v in fields.items() if k not in ("classes", "factor")}
     values = {"width": 12, "heads": 3, "feed_forward": 10, "components": 3, "depth": len(patterns)} | fields
-    config = ModelConfig(shape=shape, order=order, attention=patterns, **values)  # type: ignore[arg-type]
+    family = KINDS[str(values.pop("family", "modern"))]
+    config = family(shape=shape, order=order, attention=patterns, **values)  # type: ignore[arg-type]
     torch.manual_seed(0)
-    model = ImageTransformer(config).double().eval()
+    model = ImageModel(config).double().eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.4)
     return model
@@ -76,10 +88,50 @@ def layouts(scheme: tuple[Order, tuple[Pattern, ...]], shape: tuple[int, int, in
     return [layout(scheme[0], shape, sub_pixels) for sub_pixels in (True, False)]
 
 
-def promised(model: ImageTransformer, slot_inputs: np.ndarray) -> np.ndarray:
+def promised(model: ImageModel, slot_inputs: np.ndarray) -> np.ndarray:
     """(l, dims): which values may move the prediction of each position, given the values that enter each slot."""
     reach = receptive_field(model.config.patterns, model.layout)
     return (reach.astype(np.float64) @ slot_inputs.astype(np.float64)) > 0
+
+
+def shrunken(config: RunConfig) -> RunConfig:
+    """The recipe with everything small but the same parts: it builds, trains and samples in seconds."""
+    model = config.model
+    divide = 32 if model.likelihood == "categorical" else 16
+    attention = tuple(
+        Local2D((2, 3), (2, 2)) if isinstance(p, Local2D) else Local1D(max(1, p.query // divide), p.memory // divide)
+        for p in model.attention
+        if isinstance(p, Local1D | Local2D)
+    )
+    order = BlockRaster((2, 3)) if isinstance(model.order, BlockRaster) else model.order
+    low = model.condition(Low)
+    conditions = tuple(Low(2) if one == low else one for one in model.conditions)
+    shape = (3, 6, 8) if low else (3, 6, 7)
+    model = replace(
+        model, shape=shape, conditions=conditions, encoder_depth=1, order=order, attention=attention,
+        depth=2, width=16, heads=2, feed_forward=24, attention_width=None, components=3,
+    )  # fmt: skip
+    train = replace(
+        config.train,
+        images=8,
+        batch=4,
+        minutes=None,
+        validate_every=8,
+        validation_images=3,
+        sample_every=8,
+        save_every=8,
+    )
+    return replace(config, model=model, train=train)
+
+
+def tiny_config(folder: Path) -> RunConfig:
+    """A run of a second, on 40 images of 3 x 8 x 8 that it writes into the folder."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(60, 180, (40, 3, 1, 1)) + np.arange(8)[:, None] * 4 + rng.integers(-9, 9, (40, 3, 8, 8))
+    np.save(folder / "images.npy", images.astype(np.uint8))
+    model = Modern(shape=(3, 8, 8), depth=1, width=16, heads=2, feed_forward=24, attention=(Local1D(8, 8),))
+    train = TrainConfig(images=8, batch=4, validate_every=8, sample_every=8, save_every=8, closed_form_start=True)
+    return RunConfig("tiny", model, DataConfig(str(folder / "images.npy")), train)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +11,16 @@ from PIL import Image
 
 from image_transformer import checkpoint
 from image_transformer.cli.main import main
-from image_transformer.data.loading import load
+from image_transformer.data.loading import load_data
 from image_transformer.geometry.boxes import box_mean
 from image_transformer.inference.completion import complete, known_side
 from image_transformer.inference.scoring import bits_per_dim, classify
-from image_transformer.measures import assessment as assess
+from image_transformer.measures import enlargements as assess
 from image_transformer.measures import quality as measures
-from image_transformer.measures.assessment import chain_rule
-from image_transformer.show.page import Table, read_tables, save_tables, write_report
+from image_transformer.measures.chain_rule import follow_chain_rule
+from image_transformer.measures.regression import fit_regression
+from image_transformer.show.page import write_report
+from image_transformer.show.records import Table, read_tables, save_tables
 
 SMALL = [
     "--model.depth", "1", "--model.width", "16", "--model.heads", "2", "--model.feed-forward", "24",
@@ -41,7 +44,17 @@ def world(tmp_path_factory):
             ("low", "tiny", "--model.shape", "3", "3", "3", "--data.size", "3", "3"),
             ("high", "tiny", "--model.shape", "3", "12", "12"),
             ("pets", "small-class", "--model.shape", "3", "12", "12"),
-            ("both", "superres-cifar10", "--model.shape", "3", "12", "12", "--model.classes", "0", "1", "2"),
+            (
+                "both",
+                "superres-cifar10",
+                "--model.shape",
+                "3",
+                "12",
+                "12",
+                "--model.conditions",
+                "label:0,1,2",
+                "low:4",
+            ),
         ):
             assert main(["train", recipe, *SMALL, *flags, "--out", name]) == 0
     return folder
@@ -50,9 +63,10 @@ def world(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _there(world, monkeypatch):
     monkeypatch.chdir(world)
-    monkeypatch.setattr(
-        assess, "fit_regression", lambda *args, **more: measures.fit_regression(*args, **more, updates=5)
-    )
+    monkeypatch.setattr(assess, "fit_regression", lambda *args, **more: fit_regression(*args, **more, updates=5))
+
+
+BOTH = ["--model.conditions", "label:0,1,2", "low:4"]
 
 
 def rows_of(table):
@@ -63,7 +77,7 @@ def test_report_of_super_resolution(capsys):
     options = ["--images", "6", "--several", "3", "--samples", "2", "--temperatures", "1.0", "0.7"]
     assert main(["report", "sr", *options, "--chain", "low", "high"]) == 0
     likelihood, once, several, near, chain = read_tables("sr")
-    model, test = checkpoint.load("sr"), load("pets.npz", "test", shape=(3, 12, 12)).images[:6]
+    model, test = checkpoint.load("sr"), load_data("pets.npz", "test", shape=(3, 12, 12)).images[:6]
     assert rows_of(likelihood)["bits/dim given the box means"][0] == f"{bits_per_dim(model, test):.4f}"
     held = bits_per_dim(model, test, consistent=True)
     assert rows_of(likelihood)["bits/dim of the consistent model"][0] == f"{held:.4f}"
@@ -79,17 +93,17 @@ def test_report_of_super_resolution(capsys):
     assert float(rows_of(several)["one sample at 0.7"][2]) < float(rows_of(several)["one sample at 1.0"][2])
     assert "mean of 2 samples at 0.7" in rows_of(several) and "3 test images" in several.caption
     assert len(near.rows) == 4 and "chain rule" in chain.caption
-    page = (assess.Path("sr") / "report.html").read_text()
+    page = (Path("sr") / "report.html").read_text()
     assert page.count("<table>") == 5 and "gained by consistency" in page
-    assert {p.stem for p in assess.Path("sr/pictures").glob("*.png")} == {"enlargements", "nearest-training-images"}
+    assert {p.stem for p in Path("sr/pictures").glob("*.png")} == {"enlargements", "nearest-training-images"}
     printed = capsys.readouterr()
     assert "| sample, consistent |" in printed.out and "report.html" in printed.out and "temperature 0.7" in printed.err
 
 
 def test_the_chain_rule_adds_what_the_models_say():
     sr, low, high = (checkpoint.load(name) for name in ("sr", "low", "high"))
-    images = load("pets.npz", "test", shape=(3, 12, 12)).images[:5]
-    figures = {name: float(row[0]) for name, row in rows_of(chain_rule(sr, low, high, images)).items()}
+    images = load_data("pets.npz", "test", shape=(3, 12, 12)).images[:5]
+    figures = {name: float(row[0]) for name, row in rows_of(follow_chain_rule(sr, low, high, images)).items()}
     first = bits_per_dim(low, box_mean(np.array(images), 4)) * 27 / 432
     assert figures["p(low)"] == pytest.approx(first, abs=1e-4)
     assert figures["p(low) p(high given low)"] == pytest.approx(first + bits_per_dim(sr, images), abs=1e-4)
@@ -97,20 +111,20 @@ def test_the_chain_rule_adds_what_the_models_say():
         first + bits_per_dim(sr, images) - bits_per_dim(high, images), abs=2e-4
     )
     with pytest.raises(ValueError, match="needs a model for super-resolution"):
-        chain_rule(high, low, high, images)
+        follow_chain_rule(high, low, high, images)
     with pytest.raises(ValueError, match=r"one of its low-resolution images .* got"):
-        chain_rule(sr, high, high, images)
+        follow_chain_rule(sr, high, high, images)
 
 
 def test_report_and_evaluation_of_classes(capsys):
     assert main(["report", "pets", "--images", "7"]) == 0
-    model, test = checkpoint.load("pets"), load("pets.npz", "test", shape=(3, 12, 12))
+    model, test = checkpoint.load("pets"), load_data("pets.npz", "test", shape=(3, 12, 12))
     right = (classify(model, test.images[:7]) == test.labels[:7]).mean()
     (table,) = read_tables("pets")
     assert rows_of(table)["Bayes classifier, accuracy on 7, %"][0] == f"{100 * right:.1f}"
     label = torch.from_numpy(test.labels[:7])
     assert rows_of(table)["bits/dim given the class"][0] == f"{bits_per_dim(model, test.images[:7], label=label):.4f}"
-    assert (assess.Path("pets/pictures") / "classes.png").exists()
+    assert (Path("pets/pictures") / "classes.png").exists()
     capsys.readouterr()
     assert main(["evaluate", "pets", "--limit", "7", "--classify", "4", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -161,7 +175,7 @@ def test_sample_and_complete_by_class(capsys):
 
 
 def test_every_sample_of_a_report_has_its_own_conditions_and_temperature(monkeypatch):
-    model, data = checkpoint.load("both"), {s: load("pets.npz", s, shape=(3, 12, 12)) for s in ("train", "test")}
+    model, data = checkpoint.load("both"), {s: load_data("pets.npz", s, shape=(3, 12, 12)) for s in ("train", "test")}
     calls = []
 
     def record(model, count, **options):
@@ -191,7 +205,7 @@ def test_the_nearest_training_images_are_shown_beside_what_they_are_near_to(monk
     samples = np.clip(train[near].astype(int) + np.array([1, 2, 3, 4, 50])[:, None, None, None], 0, 255).astype(
         np.uint8
     )
-    monkeypatch.setattr(assess.pictures, "labelled_rows", lambda rows, headers: drawn.extend(row for _, row in rows))
+    monkeypatch.setattr(assess.grids, "labelled_rows", lambda rows, headers: drawn.extend(row for _, row in rows))
     table, _ = assess._copies({"bicubic": samples, "sample at 1.0": samples}, train[:5], train)
     assert rows_of(table)["photographs of the test split"] == ["0.0", "0.0"]
     _, distance = measures.nearest_neighbours(samples, train)
@@ -203,8 +217,11 @@ def test_the_nearest_training_images_are_shown_beside_what_they_are_near_to(monk
 
 def test_completions_of_several_images_each_have_their_class():
     """As of one image alone: noise aside, which is that of the image's number."""
-    model, images = checkpoint.load("both").double(), np.array(load("pets.npz", "test", shape=(3, 12, 12)).images[:2])
-    torch.nn.init.normal_(model.network.labels.weight, std=3)  # after eight images classes hardly differ
+    model, images = (
+        checkpoint.load("both").double(),
+        np.array(load_data("pets.npz", "test", shape=(3, 12, 12)).images[:2]),
+    )
+    torch.nn.init.normal_(model.network.vectors.label.weight, std=3)  # after eight images classes hardly differ
     for block in model.network.blocks:
         torch.nn.init.normal_(block.down.weight, std=0.5)
     known = known_side(0.5, (3, 12, 12))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,32 +10,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_images
+from conftest import random_images, shrunken
 from PIL import Image
 
+import image_transformer as it
 from image_transformer import checkpoint
 from image_transformer.cli.main import main
-from image_transformer.config.model import (
-    ORDERS,
-    PATTERNS,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    from_dict,
-    from_text,
-    load_config,
-    save_config,
-    to_dict,
-    to_text,
-)
-from image_transformer.geometry.boxes import box_mean
+from image_transformer.conditions.label import Label
+from image_transformer.conditions.low import Low
+from image_transformer.config.model import ORDERS, PATTERNS, Modern
+from image_transformer.config.run import RunConfig, from_dict, load_config, save_config, to_dict
+from image_transformer.config.train import TrainConfig
 from image_transformer.geometry.order import BlockRaster
 from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D
 from image_transformer.inference.sampling import generate
-from image_transformer.model import ImageTransformer
-from image_transformer.recipes import modern as recipes
-from image_transformer.show.page import read_metrics
+from image_transformer.model import ImageModel
+from image_transformer.recipes import recipe, recipe_names
+from image_transformer.show.records import read_metrics
 from image_transformer.training.loop import train
+from image_transformer.words import from_text, to_text
 
 SMALL = [
     "--model.shape", "3", "6", "7", "--model.depth", "1", "--model.width", "16", "--model.heads", "2",
@@ -187,6 +181,12 @@ def test_skipped_images_are_counted(run, tmp_path, capsys):
         (["train", "tiny", "--model.attention", "local1d:4"], "expected local1d:QUERY:MEMORY, got 'local1d:4'"),
         (["train", "tiny", "--model.heads", "5"], "5 heads do not divide"),
         (["train", "tiny", "--train.optimizer", "sgd"], "sgd"),
+        (["train", "tiny-paper", "--train.warmup", "0"], "train.warmup must be at least 1, got 0"),
+        (["train", "tiny", "--model.conditions", "labl"], "unknown name 'labl'; did you mean 'label'?"),
+        (["train", "tiny", "--model.conditions", "low"], "expected low:FACTOR, got 'low'"),
+        (["train", "tiny", "--model.conditions", "low:5"], "must be at least 2 and divide the height 32"),
+        (["train", "tiny", "--model.family", "papre"], "--model.family: did you mean 'paper'?, got 'papre'"),
+        (["train", "tiny", "--model.positions", "learned"], "unknown option --model.positions"),
         (["train", "tiny", "--data.source", "nowhere"], "nowhere"),
         (["train", "tiny", "--data.source", "cifar-10"], "did you mean cifar10"),
         (["evaluate"], "needs a model"),
@@ -222,34 +222,68 @@ def test_errors_are_one_line_that_helps_and_leave_nothing_behind(args, message, 
     assert sorted(Path().rglob("*")) == before
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_value_that_a_field_refuses_is_said_and_nothing_else(encoding):
+    """Whatever frame the terminal can show."""
+    command = [sys.executable, "-m", "image_transformer", "train", "tiny", "--train.images", "0"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(Path(it.__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.stderr == "image-transformer: train.images must be at least 1, got 0\n" and done.returncode == 2
+
+
 def test_debug_shows_the_traceback():
     with pytest.raises(ValueError, match="no model at nowhere"):
         main(["evaluate", "nowhere", "--debug"])
 
 
+def test_a_recipe_can_be_trained_in_another_family(images_file, capsys):
+    """With the fields that both families have; the others are flags of the family that was asked for."""
+    paper = ["--model.family", "paper", "--model.positions", "learned"]
+    assert main(["train", "tiny", *SMALL, *paper, "--data", str(images_file), "--out", "run"]) == 0
+    config = checkpoint.load("run").config
+    assert (config.family, config.positions, config.depth) == ("paper", "learned", 1)
+    assert main(["train", "tiny", "--model.family=paper", "--model.order", "wavefront:1", "--out", "no"]) != 0
+    assert "the wavefront order needs the modern family" in capsys.readouterr().err
+
+
+def test_a_run_that_was_written_before_conditions_were_values_still_means_the_same(tmp_path):
+    """Fields that were of both families, and classes and factor beside them."""
+    old = {
+        "family": "modern", "shape": [3, 8, 8], "order": "wavefront:1", "attention": ["local1d:8:8"], "depth": 1,
+        "positions": "sinusoidal", "kv_heads": None, "classes": ["cat", "dog"], "factor": 4, "encoder_depth": 1,
+    }  # fmt: skip
+    config = from_dict(RunConfig, {"recipe": "x", "model": old}).model
+    assert config.conditions == (Label(("cat", "dog")), Low(4)) and config.encoder_depth == 1
+    old |= {"family": "paper", "order": "raster", "classes": None, "factor": None}
+    config = from_dict(RunConfig, {"model": old}).model
+    assert config.conditions == () and config.positions == "sinusoidal"
+    with pytest.raises(ValueError, match=r"unknown field model\.kv_hats; did you mean 'kv_heads'"):
+        from_dict(RunConfig, {"model": {"kv_hats": 2}})
+
+
 # ---- recipes ----
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_trains_and_samples(name, images_file, tmp_path):
     """In a shrunken variant with the same parts."""
     images = np.load(images_file)
     np.savez(tmp_path / "labelled.npz", train=images, train_labels=np.arange(len(images)) % 3)
-    config = recipes.shrunken(recipes.find(name))
+    config = shrunken(recipe(name))
     shape = config.model.shape
     data = replace(config.data, source=str(tmp_path / "labelled.npz"), size=shape[1:])
     best = train(replace(config, data=data), tmp_path / "run", show_progress=False)
     assert checkpoint.read_state(best).images_seen == 8
     model = checkpoint.load(best)
-    low = None if config.model.factor is None else box_mean(random_images(2, shape), config.model.factor)
-    label = None if config.model.classes is None else ["0", "2"]
-    assert generate(model, 2, low=low, label=label).shape == (2, *shape)
+    told = {"low": random_images(2, (3, 3, 4)), "label": ["0", "2"]}
+    told = {condition.name: told[condition.name] for condition in model.config.conditions}
+    assert generate(model, 2, **told).shape == (2, *shape)
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 1
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_survives_its_yaml_and_is_named_after_its_function(name, tmp_path):
-    config = recipes.find(name)
+    config = recipe(name)
     assert config.recipe == name
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
@@ -266,7 +300,7 @@ def test_every_recipe_survives_its_yaml_and_is_named_after_its_function(name, tm
 )
 def test_the_papers_recipes_have_the_papers_sizes(name, millions):
     """Against the original's own counts: 38.33 M, 11.06 M plus positions, 25.7 M."""
-    model = ImageTransformer(recipes.find(name).model)
+    model = ImageModel(recipe(name).model)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
 
 
@@ -304,6 +338,6 @@ def test_wrong_configurations_are_refused(data, message):
 
 
 def test_any_configuration_survives_plain_data():
-    config = RunConfig("x", ModelConfig(attention=(Full(), Dilated(2, 3, 1, 1)), order=BlockRaster((4, 5))),
+    config = RunConfig("x", Modern(attention=(Full(), Dilated(2, 3, 1, 1)), order=BlockRaster((4, 5))),
                        train=TrainConfig(minutes=2.5, clip=1.0, micro_batch=8))  # fmt: skip
     assert from_dict(RunConfig, to_dict(config)) == config

@@ -7,23 +7,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, LIKELIHOODS, make_model, random_images
+from conftest import FAMILIES, LIKELIHOODS, make_model, random_images, shrunken
 from torch.nn.functional import interpolate
 
 from image_transformer import checkpoint
-from image_transformer.config.model import DataConfig, ModelConfig
-from image_transformer.data.loading import DataError, class_labels, load
+from image_transformer.conditions.label import Label
+from image_transformer.conditions.low import Low
+from image_transformer.config.data import DataConfig
+from image_transformer.config.model import Modern
+from image_transformer.data.images import DataError, class_labels
+from image_transformer.data.loading import load_data
 from image_transformer.geometry.boxes import box_mean
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront
 from image_transformer.geometry.patterns import Full, Local1D, Local2D
 from image_transformer.inference.sampling import generate, generate_naive
 from image_transformer.inference.scoring import bits_per_dim, classify, evaluate
-from image_transformer.model import ImageTransformer, class_numbers
-from image_transformer.recipes import modern as recipes
-from image_transformer.show.page import read_metrics
+from image_transformer.model import ImageModel
+from image_transformer.recipes import recipe
+from image_transformer.show.records import read_metrics
 from image_transformer.training.loop import train
 
 SHAPE, LOW = (3, 4, 6), (3, 2, 3)
+TOLD = (Low(2),)
 NAMES = ("cat", "dog", "owl")
 SCHEMES = {
     "raster": (Raster(), (Local1D(5, 4),)),
@@ -50,13 +55,13 @@ def test_no_condition_lets_the_future_in(scheme, family, likelihood):
     model = conditional_model(scheme, family, likelihood)
     image, low = random_images(1, SHAPE), random_images(1, LOW, seed=2)
     front = model.layout.positions.front[model.layout.position_of]  # of each value
-    context = model.read(torch.tensor([1]), low)
+    given = {"label": torch.tensor([1]), "low": low}
     with torch.inference_mode():
-        params = model(image, context)
+        params = model(image, given)
         for place in range(model.layout.num_dims):
             other = image.clone()
             other.view(-1)[place] ^= 0x80
-            changed = (model(other, context) != params).any(-1)[0].numpy()
+            changed = (model(other, given) != params).any(-1)[0].numpy()
             assert not changed[model.layout.positions.front <= front[place]].any()
 
 
@@ -65,12 +70,12 @@ def test_every_low_resolution_value_and_the_class_reach_every_prediction(scheme,
     model = conditional_model(scheme, family, likelihood)
     image, low = random_images(1, SHAPE), random_images(1, LOW, seed=2)
     with torch.inference_mode():
-        params = model(image, model.read(torch.tensor([1]), low))
-        assert (model(image, model.read(torch.tensor([2]), low)) != params).any(-1).all()
+        params = model(image, {"label": torch.tensor([1]), "low": low})
+        assert (model(image, {"label": torch.tensor([2]), "low": low}) != params).any(-1).all()
         for place in range(low.numel()):
             other = low.clone()
             other.view(-1)[place] ^= 0x80
-            assert (model(image, model.read(torch.tensor([1]), other)) != params).any(-1).all()
+            assert (model(image, {"label": torch.tensor([1]), "low": other}) != params).any(-1).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -80,7 +85,7 @@ def test_gradients_reach_every_weight_of_the_encoder_and_the_class(family):
     model.log_prob(random_images(2, SHAPE), label=[0, 2], low=low).sum().backward()
     for name, weight in model.named_parameters():
         assert weight.grad is not None and weight.grad.abs().sum() > 0, name
-    assert model.network.labels.weight.grad[1].abs().sum() == 0, "a class that is not there learns nothing"
+    assert model.network.vectors.label.weight.grad[1].abs().sum() == 0, "a class that is not there learns nothing"
 
 
 def test_the_low_resolution_image_says_what_is_left_of_each_box():
@@ -88,7 +93,7 @@ def test_the_low_resolution_image_says_what_is_left_of_each_box():
     model = conditional_model("raster", shape=(1, 2, 2), classes=None)
     image = torch.tensor([[[[10, 20], [30, 200]]]], dtype=torch.uint8)
     low = torch.full((1, 1, 1, 1), 65, dtype=torch.uint8)
-    features = model.network.low(image, low, slice(None))[0]
+    features = model.network.local.low(image, low, slice(None))[0]
     rest = (features[:, -1] + 1) * 127.5
     torch.testing.assert_close(rest, torch.tensor([65.0, (260 - 10) / 3, (260 - 30) / 2, 260 - 60.0]))
     torch.testing.assert_close((features[:, :-1] + 1) * 127.5, torch.full((4, 9), 65.0))
@@ -97,7 +102,7 @@ def test_the_low_resolution_image_says_what_is_left_of_each_box():
 def test_the_low_resolution_pixels_around_a_box_are_told_row_by_row():
     model = conditional_model("raster", shape=(1, 4, 6), classes=None)
     low = torch.tensor([[[[1, 2, 3], [4, 5, 6]]]], dtype=torch.uint8)
-    features = model.network.low(torch.zeros(1, 1, 4, 6, dtype=torch.uint8), low, slice(None))[0]
+    features = model.network.local.low(torch.zeros(1, 1, 4, 6, dtype=torch.uint8), low, slice(None))[0]
     told = ((features[:, :9] + 1) * 127.5).round().int().tolist()
     first, below = [1, 1, 2, 1, 1, 2, 4, 4, 5], [2, 3, 3, 5, 6, 6, 5, 6, 6]
     assert told[0] == told[1] == told[7] == first and told[16] == told[23] == below
@@ -106,7 +111,7 @@ def test_the_low_resolution_pixels_around_a_box_are_told_row_by_row():
 def test_cross_attention_knows_where_things_are_but_not_absolutely():
     """Rotations of boxes' centres: scores depend on the distance between a pixel and a box alone."""
     network = conditional_model("raster", shape=(1, 8, 12), classes=None, width=24).network
-    cross, encoder = network.blocks[0].cross, network.encoder
+    cross, encoder = network.blocks[0].cross, network.encoders.low
     with torch.no_grad():  # queries like keys, so that a score is the same from one side as from the other
         cross.query.weight.copy_(cross.key_value.weight[:24])
         cross.gain.fill_(3)
@@ -134,25 +139,29 @@ def test_cross_attention_knows_where_things_are_but_not_absolutely():
 def test_the_closed_form_start_fits_each_place_of_a_box_by_itself():
     """Images that are the nearest enlargement of noise are known to the start, but for the rounding of its scales."""
     torch.manual_seed(0)
-    config = ModelConfig(shape=(3, 8, 8), factor=2, depth=1, width=16, heads=2, feed_forward=8, attention=(Full(),))
-    model = ImageTransformer(config).eval()
+    config = Modern(
+        shape=(3, 8, 8), conditions=(Low(2),), depth=1, width=16, heads=2, feed_forward=8, attention=(Full(),)
+    )
+    model = ImageModel(config).eval()
     images = interpolate(random_images(400, (3, 4, 4)).float(), scale_factor=2).byte()
     before = bits_per_dim(model, images[:50])
-    model.network.closed_form_start(images, box_mean(images, 2))
+    model.network.closed_form_start(images, {"low": box_mean(images, 2)})
     assert bits_per_dim(model, images[:50]) < 0.2 < before
 
 
 def test_the_closed_form_start_gives_each_place_its_own_scales_and_couples_channels():
     """Noise common to the channels, at the last pixel of each box ten times as strong as elsewhere."""
     torch.manual_seed(0)
-    config = ModelConfig(shape=(3, 8, 8), factor=2, depth=1, width=16, heads=2, feed_forward=8, attention=(Full(),))
-    model, rng = ImageTransformer(config).double(), np.random.default_rng(0)
+    config = Modern(
+        shape=(3, 8, 8), conditions=(Low(2),), depth=1, width=16, heads=2, feed_forward=8, attention=(Full(),)
+    )
+    model, rng = ImageModel(config).double(), np.random.default_rng(0)
     strength = np.tile([[2.0, 2.0], [2.0, 20.0]], (4, 4))
     noise = rng.normal(size=(500, 1, 8, 8)) * strength + rng.normal(size=(500, 3, 8, 8)) * 0.5
     images = torch.from_numpy(np.clip(128 + noise, 0, 255).round().astype(np.uint8))
-    model.network.closed_form_start(images, torch.full((500, 3, 4, 4), 128, dtype=torch.uint8))
+    model.network.closed_form_start(images, {"low": torch.full((500, 3, 4, 4), 128, dtype=torch.uint8)})
     skip = model.network.skip
-    _, _, log_scales, coefficients = model.likelihood.split(skip.bias.unflatten(0, (4, -1)), 3)
+    _, _, log_scales, coefficients = model.likelihood.split(skip.bias.unflatten(0, (4, -1)))
     red = log_scales[:, 0].mean(-1)
     assert red[3] - red[:3].max() > math.log(4) and red[:3].max() - red[:3].min() < 0.3
     assert (coefficients.tanh()[:, 0] > 0.7).all(), "green follows red"
@@ -160,12 +169,12 @@ def test_the_closed_form_start_gives_each_place_its_own_scales_and_couples_chann
 
 def test_a_start_without_any_residual_is_finite():
     for likelihood in ("dmol", "chained"):
-        config = ModelConfig(
-            shape=(3, 8, 8), factor=2, depth=1, width=16, heads=2, feed_forward=8, attention=(Full(),),
+        config = Modern(
+            shape=(3, 8, 8), conditions=TOLD, depth=1, width=16, heads=2, feed_forward=8, attention=(Full(),),
             likelihood=likelihood,
         )  # fmt: skip
-        model, black = ImageTransformer(config), torch.zeros(20, 3, 8, 8, dtype=torch.uint8)
-        model.network.closed_form_start(black, box_mean(black, 2))
+        model, black = ImageModel(config), torch.zeros(20, 3, 8, 8, dtype=torch.uint8)
+        model.network.closed_form_start(black, {"low": box_mean(black, 2)})
         assert all(p.isfinite().all() for p in model.parameters())
         assert math.isfinite(bits_per_dim(model, black))
 
@@ -194,7 +203,9 @@ def test_grouped_key_value_heads_and_the_encoder():
     assert torch.equal(generate(model, 2, label=0, low=low), generate_naive(model, 2, label=0, low=low))
     other = low.clone()
     other[0, 0, 1, 2] ^= 0x80
-    one, two = (model(random_images(2, SHAPE), model.read(torch.zeros(2, dtype=torch.int64), x)) for x in (low, other))
+    one, two = (
+        model(random_images(2, SHAPE), {"label": torch.zeros(2, dtype=torch.int64), "low": x}) for x in (low, other)
+    )
     assert (one != two)[0].any(-1).all() and torch.equal(one[1], two[1])
 
 
@@ -330,16 +341,16 @@ def classes_file(tmp_path):
 
 
 def test_training_takes_the_classes_from_the_data_and_uses_them(classes_file, tmp_path):
-    config = recipes.shrunken(recipes.find("small-class"))
-    assert config.model.classes == ()
+    config = shrunken(recipe("small-class"))
+    assert config.model.conditions == (Label(),)
     config = replace(
         config, data=DataConfig(str(classes_file)), train=replace(config.train, images=320, validate_every=320)
     )
     train(config, tmp_path / "run", show_progress=False)
-    model, test = checkpoint.load(tmp_path / "run"), load(str(classes_file), "test")
-    assert model.config.classes == ("0", "1", "2")
+    model, test = checkpoint.load(tmp_path / "run"), load_data(str(classes_file), "test")
+    assert model.config.conditions == (Label(("0", "1", "2")),)
     assert (classify(model, test.images) == test.labels).all()
-    held_out, said = load(str(classes_file), "validation"), read_metrics(tmp_path / "run" / "metrics.jsonl")
+    held_out, said = load_data(str(classes_file), "validation"), read_metrics(tmp_path / "run" / "metrics.jsonl")
     expected = evaluate(model, held_out.images[:3], label=torch.from_numpy(held_out.labels[:3])).bits_per_dim
     assert [m["bpd"] for m in said if m["kind"] == "validation"][-1] == pytest.approx(expected, abs=1e-5)
     train(replace(config, train=replace(config.train, images=324)), tmp_path / "run", resume=True, show_progress=False)
@@ -382,27 +393,31 @@ def test_missing_unwanted_and_misfit_conditions_are_refused():
         evaluate(model, random_images(2, (3, 5, 5)), label=0)
 
 
+def class_numbers(value, count):
+    return Label(NAMES).check(value, count, SHAPE)
+
+
 def test_class_numbers_are_names_or_numbers_one_or_many():
-    assert class_numbers("dog", 2, NAMES).tolist() == [1, 1]
-    assert class_numbers("2", 1, NAMES).tolist() == [2]
-    assert class_numbers(["owl", 0], 2, NAMES).tolist() == [2, 0]
-    assert class_numbers(torch.tensor([1, 2], dtype=torch.uint8), 2, NAMES).tolist() == [1, 2]
-    assert class_numbers(np.array([2, 0]), 2, NAMES).tolist() == [2, 0]
-    assert class_numbers(np.int64(1), 2, NAMES).tolist() == [1, 1]
-    assert class_numbers(["1", "0", 1], 3, ("1", "0")).tolist() == [0, 1, 1], "names before numbers"
+    assert class_numbers("dog", 2).tolist() == [1, 1]
+    assert class_numbers("2", 1).tolist() == [2]
+    assert class_numbers(["owl", 0], 2).tolist() == [2, 0]
+    assert class_numbers(torch.tensor([1, 2], dtype=torch.uint8), 2).tolist() == [1, 2]
+    assert class_numbers(np.array([2, 0]), 2).tolist() == [2, 0]
+    assert class_numbers(np.int64(1), 2).tolist() == [1, 1]
+    assert Label(("1", "0")).check(["1", "0", 1], 3, SHAPE).tolist() == [0, 1, 1], "names before numbers"
 
 
 def test_configurations_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="must be at least 2 and divide the height 32 and width 32, got 5"):
-        ModelConfig(factor=5)
+        Modern(conditions=(Low(5),))
     with pytest.raises(ValueError, match="'a' is there more than once"):
-        ModelConfig(classes=("a", "b", "a"))
+        Modern(conditions=(Label(("a", "b", "a")),))
     with pytest.raises(ValueError, match="needs the names"):
-        ImageTransformer(ModelConfig(classes=()))
+        ImageModel(Modern(conditions=(Label(),)))
 
 
 def test_labels_are_matched_by_name(classes_file, images_file):
-    data = replace(load(str(classes_file), "test"), classes=NAMES)
+    data = replace(load_data(str(classes_file), "test"), classes=NAMES)
     assert (class_labels(data, ("owl", "cat", "dog")) == np.array([1, 2, 0])[data.labels]).all()
     with pytest.raises(DataError, match=r"its class 'owl' is not one of the model's: cat, dog"):
         class_labels(data, ("cat", "dog"))
@@ -410,7 +425,7 @@ def test_labels_are_matched_by_name(classes_file, images_file):
         with pytest.raises(DataError, match=f"expected labels from 0 to 2, got {wrong}"):
             class_labels(replace(data, labels=np.array([0, wrong, 1])), NAMES)
     with pytest.raises(DataError, match="no labels"):
-        class_labels(load(str(images_file), "test"), NAMES)
+        class_labels(load_data(str(images_file), "test"), NAMES)
 
 
 @pytest.mark.parametrize("factor", [3, 4, 8])

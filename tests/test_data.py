@@ -1,25 +1,31 @@
-"""Laws of data.py: every kind of source gives the same integers, splits never overlap, bad input says what is wrong."""
+"""Laws of the room data: all kinds of sources give the same integers, splits are disjoint, errors say what is wrong."""
 
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from image_transformer.data import loading as data
-from image_transformer.data.loading import DataError, carve, load, load_files
+from image_transformer.data.images import DataError, ImageData
+from image_transformer.data.loading import carve, load_data, load_file, load_files
+from image_transformer.data.sources import MINI, SPLITS
 
 N, C, H, W = 47, 3, 5, 7
+# Where CIFAR-10 may lie: as the user says, or beside the repository. Only the slow test looks there.
+DATA = Path(os.environ.get("IMAGE_TRANSFORMER_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("IMAGE_TRANSFORMER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("IMAGE_TRANSFORMER_DATA", raising=False)
     return tmp_path / "cache"
 
 
@@ -61,7 +67,7 @@ def hf_dataset(datasets, images, labels):
 
 def whole(source, **options):
     """Images and labels of a source that is carved into all three splits, back in its own order."""
-    parts = {split: load(str(source), split, **options) for split in data.SPLITS}
+    parts = {split: load_data(str(source), split, **options) for split in SPLITS}
     n = sum(len(part) for part in parts.values())
     rows = carve(n, ("validation", "test"))
     images = np.empty((n, *parts["train"].images.shape[1:]), np.uint8)
@@ -98,15 +104,15 @@ def test_a_source_with_test_images_gives_only_validation_from_its_training_image
     np.savez(tmp_path / "two.npz", train=images, test=images[:9])
     rows = carve(N, ("validation",))
     for split in ("train", "validation"):
-        assert np.array_equal(load(str(tmp_path / "two.npz"), split).images, images[rows[split]])
-    assert np.array_equal(load(str(tmp_path / "two.npz"), "test").images, images[:9])
+        assert np.array_equal(load_data(str(tmp_path / "two.npz"), split).images, images[rows[split]])
+    assert np.array_equal(load_data(str(tmp_path / "two.npz"), "test").images, images[:9])
 
 
 def test_a_source_with_validation_images_has_no_test_split_made_up(tmp_path, images):
     np.savez(tmp_path / "two.npz", train=images, validation=images[:9])
-    assert len(load(str(tmp_path / "two.npz"), "train")) == N
+    assert len(load_data(str(tmp_path / "two.npz"), "train")) == N
     with pytest.raises(DataError, match="no test split, only train, validation"):
-        load(str(tmp_path / "two.npz"), "test")
+        load_data(str(tmp_path / "two.npz"), "test")
 
 
 # ---- every kind of source gives the same integers ----
@@ -141,10 +147,10 @@ def test_folder_of_npy_is_mapped_where_it_lies(tmp_path, cache, images, labels):
     for split, part in (("train", images), ("validation", images[:9].transpose(0, 2, 3, 1)), ("test", images[9:])):
         np.save(tmp_path / f"{split}.npy", part)
     np.save(tmp_path / "train_labels.npy", labels)
-    found = load(str(tmp_path), shape=(C, H, W))
+    found = load_data(str(tmp_path), shape=(C, H, W))
     assert np.array_equal(found.images, images)
     assert np.array_equal(found.labels, labels)
-    assert np.array_equal(load(str(tmp_path), "validation").images, images[:9])
+    assert np.array_equal(load_data(str(tmp_path), "validation").images, images[:9])
     assert Path(found.images.filename) == tmp_path / "train.npy"
     assert not cache.exists()
 
@@ -159,23 +165,23 @@ def test_parquet(tmp_path, hf, images, labels, how):
     found, found_labels = whole(tmp_path / sources[how])
     assert np.array_equal(found, images)
     assert np.array_equal(found_labels, labels)
-    assert load(str(tmp_path / sources[how])).classes == ("ant", "bee", "cat")
+    assert load_data(str(tmp_path / sources[how])).classes == ("ant", "bee", "cat")
 
 
 def test_parquet_files_are_splits_by_name(tmp_path, hf, images, labels):
     hf_dataset(hf, images, labels).to_parquet(tmp_path / "train-00000-of-00001.parquet")
     hf_dataset(hf, images[:9], labels[:9]).to_parquet(tmp_path / "test-00000-of-00001.parquet")
-    assert np.array_equal(load(str(tmp_path), "test").images, images[:9])
-    assert len(load(str(tmp_path), "train")) == N - 2
+    assert np.array_equal(load_data(str(tmp_path), "test").images, images[:9])
+    assert len(load_data(str(tmp_path), "train")) == N - 2
 
 
 def test_hub(hf, monkeypatch, images, labels):
     asked = []
     parts = {"train": hf_dataset(hf, images, labels), "valid": hf_dataset(hf, images[:9], labels[:9])}
     monkeypatch.setattr(hf, "load_dataset", lambda path: asked.append(path) or parts)
-    assert np.array_equal(load("someone/pictures").images, images)
-    assert np.array_equal(load("someone/pictures", "validation").labels, labels[:9])
-    load("someone/pictures")  # from the cache
+    assert np.array_equal(load_data("someone/pictures").images, images)
+    assert np.array_equal(load_data("someone/pictures", "validation").labels, labels[:9])
+    load_data("someone/pictures")  # from the cache
     assert asked == ["someone/pictures"] * 2
 
 
@@ -184,16 +190,26 @@ def test_cifar10_comes_from_the_data_folder_before_the_hub(tmp_path, hf, monkeyp
     (tmp_path / "cifar10").mkdir()
     hf_dataset(hf, images, labels).to_parquet(tmp_path / "cifar10" / "train-00000-of-00001.parquet")
     assert np.array_equal(whole("cifar10")[0], images)
-    monkeypatch.setattr(data, "_among_data", lambda name: None)
+    monkeypatch.delenv("IMAGE_TRANSFORMER_DATA")
     monkeypatch.setattr(hf, "load_dataset", lambda path: {"test": hf_dataset(hf, images[:9], labels[:9])})
-    assert len(load("cifar10", "test")) == 9
+    assert len(load_data("cifar10", "test")) == 9
+
+
+def test_a_name_is_a_folder_in_the_data_folder_and_in_no_other(tmp_path, monkeypatch, images):
+    folder(tmp_path / "shared" / "data" / "zebra", images)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(DataError, match="zebra: no such file, folder or data set"):
+        load_data("zebra")
+    monkeypatch.setenv("IMAGE_TRANSFORMER_DATA", "../shared/data")
+    assert np.array_equal(whole("zebra")[0], images)
 
 
 def test_folders_name_splits_and_classes(tmp_path, images):
     for i, path in enumerate(["train/bee/0", "train/ant/1", "train/ant/deep/2", "val/cat/3", "test/bee/4", "5"]):
         save(tmp_path / f"{path}.png", images[i])
     for split, rows, labels in (("train", [1, 2, 0], [0, 0, 1]), ("validation", [3], [2]), ("test", [4], [1])):
-        part = load(str(tmp_path), split)
+        part = load_data(str(tmp_path), split)
         assert np.array_equal(part.images, images[rows])
         assert part.labels.tolist() == labels
         assert part.classes == ("ant", "bee", "cat")
@@ -286,12 +302,12 @@ def test_size_makes_mixed_images_one(tmp_path, images):
 
 def test_second_load_maps_the_cache(tmp_path, cache, images, monkeypatch):
     folder(tmp_path / "set", images)
-    first = load(str(tmp_path / "set"))
+    first = load_data(str(tmp_path / "set"))
     assert isinstance(first.images, np.memmap)
     assert not first.images.flags.writeable
     assert [path.suffix for path in cache.iterdir()] == [".npy"]
-    monkeypatch.setattr(data, "_decode", None)  # decoding again would fail
-    second = load(str(tmp_path / "set"))
+    monkeypatch.setattr("image_transformer.data.cache.write_images", None)  # decoding again would fail
+    second = load_data(str(tmp_path / "set"))
     assert np.array_equal(first.images, second.images)
 
 
@@ -299,7 +315,7 @@ def test_labels_and_skipped_survive_the_cache(tmp_path, images):
     for i, image in enumerate(images):
         save(tmp_path / "set" / ("bee" if i % 2 else "ant") / f"{i:03d}.png", image)
     (tmp_path / "set" / "bee" / "bad.png").write_bytes(b"no image")
-    first, second = (load(str(tmp_path / "set"), skip_bad=True) for _ in range(2))
+    first, second = (load_data(str(tmp_path / "set"), skip_bad=True) for _ in range(2))
     assert np.array_equal(first.labels, second.labels)
     assert first.classes == second.classes == ("ant", "bee")
     assert first.skipped == second.skipped
@@ -316,8 +332,8 @@ def test_a_changed_file_is_decoded_again(tmp_path, images):
 
 def test_another_size_is_another_entry(tmp_path, images):
     folder(tmp_path / "set", images)
-    assert load(str(tmp_path / "set")).images.shape[2:] == (H, W)
-    assert load(str(tmp_path / "set"), size=(4, 4)).images.shape[2:] == (4, 4)
+    assert load_data(str(tmp_path / "set")).images.shape[2:] == (H, W)
+    assert load_data(str(tmp_path / "set"), size=(4, 4)).images.shape[2:] == (4, 4)
 
 
 def test_a_failed_decode_leaves_nothing(tmp_path, cache, images):
@@ -326,6 +342,34 @@ def test_a_failed_decode_leaves_nothing(tmp_path, cache, images):
     with pytest.raises(DataError):
         whole(tmp_path / "set")
     assert not [path for path in cache.iterdir() if path.suffix == ".tmp"]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 60, 128, 2000, -400, -2], ids="{} bytes".format)
+def test_a_cut_cache_file_is_decoded_again(tmp_path, cache, images, kept):
+    damage(tmp_path, cache, images, lambda whole: whole[:kept])
+
+
+@pytest.mark.parametrize("kind", ["random", "zeros", "archive", "header", "tail"])
+def test_an_overwritten_cache_file_is_decoded_again(tmp_path, cache, images, kind):
+    overwrite = {
+        "random": lambda whole: np.random.default_rng(0).bytes(len(whole)),
+        "zeros": lambda whole: bytes(len(whole)),
+        "archive": lambda whole: b"PK\x03\x04" + whole[4:],  # as a .npz begins
+        "header": lambda whole: whole[:10] + b"(" + whole[11:],
+        "tail": lambda whole: whole[: whole.rindex(b"{")] + b"{}",
+    }
+    damage(tmp_path, cache, images, overwrite[kind])
+
+
+def damage(tmp_path, cache, images, change):
+    """The law: a load after the change gives the images, and makes the cache file what it was."""
+    folder(tmp_path / "set", images)
+    load_data(str(tmp_path / "set"))
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(change(whole))
+    assert np.array_equal(load_data(str(tmp_path / "set")).images, images[carve(N, ("validation", "test"))["train"]])
+    assert file.read_bytes() == whole
 
 
 def test_an_unwritable_cache_is_done_without(tmp_path, monkeypatch, images):
@@ -349,29 +393,36 @@ def test_an_unwritable_cache_is_done_without(tmp_path, monkeypatch, images):
 )
 def test_missing(source, message):
     with pytest.raises(DataError, match=message.replace("?", r"\?")):
-        load(source)
+        load_data(source)
 
 
 def test_unknown_split():
     with pytest.raises(DataError, match="unknown split 'val': expected train, validation, test or all"):
-        load("cifar10-mini", "val")
+        load_data("cifar10-mini", "val")
 
 
 @pytest.mark.parametrize("options", [{"shape": (2, 5, 7)}, {"size": (0, 7)}])
 def test_impossible_options(options):
     with pytest.raises(DataError, match="expected"):
-        load("cifar10-mini", **options)
+        load_data("cifar10-mini", **options)
+    with pytest.raises(DataError, match="expected"):
+        load_files([MINI / "test-00.webp"], **options)
+
+
+def test_an_impossible_size_of_one_file():
+    with pytest.raises(DataError, match="expected a positive height and width"):
+        load_file(MINI / "test-00.webp", 3, size=(7, 0))
 
 
 def test_empty_folder(tmp_path):
     with pytest.raises(DataError, match=r"expected images .* found none"):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def test_too_few_images_to_split(tmp_path, images):
     folder(tmp_path, images[:2])
     with pytest.raises(DataError, match=r"2 image\(s\) are too few"):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text"])
@@ -381,7 +432,7 @@ def test_broken_images_are_named_or_skipped(tmp_path, images, kind):
     bad.write_bytes({"truncated": bad.read_bytes()[:-60], "empty": b"", "text": b"no image"}[kind])
     with pytest.raises(DataError, match=r"010\.png: unreadable image .*skip_bad"):
         whole(tmp_path)
-    parts = [load(str(tmp_path), split, skip_bad=True) for split in data.SPLITS]
+    parts = [load_data(str(tmp_path), split, skip_bad=True) for split in SPLITS]
     assert sum(part.skipped for part in parts) == 1
     assert sum(len(part) for part in parts) == N - 1
     assert np.array_equal(parts[0].images, images[[i for i in carve(N, ("validation", "test"))["train"] if i != 10]])
@@ -391,7 +442,7 @@ def test_nothing_readable(tmp_path):
     for i in range(5):
         (tmp_path / f"{i}.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="none of 3 images is readable"):
-        load(str(tmp_path), skip_bad=True)
+        load_data(str(tmp_path), skip_bad=True)
 
 
 def test_mixed_sizes_name_both_files_and_the_way_out(tmp_path, images):
@@ -413,10 +464,10 @@ def test_another_shape_than_the_model_wants(tmp_path, images, shape, how, kind):
     if kind == "mapped":
         np.save(source / "validation.npy", images)
     if kind == "cached":
-        load(str(source))
+        load_data(str(source))
     wants = f"images are 5x7, the model wants {shape[1]}x{shape[2]}: pass --size {how}"
     with pytest.raises(DataError, match=wants):
-        load(str(source), shape=shape)
+        load_data(str(source), shape=shape)
 
 
 @pytest.mark.parametrize("mode", ["I;16", "F"])
@@ -454,43 +505,143 @@ def test_16_bit_colour_is_refused(tmp_path):
 def test_bad_npy(tmp_path, array, message):
     np.save(tmp_path / "set.npy", array)
     with pytest.raises(DataError, match=message):
-        load(str(tmp_path / "set.npy"))
+        load_data(str(tmp_path / "set.npy"))
+
+
+def test_an_archive_that_is_called_npy_is_refused(tmp_path, images):
+    np.savez(tmp_path / "set.npz", train=images)
+    (tmp_path / "set.npz").rename(tmp_path / "set.npy")
+    with pytest.raises(DataError, match="unreadable as a NumPy file"):
+        load_data(str(tmp_path / "set.npy"))
 
 
 def test_bad_npz(tmp_path, images):
     np.savez(tmp_path / "set.npz", a=images, b=images)
     with pytest.raises(DataError, match=r"expected arrays train, validation, test or only one, found a, b"):
-        load(str(tmp_path / "set.npz"))
+        load_data(str(tmp_path / "set.npz"))
     np.savez(tmp_path / "set.npz", train=images, train_labels=np.zeros(3, np.int64))
     with pytest.raises(DataError, match=r"expected 47 integer labels, got int64 \(3,\)"):
-        load(str(tmp_path / "set.npz"))
+        load_data(str(tmp_path / "set.npz"))
     (tmp_path / "set.npz").write_bytes(b"PK\x03\x04 no zip file")
     with pytest.raises(DataError, match="unreadable as a NumPy file"):
-        load(str(tmp_path / "set.npz"))
+        load_data(str(tmp_path / "set.npz"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("train.npy", "old/train.npy"), ("a.npz", "b.npz"), ("train.npy", "a.npz"), ("a/labels.npy", "b/labels.npy")],
+)
+def test_two_arrays_of_one_name_are_refused(tmp_path, images, labels, one, other):
+    for file in (tmp_path / one, tmp_path / other):
+        file.parent.mkdir(exist_ok=True)
+        np.savez(file, train=images) if file.suffix == ".npz" else np.save(file, images if "train" in one else labels)
+    if "labels" in one:
+        np.save(tmp_path / "images.npy", images)
+    with pytest.raises(DataError, match=r"^.* and .* both hold an array \w+: .*$") as error:
+        load_data(str(tmp_path))
+    assert {str(tmp_path / one), str(tmp_path / other)} <= set(re.split("[ :]", str(error.value)))
+
+
+@pytest.mark.parametrize("name", ["celeba32", "imagenet32", "cifar100"])
+def test_a_name_that_is_nowhere_says_how_to_say_where_data_lies(tmp_path, monkeypatch, name):
+    how = f"set IMAGE_TRANSFORMER_DATA to the folder that holds {name}/"
+    with pytest.raises(DataError, match=f"^{name}: no such file, folder or data set; .*{how}$"):
+        load_data(name)
+    monkeypatch.setenv("IMAGE_TRANSFORMER_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=f"{how}, which {tmp_path} does not$"):
+        load_data(name)
+
+
+@pytest.mark.parametrize("why", ["no package", "no network"])
+def test_cifar10_that_is_nowhere_says_how_to_say_where_data_lies(hf, monkeypatch, why):
+    def unreachable(path):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(hf, "load_dataset", unreachable)
+    if why == "no package":
+        monkeypatch.setitem(sys.modules, "datasets", None)
+    for source, hint in (("cifar10", True), ("owner/name", False)):
+        with pytest.raises(DataError) as error:
+            load_data(source)
+        assert ("set IMAGE_TRANSFORMER_DATA to the folder that holds cifar10/" in str(error.value)) == hint
 
 
 @pytest.mark.parametrize("source", ["set.parquet", "cifar10", "owner/name"])
 def test_without_datasets_the_message_says_what_to_install(tmp_path, monkeypatch, source):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    monkeypatch.setattr(data, "_among_data", lambda name: None)
     monkeypatch.chdir(tmp_path)
     Path("set.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"pip install 'image-transformer-pytorch\[hf\]'.*cifar10-mini needs nothing"):
-        load(source)
+        load_data(source)
 
 
 def test_bad_parquet(tmp_path, hf):
     (tmp_path / "set.parquet").write_bytes(b"no parquet at all")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
-        load(str(tmp_path / "set.parquet"))
+        load_data(str(tmp_path / "set.parquet"))
     hf.Dataset.from_dict({"text": ["a", "b"]}).to_parquet(tmp_path / "text.parquet")
     with pytest.raises(DataError, match="expected a column img or image, found text"):
-        load(str(tmp_path / "text.parquet"))
+        load_data(str(tmp_path / "text.parquet"))
 
 
 def test_torch_is_not_imported():
     code = "import sys, image_transformer.data.loading; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---- some of the images ----
+
+
+@pytest.fixture
+def sorted_by_class():
+    """Four classes of a hundred images, one after the other; every image differs from every other."""
+    images = np.arange(400, dtype=np.uint16).view(np.uint8).reshape(400, 2, 1, 1)
+    return ImageData("set", "test", images, np.arange(400) // 100, ("ant", "bee", "cat", "dog"), skipped=3)
+
+
+def test_rows_are_images_with_what_is_known_of_them(sorted_by_class):
+    rows = np.array([390, 7, 7])
+    found = sorted_by_class.rows(rows)
+    assert np.array_equal(found.images, sorted_by_class.images[rows])
+    assert found.labels.tolist() == [3, 0, 0]
+    assert (found.name, found.split, found.classes, found.skipped) == ("set", "test", ("ant", "bee", "cat", "dog"), 3)
+    assert replace(sorted_by_class, labels=None).rows(rows).labels is None
+
+
+def test_rows_of_a_mapped_file_are_in_memory(tmp_path, images):
+    np.save(tmp_path / "train.npy", images)
+    np.save(tmp_path / "validation.npy", images)
+    mapped = load_data(str(tmp_path))
+    assert isinstance(mapped.images, np.memmap)
+    assert not isinstance(mapped.rows(np.arange(3)).images, np.memmap)
+
+
+@pytest.mark.parametrize("count", [1, 10, 399])
+def test_some_images_are_a_fixed_subset_in_the_order_of_the_whole(sorted_by_class, count):
+    places = drawn(sorted_by_class, count)
+    assert len(set(places)) == count
+    assert places == sorted(places)
+    assert places == drawn(sorted_by_class, count)
+    assert sorted_by_class.some(count).labels.tolist() == [place // 100 for place in places]
+
+
+def test_some_images_are_among_more_of_them(sorted_by_class):
+    assert set(drawn(sorted_by_class, 10)) < set(drawn(sorted_by_class, 20)) < set(drawn(sorted_by_class, 399))
+
+
+def test_some_images_of_a_sorted_set_are_of_several_classes(sorted_by_class):
+    assert len(set(sorted_by_class.labels[:10])) == 1
+    assert len(set(sorted_by_class.some(10).labels)) > 1
+
+
+@pytest.mark.parametrize("count", [None, 400, 401])
+def test_enough_of_the_images_are_all_of_them(sorted_by_class, count):
+    assert sorted_by_class.some(count) is sorted_by_class
+
+
+def drawn(data, count):
+    """The places of the drawn images, read off the images themselves."""
+    return data.some(count).images.reshape(count, 2).copy().view(np.uint16)[:, 0].tolist()
 
 
 # ---- CIFAR-10 ----
@@ -500,12 +651,12 @@ def test_torch_is_not_imported():
 def mini(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IMAGE_TRANSFORMER_CACHE", str(tmp_path_factory.mktemp("mini")))
-        return {split: load("cifar10-mini", split, shape=(3, 32, 32)) for split in data.SPLITS}
+        return {split: load_data("cifar10-mini", split, shape=(3, 32, 32)) for split in SPLITS}
 
 
 @pytest.mark.parametrize(("split", "n"), [("train", 4300), ("validation", 500), ("test", 1000)])
 def test_the_embedded_set_is_what_its_index_says(mini, split, n):
-    part, index = mini[split], json.loads((data.MINI / "index.json").read_text())[split]
+    part, index = mini[split], json.loads((MINI / "index.json").read_text())[split]
     assert part.images.shape == (n, 3, 32, 32)
     assert len(set(index["rows"])) == n
     assert hashlib.sha256(part.images.tobytes()).hexdigest() == index["sha256"]
@@ -519,14 +670,15 @@ def test_the_embedded_splits_share_no_image(mini):
 
 
 def test_the_embedded_set_takes_at_most_10_million_bytes():
-    assert sum(file.stat().st_size for file in data.MINI.iterdir()) <= 10_000_000
+    assert sum(file.stat().st_size for file in MINI.iterdir()) <= 10_000_000
 
 
 @pytest.mark.slow
-def test_cifar10_is_the_published_one_and_holds_the_embedded_set(hf):
-    if data._among_data("cifar10") is None:
+def test_cifar10_is_the_published_one_and_holds_the_embedded_set(hf, monkeypatch):
+    if not (DATA / "cifar10").is_dir():
         pytest.skip("needs the Parquet files of CIFAR-10")
-    parts = {split: load("cifar10", split, shape=(3, 32, 32)) for split in data.SPLITS}
+    monkeypatch.setenv("IMAGE_TRANSFORMER_DATA", str(DATA))
+    parts = {split: load_data("cifar10", split, shape=(3, 32, 32)) for split in SPLITS}
     assert {split: len(part) for split, part in parts.items()} == {"train": 48_000, "validation": 2_000, "test": 10_000}
     rows = carve(50_000, ("validation",))
     images, labels = np.empty((50_000, 3, 32, 32), np.uint8), np.empty(50_000, np.uint8)
@@ -547,8 +699,8 @@ def test_cifar10_is_the_published_one_and_holds_the_embedded_set(hf):
         "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
         "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
     ]
-    index = json.loads((data.MINI / "index.json").read_text())
-    for split in data.SPLITS:
+    index = json.loads((MINI / "index.json").read_text())
+    for split in SPLITS:
         source = parts["test"].images if split == "test" else images
-        assert np.array_equal(load("cifar10-mini", split).images, source[index[split]["rows"]])
+        assert np.array_equal(load_data("cifar10-mini", split).images, source[index[split]["rows"]])
     assert set(index["train"]["rows"]).isdisjoint(index["validation"]["rows"])

@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import shrunken
 from PIL import Image
 
 from image_transformer import checkpoint
-from image_transformer.cli import main as cli
+from image_transformer.cli.main import main
+from image_transformer.conditions.label import Label
 from image_transformer.geometry.order import Raster, layout
 from image_transformer.geometry.patterns import tiles
 from image_transformer.geometry.schedule import cache_plan, front_by_front
-from image_transformer.measures import assessment as assess
-from image_transformer.measures.quality import fit_regression
-from image_transformer.recipes import modern as recipes
+from image_transformer.measures import enlargements as assess
+from image_transformer.measures.regression import fit_regression
+from image_transformer.recipes import recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -38,14 +40,13 @@ def commands(text: str) -> list[str]:
 @pytest.fixture
 def tiny_world(images_file, tmp_path, monkeypatch):
     """A folder in which every recipe is small and every image has the size of the small models."""
-    find = recipes.find
 
     def small(name):
-        config = recipes.shrunken(find(name))
-        source = str(images_file) if config.model.classes is None else "pets"
+        config = shrunken(recipe(name))
+        source = str(images_file) if config.model.condition(Label) is None else "pets"
         return replace(config, data=replace(config.data, source=source, size=config.model.shape[1:]))
 
-    monkeypatch.setattr(recipes, "find", small)
+    monkeypatch.setattr("image_transformer.cli.train.recipe", small)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     images = np.load(images_file)
@@ -71,14 +72,14 @@ def test_readme_commands_run(tiny_world):
             words[words.index("--train.images") + 1] = "16"
         if words[0] == "demo":
             continue  # `make demo` is timed by hand; its parts have tests of their own
-        assert cli.main(words) == 0, line
+        assert main(words) == 0, line
 
 
 def test_readme_python_runs(tiny_world, monkeypatch):
-    assert cli.main(["train", "tiny", "--out", "runs/tiny"]) == 0
+    assert main(["train", "tiny", "--out", "runs/tiny"]) == 0
     conditional = ("small-class", "superres-cifar10")
-    for recipe in conditional:
-        assert cli.main(["train", recipe, "--out", recipe]) == 0
+    for name in conditional:
+        assert main(["train", name, "--out", name]) == 0
     by_class, superres = map(checkpoint.load, conditional)
     plain, conditions = blocks(README, "python")
     names = {"images": torch.from_numpy(tiny_world[:2].copy())}

@@ -9,12 +9,12 @@ from conftest import make_model, random_images
 from torch import nn
 from torch.nn.functional import layer_norm, linear, relu, scaled_dot_product_attention, silu
 
-from image_transformer.config.model import ModelConfig
+from image_transformer.config.model import Modern, Paper
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
 from image_transformer.geometry.patterns import Full, Local1D
 from image_transformer.inference.scoring import bits_per_dim
-from image_transformer.model import ImageTransformer
-from image_transformer.networks.modern import NUM_NEIGHBOURS, nearest_generated, neighbour_table
+from image_transformer.model import ImageModel
+from image_transformer.networks.neighbours import NUM_NEIGHBOURS, nearest_generated, neighbour_table
 
 SHAPE = (3, 4, 5)
 SCHEME = (BlockRaster((2, 3)), (Full(),))  # an order that is not the raster, so that no index can stand for another
@@ -93,14 +93,14 @@ def test_paper_network_is_post_norm_attention_and_relu_feed_forward():
 
 def test_paper_head_and_initialisation():
     """A bias for the softmax and none for DMOL; uniform weights of variance 0.2 / mean fan."""
-    config = ModelConfig(family="paper", shape=(3, 8, 8), depth=1, width=64, feed_forward=192, heads=4)
-    network = ImageTransformer(config).network
+    config = Paper(shape=(3, 8, 8), depth=1, width=64, feed_forward=192, heads=4)
+    network = ImageModel(config).network
     assert network.head.bias is None
     hidden = network.blocks[0].feed_forward[0]
     assert hidden.weight.var().item() == pytest.approx(0.2 / 128, rel=0.1)
     assert hidden.weight.abs().max().item() == pytest.approx(math.sqrt(3 * 0.2 / 128), rel=0.02)
     assert not hidden.bias.any()
-    softmax = ImageTransformer(ModelConfig(family="paper", likelihood="categorical", shape=(3, 2, 2), width=64)).network
+    softmax = ImageModel(Paper(likelihood="categorical", shape=(3, 2, 2), width=64)).network
     assert softmax.head.bias is not None
     assert softmax.embed.table.weight.std().item() == pytest.approx(1 / 8, rel=0.05)
 
@@ -121,7 +121,7 @@ def test_dropout_acts_on_the_input_and_on_every_residual_branch(family, monkeypa
 def test_modern_network_is_pre_norm_with_gates_and_a_skip():
     model = make_model((Raster(), (Full(), Full())), SHAPE, width=16, heads=2)
     network, image = model.network, random_images(2, SHAPE)
-    features = network.features(image, slice(None))
+    features = network.features(image, slice(None), {})
     p = model.layout.positions
 
     def norm(x):
@@ -154,13 +154,13 @@ def test_modern_network_is_pre_norm_with_gates_and_a_skip():
 @pytest.mark.parametrize("likelihood", ["categorical", "dmol"])
 def test_modern_starts_with_blocks_and_head_that_add_nothing(likelihood):
     torch.manual_seed(0)
-    model = ImageTransformer(ModelConfig(shape=SHAPE, likelihood=likelihood, depth=2, width=16, heads=2))
+    model = ImageModel(Modern(shape=SHAPE, likelihood=likelihood, depth=2, width=16, heads=2))
     image = random_images(1, SHAPE)
     network = model.network
-    expected = 0 if network.skip is None else network.skip(network.features(image, slice(None)), slice(None))
+    expected = 0 if network.skip is None else network.skip(network.features(image, slice(None), {}), slice(None))
     torch.testing.assert_close(model(image), torch.zeros_like(model(image)) + expected)
     x = torch.randn(1, model.layout.num_positions, 16)
-    assert torch.equal(network.blocks[0](x, network.rotary(slice(None)), model.tiled[0]), x)
+    assert torch.equal(network.blocks[0](x, network.rotary(slice(None)), model.network.tiled[0]), x)
 
 
 def test_modern_neighbours_at_the_edges():
@@ -204,18 +204,18 @@ def test_closed_form_start_uses_the_channels_before():
     blue = green + rng.normal(0, 3, red.shape)
     images = torch.from_numpy(np.clip(np.concatenate([red, green, blue], 1), 0, 255).round().astype(np.uint8))
     torch.manual_seed(0)
-    model = ImageTransformer(ModelConfig(shape=(3, 9, 9), attention=(Local1D(9, 9),), depth=1, width=16, heads=2))
-    model.network.closed_form_start(images[:40])
+    model = ImageModel(Modern(shape=(3, 9, 9), attention=(Local1D(9, 9),), depth=1, width=16, heads=2))
+    model.network.closed_form_start(images[:40], {})
     entropy = sum(math.log2(sd * math.sqrt(2 * math.pi * math.e)) for sd in (30, 3, 3)) / 3
     assert bits_per_dim(model, images[40:]) == pytest.approx(entropy, abs=0.15)
 
 
 def test_closed_form_start_whitens_the_inputs_of_the_stem():
     images = random_images(30, (3, 6, 6)) // 8 + 100
-    model = ImageTransformer(ModelConfig(shape=(3, 6, 6), attention=(Full(),), depth=1, width=256, heads=4))
-    model.network.closed_form_start(images)
+    model = ImageModel(Modern(shape=(3, 6, 6), attention=(Full(),), depth=1, width=256, heads=4))
+    model.network.closed_form_start(images, {})
     network = model.network
-    features = network.features(images, slice(None)).flatten(0, 1)
+    features = network.features(images, slice(None), {}).flatten(0, 1)
     out = linear(features, network.stem.weight, network.stem.bias)
     assert out.mean().abs() < 0.05
     assert out.std().item() == pytest.approx(1, abs=0.15)

@@ -2,19 +2,17 @@
 
 import itertools
 import math
+import typing
 from itertools import pairwise
 
 import pytest
 import torch
 
-from image_transformer.likelihoods.dmol import (
-    MIN_LOG_SCALE,
-    NUM_VALUES,
-    Categorical,
-    ChainedCategorical,
-    DiscretizedLogisticMixture,
-    invert_cdf,
-)
+from image_transformer.likelihoods import Name
+from image_transformer.likelihoods.base import MIN_LOG_SCALE, NUM_VALUES, draw_in_turn, invert_cdf, make_likelihood
+from image_transformer.likelihoods.categorical import Categorical
+from image_transformer.likelihoods.chained import ChainedCategorical
+from image_transformer.likelihoods.dmol import DiscretizedLogisticMixture
 
 EXTREMES = [
     {"means": 0.0, "log_scales": -30.0},
@@ -29,19 +27,31 @@ EXTREMES = [
 
 def mixture(channels: int, *, means: float = 0.0, log_scales: float = -2.0, dtype=torch.float64, batch: int = 5):
     """Random parameters around the given means and log-scales, components that differ."""
-    likelihood = DiscretizedLogisticMixture(4)
+    likelihood = DiscretizedLogisticMixture(4, channels)
     generator = torch.Generator().manual_seed(0)
-    params = torch.randn(batch, likelihood.num_params(channels), generator=generator, dtype=torch.float64)
-    _, m, s, _ = likelihood.split(params, channels)
+    params = torch.randn(batch, likelihood.num_params, generator=generator, dtype=torch.float64)
+    _, m, s, _ = likelihood.split(params)
     m.mul_(0.1 * (1 + abs(means))).add_(means)
     s.mul_(0.3).add_(log_scales)
     return likelihood, params.to(dtype)
 
 
-def every_value(given: torch.Tensor) -> torch.Tensor:
-    """The given values `(b, i)` followed by each of the 256: `(b, 256, i + 1)`."""
-    values = torch.arange(NUM_VALUES, dtype=torch.uint8).expand(len(given), -1)[..., None]
-    return torch.cat([given[:, None].expand(-1, NUM_VALUES, -1), values], -1)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", typing.get_args(Name))
+def test_each_name_makes_a_likelihood_as_the_protocol_says(name, channels):
+    likelihood = make_likelihood(name, channels=channels, width=10, components=3)
+    assert likelihood.name == name
+    count, size = (1 if likelihood.sub_pixels else channels), likelihood.num_params
+    params, noise = torch.zeros(2, size), torch.full((2, likelihood.num_noise), 0.4, dtype=torch.float64)
+    values = likelihood.draw(params, noise)
+    assert values.shape == likelihood.log_prob(params, values).shape == (2, count)
+    means = torch.linspace(-0.3, 0.3, 4 * count).view(4, count)
+    if likelihood.has_means:
+        assert likelihood.mean_params(means).shape == (4, size)
+        assert likelihood.start(means, means + 0.1, torch.zeros(count, count)).shape == (size,)
+    else:
+        with pytest.raises(NotImplementedError):
+            likelihood.mean_params(means)
 
 
 @pytest.mark.parametrize("extreme", EXTREMES, ids=str)
@@ -87,7 +97,7 @@ def test_the_mass_of_a_range_is_the_sum_of_its_values_masses(extreme):
 
 def test_mass_is_the_logistic_cdf_across_the_bin():
     """One component, one channel, written out: s((x + 1/255 - m) / e^s) - s((x - 1/255 - m) / e^s)."""
-    likelihood = DiscretizedLogisticMixture(1)
+    likelihood = DiscretizedLogisticMixture(1, channels=1)
     m, log_s = 0.2, -1.5
     cdf = [1 / (1 + math.exp(-((v - 127.0) / 127.5 - m) / math.exp(log_s))) for v in range(255)]  # at v + 1/2
     expected = torch.tensor([cdf[0], *(b - a for a, b in pairwise(cdf)), 1 - cdf[-1]])
@@ -100,7 +110,7 @@ def test_joint_of_a_pixel_is_the_mixture_of_products():
     likelihood, params = mixture(3)
     values = torch.tensor([[10, 200, 99]], dtype=torch.uint8).expand(len(params), -1)
     x = values.double() / 127.5 - 1
-    logits, means, log_scales, c = likelihood.split(params, 3)
+    logits, means, log_scales, c = likelihood.split(params)
     c = c.tanh()
     shifted = torch.stack(
         [
@@ -137,7 +147,7 @@ def test_gradients_are_finite_at_extremes_in_float32(extreme):
 
 def test_far_values_keep_their_gradient():
     """Where the two CDFs round to the same number, the mean must still be pulled towards the value."""
-    likelihood = DiscretizedLogisticMixture(1)
+    likelihood = DiscretizedLogisticMixture(1, channels=1)
     params = torch.tensor([[0.0, -1.0, MIN_LOG_SCALE]], requires_grad=True)
     log_prob = likelihood.log_prob(params, torch.tensor([[250]], dtype=torch.uint8)).sum()
     (gradient,) = torch.autograd.grad(log_prob, params)
@@ -165,7 +175,7 @@ def test_temperature_divides_logits_and_multiplies_scales():
     """The mixture at temperature 1/2, written out as parameters."""
     likelihood, params = mixture(3)
     sharper = params.clone()
-    logits, _, log_scales, _ = likelihood.split(sharper, 3)
+    logits, _, log_scales, _ = likelihood.split(sharper)
     logits.mul_(2)
     log_scales.sub_(math.log(2))
     given = torch.randint(0, 256, (len(params), 2), dtype=torch.uint8)
@@ -180,7 +190,7 @@ def chained(channels: int = 3, batch: int = 5):
     likelihood = ChainedCategorical(channels, 6).double()
     for weight in likelihood.parameters():
         torch.nn.init.normal_(weight)
-    return likelihood, torch.randn(batch, likelihood.num_params(channels), dtype=torch.float64)
+    return likelihood, torch.randn(batch, likelihood.num_params, dtype=torch.float64)
 
 
 def categorical(channels: int = 1, batch: int = 5):
@@ -256,7 +266,7 @@ def test_draws_follow_the_conditionals(make, channels, temperature):
     likelihood, params = make(channels, batch=2)
     count, rng = 8_000, torch.Generator().manual_seed(5)
     params = params.repeat_interleave(count // 2, 0)
-    noise = torch.rand(count, likelihood.num_noise(channels), generator=rng, dtype=torch.float64)
+    noise = torch.rand(count, likelihood.num_noise, generator=rng, dtype=torch.float64)
     values = likelihood.draw(params, noise, temperature)
     assert values.dtype == torch.uint8
     assert values.shape == (count, channels)
@@ -307,9 +317,24 @@ def test_draws_between_bounds_exist_however_unlikely(extreme):
 def test_noise_at_its_edges_gives_values_that_exist(edge):
     for make, channels in ((mixture, 3), (chained, 3), (categorical, 1)):
         likelihood, params = make(channels)
-        noise = torch.full((5, likelihood.num_noise(channels)), edge, dtype=torch.float64)
+        noise = torch.full((5, likelihood.num_noise), edge, dtype=torch.float64)
         values = likelihood.draw(params, noise)
         assert likelihood.log_prob(params, values).isfinite().all()
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(256, None), (None, 1.0), (300, 1.0)])
+@pytest.mark.parametrize("make", [mixture, narrow_mixture, chained])
+def test_filters_that_keep_everything_change_no_draw(make, top_k, top_p):
+    """With bounds and without: they take the route of no filter, so the same noise gives the same values."""
+    likelihood, params = make(3, batch=2)
+    count, rng = 600, torch.Generator().manual_seed(3)
+    params = params.repeat_interleave(count // 2, 0)
+    uniform = torch.rand(count, 3, generator=rng, dtype=torch.float64)
+    lowest = torch.randint(0, 200, (count, 3), generator=rng)
+    bounds = lowest, lowest + torch.randint(0, 56, (count, 3), generator=rng)
+    for ends in (None, bounds):
+        expected = draw_in_turn(likelihood, params, uniform, bounds=ends)
+        assert torch.equal(draw_in_turn(likelihood, params, uniform, 1.0, top_k, top_p, bounds=ends), expected)
 
 
 def test_draws_have_the_frequencies_of_the_masses():
@@ -341,14 +366,14 @@ def test_top_k_and_top_p_keep_the_likeliest():
 
 
 def test_numbers_of_parameters():
-    assert DiscretizedLogisticMixture(10).num_params(3) == 100
-    assert DiscretizedLogisticMixture(10).num_params(1) == 30
-    assert Categorical().num_params(3) == 256
+    assert DiscretizedLogisticMixture(10, channels=3).num_params == 100
+    assert DiscretizedLogisticMixture(10, channels=1).num_params == 30
+    assert Categorical().num_params == 256
 
 
 def test_no_scale_is_smaller_than_that_of_the_paper():
     likelihood, params = mixture(1, means=0.1, log_scales=-20.0)
-    _, _, log_scales, _ = likelihood.split(clamped := params.clone(), 1)
+    _, _, log_scales, _ = likelihood.split(clamped := params.clone())
     log_scales.fill_(-7.0)
     values = torch.full((len(params), 1), 140, dtype=torch.uint8)
     torch.testing.assert_close(likelihood.log_prob(params, values), likelihood.log_prob(clamped, values))

@@ -19,7 +19,7 @@ from torch import nn
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
 from image_transformer.geometry.patterns import Full, Local1D
 from image_transformer.inference.scoring import bits, bits_per_dim, evaluate
-from image_transformer.networks.modern import neighbour_table
+from image_transformer.networks.neighbours import neighbour_table
 
 
 class SmoothTable(nn.Module):
@@ -226,10 +226,10 @@ def test_closed_form_start_predicts_a_linear_image_source():
             x[:, :, r, c] = (x[:, :, r - 1, c] + x[:, :, r, c - 1]) / 2 + rng.normal(0, 4, (40, 3))
     images = torch.from_numpy(np.clip(x + 128, 0, 255).round().astype(np.uint8))[:, :, 1:, 1:].contiguous()
     torch.manual_seed(0)
-    from image_transformer.config.model import ModelConfig
-    from image_transformer.model import ImageTransformer
+    from image_transformer.config.model import Modern
+    from image_transformer.model import ImageModel
 
-    model = ImageTransformer(ModelConfig(shape=(3, 12, 12), attention=(Local1D(12, 12),), depth=1, width=16, heads=2))
-    model.network.closed_form_start(images[:30])
+    model = ImageModel(Modern(shape=(3, 12, 12), attention=(Local1D(12, 12),), depth=1, width=16, heads=2))
+    model.network.closed_form_start(images[:30], {})
     entropy = math.log2(4 * math.sqrt(2 * math.pi * math.e))  # of the noise, in bits
     assert bits_per_dim(model, images[30:]) == pytest.approx(entropy, abs=0.15)

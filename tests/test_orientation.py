@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import every_scheme, layouts, make_model, random_images
 
-from image_transformer.config.model import DataConfig
+from image_transformer.config.data import DataConfig
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
 from image_transformer.geometry.orientation import (
     AS_IT_IS,

@@ -13,10 +13,11 @@ from PIL import Image
 
 from image_transformer.show import page as report
 from image_transformer.show.grids import grid, save_png
+from image_transformer.show.records import read_metrics
 
 LINES: list[dict[str, Any]] = [
     {"kind": "start", "parameters": 943210, "device": "cpu", "dtype": "bfloat16", "torch": "2.13.0",
-     "data": "cifar10-mini", "train_images": 4800, "flips": True, "commit": "0123456789abcdef"},
+     "data": "cifar10-mini", "train_images": 4800, "flips": True, "version": "0.1.0"},
     {"kind": "train", "images": 6400, "bpd": 4.91, "lr": 0.001, "images_per_s": 20.5, "seconds": 300.2},
     {"kind": "validation", "images": 6400, "bpd": 4.321, "count": 500, "seconds": 9.0},
     {"kind": "train", "images": 12800, "bpd": float("nan"), "images_per_s": 21.5, "seconds": 7505.0},
@@ -54,7 +55,7 @@ def test_the_page_says_what_the_run_measured(tmp_path: Path) -> None:
         ("images/s", "21.0", "cpu bfloat16"),
         ("time", "2 h 5 min", ""),
     ]
-    assert "cifar10-mini · 4,800 training images · horizontal flips · torch 2.13.0 · commit 0123456789" in page
+    assert "cifar10-mini · 4,800 training images · horizontal flips · torch 2.13.0 · image-transformer 0.1.0" in page
     assert "<h1>tiny</h1>" in page and "depth: 6" in page
     assert f"image-transformer train tiny --out {tmp_path / 'run'} --resume" in page
     assert len(inlined(page)) == 2, "the curve and the bars"
@@ -119,9 +120,9 @@ def test_metrics_survive_a_line_cut_at_any_byte(tmp_path: Path) -> None:
     last = len(json.dumps(LINES[2])) + 1
     for cut in range(2, last + 1):
         path.write_bytes(whole[:-cut])
-        assert report.read_metrics(path) == LINES[:2]
+        assert read_metrics(path) == LINES[:2]
     path.write_bytes(whole[:-last] + "é".encode()[:1])
-    assert report.read_metrics(path) == LINES[:2]
+    assert read_metrics(path) == LINES[:2]
 
 
 def test_metrics_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -133,5 +134,5 @@ def test_metrics_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path: Pa
     lost = [line("train", 30, 1), line("validation", 30, 1), line("train", 40, 1)]
     after = [line("train", 25, 2), line("validation", 30, 2), line("train", 35, 2)]
     path = write_run(tmp_path, [start, *before, *lost, start, *after]) / "metrics.jsonl"
-    assert report.read_metrics(path) == [start, *before, start, *after]
-    assert report.read_metrics(tmp_path / "missing.jsonl") == []
+    assert read_metrics(path) == [start, *before, start, *after]
+    assert read_metrics(tmp_path / "missing.jsonl") == []

@@ -12,17 +12,22 @@ from PIL import Image
 
 from image_transformer import checkpoint
 from image_transformer.cli.main import main
-from image_transformer.config.model import ModelConfig, RunConfig
+from image_transformer.cli.superres import names, write
+from image_transformer.conditions.low import Low
+from image_transformer.config.model import Modern
+from image_transformer.config.run import RunConfig
 from image_transformer.data.loading import load_file
 from image_transformer.geometry.boxes import box_mean, nearest
 from image_transformer.geometry.order import Wavefront
 from image_transformer.geometry.patterns import Local1D
 from image_transformer.inference import enlarging as superres
+from image_transformer.inference import memory
 from image_transformer.inference import sampling as sample
-from image_transformer.inference.enlarging import Tiling, enlarge, starts
+from image_transformer.inference.enlarging import enlarge
 from image_transformer.inference.sampling import generate
+from image_transformer.inference.tiles import Tiling, starts
 from image_transformer.measures.quality import bicubic
-from image_transformer.model import ImageTransformer
+from image_transformer.model import ImageModel
 
 FACTOR, TILE = 2, (4, 3)
 SHAPE = (3, 8, 6)
@@ -35,7 +40,7 @@ def random_model(shape=SHAPE, **fields):
 
 def copying_model(shape):
     """It draws the value of the pixel's box: all weights are zero but the skip's from there, and scales are tiny."""
-    model = ImageTransformer(ModelConfig(shape=shape, factor=FACTOR, width=8, heads=1, depth=1, components=1))
+    model = ImageModel(Modern(shape=shape, conditions=(Low(FACTOR),), width=8, heads=1, depth=1, components=1))
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
     channels, skip = shape[0], model.network.skip
@@ -112,7 +117,7 @@ def test_a_sample_depends_neither_on_batches_nor_on_other_samples_and_images(mon
     assert len({image.numpy().tobytes() for image in images.flatten(0, 1)}) == 6
     assert torch.equal(enlarge(model, low[1:], samples=2, seed=1)[0], images[1, :2])
     assert not torch.equal(enlarge(model, low, samples=3, seed=2), images)
-    monkeypatch.setattr(sample, "MOST_AT_ONCE", 1)
+    monkeypatch.setattr(memory, "MOST_AT_ONCE", 1)
     assert torch.equal(enlarge(model, low, samples=3, seed=1), images)
 
 
@@ -166,7 +171,11 @@ def test_other_noise_of_a_tile_changes_it_and_later_ones_that_overlap_it_and_not
     number = len(plan.lefts) + 2  # in the second row
     images = enlarge(model, low)[0, 0]
     true_noise = sample.noise
-    monkeypatch.setattr(sample, "noise", lambda seed, first, *rest: true_noise(seed + (first == number), first, *rest))
+
+    def other_noise(seed, numbers, each):
+        return torch.cat([true_noise(seed + (n == number), [n], each) for n in numbers])
+
+    monkeypatch.setattr(sample, "noise", other_noise)
     changed = (enlarge(model, low)[0, 0] != images).any(0)
     reached, own = {number}, np.full((16, 18), -1)  # own: the number of the tile that drew a pixel
     for other in range(plan.tiles):
@@ -295,13 +304,13 @@ def test_superres_consistent_sized_and_never_over_a_given_file(here):
 
 def test_names_differ_from_each_other_and_from_samples_of_others():
     files = [Path(name) for name in ("a/x.png", "b/x.png", "x-1.png", "x_2.png")]
-    assert superres.names(files, Path("out"), 2) == ["x", "x_2", "x-1_2", "x_2_2"]
+    assert names(files, Path("out"), 2) == ["x", "x_2", "x-1_2", "x_2_2"]
 
 
 def test_the_picture_of_a_large_or_narrow_image_stays_small(tmp_path):
     for size in ((3, 400), (300, 1), (300, 300)):
         low = np.zeros((1, *size), np.uint8)
-        path = superres.write(tmp_path, "x", low, nearest(low[None], 4), 4)
+        path = write(tmp_path, "x", low, nearest(low[None], 4), 4)
         with Image.open(path) as picture:
             assert picture.width <= 3 * 530 and picture.height <= 600
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,18 +15,25 @@ from conftest import make_model, random_images
 
 from image_transformer import checkpoint
 from image_transformer.checkpoint import CheckpointError
-from image_transformer.config.model import DataConfig, ModelConfig, RunConfig, TrainConfig, save_config
+from image_transformer.config.data import DataConfig
+from image_transformer.config.model import Modern
+from image_transformer.config.run import RunConfig, save_config
+from image_transformer.config.train import TrainConfig
 from image_transformer.geometry.orientation import EIGHT
 from image_transformer.geometry.patterns import Local1D
-from image_transformer.show.page import read_metrics
-from image_transformer.training.loop import Interrupted, Run, TrainingError, random_seed, train
+from image_transformer.networks.modern import ModernTransformer
+from image_transformer.show.records import read_metrics
+from image_transformer.training.batches import random_seed
+from image_transformer.training.errors import Interrupted, TrainingError
+from image_transformer.training.loop import train
 from image_transformer.training.optim import make_optimizers, vaswani, warmup_constant_decay
+from image_transformer.training.run import Run
 
 
 @pytest.fixture
 def config(images_file):
     """Everything on that could break resuming: dropout, moving average, flips, accumulation, two optimizers."""
-    model = ModelConfig(shape=(3, 6, 7), attention=(Local1D(7, 7),), depth=2, width=16, heads=2, feed_forward=24,
+    model = Modern(shape=(3, 6, 7), attention=(Local1D(7, 7),), depth=2, width=16, heads=2, feed_forward=24,
                         components=2, dropout=0.2)  # fmt: skip
     training = TrainConfig(images=48, batch=4, micro_batch=2, ema=0.9, warmup=8, validate_every=16, sample_every=24,
                            save_every=12, keep=9, closed_form_start=True, clip=1.0)  # fmt: skip
@@ -54,7 +62,7 @@ def assert_same_run(one, other):
 @pytest.mark.parametrize("likelihood", ["dmol", "chained"])
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, tmp_path, monkeypatch, likelihood):
     config = replace(config, model=replace(config.model, likelihood=likelihood))
-    monkeypatch.setattr("image_transformer.training.loop.LOG_EVERY", 4)  # does not divide the updates before the cut
+    monkeypatch.setattr("image_transformer.training.due.LOG_EVERY", 4)  # does not divide the updates before the cut
     train(config, tmp_path / "whole", show_progress=False)
     train(replace(config, train=replace(config.train, images=48)), tmp_path / "cut", show_progress=False)
     for folder in checkpoint.checkpoints(tmp_path / "cut"):  # as if it had died after 24 images
@@ -65,7 +73,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, tmp_path, m
 
 
 def test_ctrl_c_finishes_the_update_saves_and_can_be_resumed(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("image_transformer.training.loop.LOG_EVERY", 1)
+    monkeypatch.setattr("image_transformer.training.due.LOG_EVERY", 1)
     train(config, tmp_path / "whole", show_progress=False)
     update = Run.update
 
@@ -97,10 +105,13 @@ def test_a_compiled_loss_has_the_gradients_of_the_plain_one_and_is_compiled_once
     for _ in range(2):
         run.update()
     images = run.batch(0, 2)[0]
-    parameters = list(run.model.parameters())
-    with torch.compiler.set_stance("fail_on_recompile"), torch.autocast("cpu", torch.bfloat16, enabled=run.bf16):
-        plain = torch.autograd.grad(run._bits_per_dim(images, None), parameters)
-        fast = torch.autograd.grad(run._loss(images, None), parameters)
+    parameters = list(run.learner.model.parameters())
+    with (
+        torch.compiler.set_stance("fail_on_recompile"),
+        torch.autocast("cpu", torch.bfloat16, enabled=run.learner.bf16),
+    ):
+        plain = torch.autograd.grad(run.learner.loss(images, {}), parameters)
+        fast = torch.autograd.grad(run.learner.call(images, {}), parameters)
     with torch.compiler.set_stance("fail_on_recompile"):
         run.update()
     torch.testing.assert_close(plain, fast, rtol=1e-3, atol=1e-5)
@@ -129,7 +140,7 @@ def test_moving_average_follows_its_formula(config, tmp_path):
     expected = None
     for _ in range(3):
         run.update()
-        weight = run.model.state_dict()[name].clone()
+        weight = run.learner.model.state_dict()[name].clone()
         expected = weight if expected is None else 0.9 * expected + 0.1 * weight
     torch.testing.assert_close(run.weights.state_dict()[name], expected)
     assert not torch.equal(expected, weight)
@@ -153,18 +164,19 @@ def test_clipping_bounds_the_gradient(config, tmp_path, monkeypatch):
 
 
 def test_accumulated_gradients_equal_one_batch(config, tmp_path):
-    """Without dropout, which draws other noise for other passes."""
-    ends = []
+    """The gradients themselves: what an update makes of them may not depend on their size. Without dropout, which
+    draws other noise for other passes."""
+    gradients = []
     for micro in (None, 1, 2):
-        plain = replace(config, model=replace(config.model, dropout=0.0),
-                        train=replace(config.train, micro_batch=micro, images=8))  # fmt: skip
-        run = Run(plain, tmp_path / f"micro-{micro}")
-        run.update()
-        ends.append(
-            torch.cat([p.grad.flatten() if p.grad is not None else p.flatten() for p in run.model.parameters()])
+        training = replace(config.train, micro_batch=micro, bf16="off")
+        run = Run(
+            replace(config, model=replace(config.model, dropout=0.0), train=training), tmp_path / f"micro-{micro}"
         )
-    torch.testing.assert_close(ends[0], ends[1], rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(ends[0], ends[2], rtol=1e-3, atol=1e-5)
+        run.learner.accumulate(run.passes())
+        gradients.append(torch.cat([p.grad.flatten() for p in run.learner.model.parameters()]))
+    assert gradients[0].norm() > 0.1
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-4, atol=1e-6)
 
 
 def test_every_image_is_seen_once_an_epoch_in_an_order_of_the_seed(config, tmp_path):
@@ -250,7 +262,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(c
     def poisoned(run, first, count):
         if first >= 32:
             with torch.no_grad():
-                next(run.model.parameters()).fill_(math_nan)
+                next(run.learner.model.parameters()).fill_(math_nan)
         return batch(run, first, count)
 
     math_nan = float("nan")
@@ -335,17 +347,25 @@ def test_a_truncated_file_is_named(config, run_folder, name):
     assert "\n" not in str(caught.value)
 
 
+def write_sums(folder):
+    """As if what is in the folder had been written so."""
+    (folder / checkpoint.SUMS).unlink()
+    (folder / checkpoint.SUMS).write_bytes(checkpoint.sums({f.name: f.read_bytes() for f in folder.iterdir()}))
+
+
 def test_another_format_is_refused(run_folder):
     folder = checkpoint.checkpoints(run_folder)[-1]
     state = json.loads((folder / "state.json").read_text()) | {"format": 99}
     (folder / "state.json").write_text(json.dumps(state))
-    with pytest.raises(CheckpointError, match="format 99, expected 2"):
+    write_sums(folder)
+    with pytest.raises(CheckpointError, match="format 99, expected 2 or 3"):
         checkpoint.load(run_folder)
 
 
 def test_weights_of_another_model_are_refused(config, run_folder):
     folder = checkpoint.checkpoints(run_folder)[-1]
     save_config(replace(config, model=replace(config.model, width=32)), folder / "config.yaml")
+    write_sums(folder)
     with pytest.raises(CheckpointError, match="holds another model"):
         checkpoint.load(folder)
 
@@ -394,3 +414,135 @@ def test_seeds_differ_by_purpose_and_number():
     seeds = [random_seed(s, what, n) for s in (0, 1) for what in ("weights", "order", "dropout") for n in (0, 1, 2)]
     assert len(set(seeds)) == len(seeds)
     assert random_seed(3, "order", 5) == random_seed(3, "order", 5)
+
+
+# ---- a class-sorted folder ----
+
+
+def test_a_part_of_a_sorted_data_set_stands_for_all_of_it(config, tmp_path, monkeypatch):
+    """Validation, the closed-form start and sample pictures see all classes, not the first one."""
+    images, labels = np.load(config.data.source), np.repeat(np.arange(4), 15)
+    np.savez(tmp_path / "sorted.npz", train=images, train_labels=labels)
+    training = replace(config.train, validation_images=3)
+    config = replace(config, data=DataConfig(str(tmp_path / "sorted.npz")), train=training)
+    monkeypatch.setattr("image_transformer.training.run.START_PIXELS", 12 * 6 * 7)
+    seen = []
+    start = ModernTransformer.closed_form_start
+    monkeypatch.setattr(
+        ModernTransformer, "closed_form_start", lambda net, image, given: (seen.append(image), start(net, image, given))
+    )
+    run = Run(config, tmp_path / "run")
+    assert len(run.validation) == 3 and len(set(run.validation.labels)) > 1
+    of = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    assert len(seen[0]) == 12 and len({of[image.numpy().tobytes()] for image in seen[0]}) == 4
+
+
+# ---- checkpoints on bad days ----
+
+
+def test_a_single_flipped_bit_in_any_file_is_refused_in_one_line_that_names_it(config, run_folder):
+    folder, rng = checkpoint.checkpoints(run_folder)[-1], np.random.default_rng(0)
+    for name in ("model.safetensors", "config.yaml", "state.json", "training.pt", checkpoint.SUMS):
+        whole = (folder / name).read_bytes()
+        for bit in rng.integers(8 * len(whole), size=20):
+            broken = bytearray(whole)
+            broken[bit // 8] ^= 1 << (bit % 8)
+            (folder / name).write_bytes(broken)
+            with pytest.raises(CheckpointError, match=rf"{folder}.* damaged") as caught:
+                checkpoint.check(folder)
+            assert "\n" not in str(caught.value) and (name in str(caught.value) or name == checkpoint.SUMS)
+            if name in ("model.safetensors", "config.yaml", "state.json"):
+                with pytest.raises(CheckpointError, match="damaged"):
+                    checkpoint.load(folder)
+        (folder / name).write_bytes(whole)
+    checkpoint.check(folder)
+
+
+def test_a_state_that_is_no_text_is_named(run_folder):
+    """Also where there are no checksums, as in what earlier versions wrote."""
+    folder = checkpoint.checkpoints(run_folder)[-1]
+    (folder / checkpoint.SUMS).unlink()
+    (folder / "state.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(CheckpointError, match=r"state\.json is truncated or damaged"):
+        checkpoint.load(folder)
+
+
+def test_checkpoints_without_checksums_are_those_of_earlier_versions(run_folder):
+    folder = checkpoint.checkpoints(run_folder)[-1]
+    (folder / checkpoint.SUMS).unlink()
+    with pytest.raises(CheckpointError, match=r"damaged: SHA256SUMS is missing"):
+        checkpoint.load(folder)
+    state = json.loads((folder / "state.json").read_text()) | {"format": 2}
+    (folder / "state.json").write_text(json.dumps(state))
+    assert not checkpoint.load(folder).training
+
+
+def test_a_run_goes_on_from_the_newest_whole_checkpoint_and_says_so(config, tmp_path, capsys):
+    train(config, tmp_path / "whole", show_progress=False)
+    train(config, tmp_path / "cut", show_progress=False)
+    newest = checkpoint.checkpoints(tmp_path / "cut")[-1]
+    broken = bytearray((newest / "training.pt").read_bytes())
+    broken[len(broken) // 2] ^= 1
+    (newest / "training.pt").write_bytes(broken)
+    capsys.readouterr()
+    train(config, tmp_path / "cut", resume=True, show_progress=False)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "images-000000048/training.pt is truncated or damaged" in said
+    assert "going on from" in said and "images-000000036" in said
+    ends = [checkpoint.checkpoints(tmp_path / name)[-1] for name in ("whole", "cut")]
+    assert ends[1].name == "images-000000048-2", "the damaged one was there until the new one was"
+    for a, b in zip(*(weights(end).values() for end in ends), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_checkpoints_are_ordered_by_number_whatever_their_digits(tmp_path):
+    names = ["images-999999999", "images-1000000000", "images-000000007", "images-000000007-2", "images-000000007-10"]
+    for name in [*names, "images-old", ".partial-x"]:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    found = [folder.name for folder in checkpoint.checkpoints(tmp_path)]
+    assert found == [*names[2:], *names[:2]]
+
+
+def test_a_second_save_at_the_same_count_leaves_no_moment_without_a_checkpoint(config, run_folder, monkeypatch):
+    """Killed just before the old one goes, both are there; nothing is left of saves that were killed before."""
+    run = Run(config, run_folder, fresh=False)
+    run.restore(checkpoint.checkpoints(run_folder)[-1])
+    (run_folder / "checkpoints" / ".partial-killed").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "remove", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run.save()
+    names = [folder.name for folder in checkpoint.checkpoints(run_folder)]
+    assert names[-2:] == ["images-000000016", "images-000000016-2"]
+    for folder in checkpoint.checkpoints(run_folder):
+        checkpoint.check(folder)
+    run.save()
+    assert [folder.name for folder in checkpoint.checkpoints(run_folder)][-1] == "images-000000016-3"
+    assert not list((run_folder / "checkpoints").glob(".partial*"))
+
+
+def test_tensorboard_shows_every_point_once_after_a_resume(config, tmp_path, monkeypatch):
+    class Writer:
+        """Stands for SummaryWriter: a file of points in its folder."""
+
+        def __init__(self, folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.path = folder / f"events-{len(list(folder.iterdir()))}"
+
+        def add_scalar(self, name, value, step):
+            with open(self.path, "a") as file:
+                file.write(f"{name} {step} {value}\n")
+
+        def close(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    monkeypatch.setattr("image_transformer.training.due.LOG_EVERY", 1)
+    config = replace(config, train=replace(config.train, tensorboard=True))
+    train(config, tmp_path / "run", show_progress=False)
+    for folder in checkpoint.checkpoints(tmp_path / "run")[-2:]:
+        shutil.rmtree(folder)
+    train(config, tmp_path / "run", resume=True, show_progress=False)
+    lines = [line for file in (tmp_path / "run" / "tensorboard").iterdir() for line in file.read_text().splitlines()]
+    points = [tuple(line.split()[:2]) for line in lines]
+    assert len(points) == len(set(points)) and ("train/bpd", "48") in points and ("train/bpd", "4") in points

@@ -1,38 +1,58 @@
-"""The demo: train the tiny recipe on real photographs, measure it on held-out ones, and show what it draws."""
+"""`image-transformer demo`: train the tiny recipe on real photographs, measure it on held-out ones, draw from it."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from rich.console import Console
-
-from image_transformer import checkpoint
-from image_transformer.data.loading import load as load_data
-from image_transformer.inference.completion import complete, known_side
-from image_transformer.inference.sampling import generate
-from image_transformer.inference.scoring import bits, evaluate
-from image_transformer.recipes.modern import tiny
-from image_transformer.show import grids as pictures
-from image_transformer.show.page import read_metrics, training_curve, write_report
-from image_transformer.show.progress import bar
-from image_transformer.training.loop import Interrupted, MetricsLog, train
+from image_transformer.cli.flags import parse
 
 SAMPLES, COMPLETED, COMPLETIONS, MAPPED = 48, 8, 6, 16
 
 
-def demo(out: Path, images: int | None = None) -> None:
+@dataclass(frozen=True)
+class Demo:
+    """Train a small model on real photographs and show what it learned, all in one folder."""
+
+    out: Path = Path("demo")
+    """Folder for everything that is made."""
+    images: int | None = None
+    """Train on so many images instead of the recipe's."""
+
+
+def run(args: list[str]) -> None:
+    chosen = parse(Demo, "demo", args)
+    make_demo(chosen.out, chosen.images)
+
+
+def make_demo(out: Path, images: int | None = None) -> None:
     """Fill the folder `out`. A demo that was stopped goes on; one that is done is only measured and drawn again."""
+    import numpy as np
+    from rich.console import Console
+
+    from image_transformer.checkpoint import load
+    from image_transformer.data.loading import load_data
+    from image_transformer.inference.completion import complete, known_side
+    from image_transformer.inference.sampling import generate
+    from image_transformer.inference.scoring import bits, evaluate
+    from image_transformer.measures.files import png_bits_per_dim, webp_bits_per_dim
+    from image_transformer.recipes import recipe
+    from image_transformer.show import charts, grids
+    from image_transformer.show.page import training_curve, write_report
+    from image_transformer.show.progress import bar
+    from image_transformer.show.records import read_metrics
+    from image_transformer.training.errors import Interrupted
+    from image_transformer.training.loop import train
+
     console = Console(highlight=False)
-    config = tiny()
+    config = recipe("tiny")
     if images is not None:
         config = replace(config, train=replace(config.train, images=images))
     model_config = config.model
     console.print(
-        f"[bold]1. Train[/] an Image Transformer ({model_config.depth} layers, width {model_config.width}) "
+        f"[bold]1. Train[/] an Image Transformer ({config.recipe}, width {model_config.width}) "
         f"on {config.data.source}, {config.train.images:,} views of its photographs"
     )
     try:
@@ -40,7 +60,7 @@ def demo(out: Path, images: int | None = None) -> None:
     except Interrupted as stop:
         raise Interrupted(f"{stop}; the same command goes on from there") from None
 
-    model = checkpoint.load(out)
+    model = load(out)
     test = load_data(config.data.source, "test", shape=model_config.shape)
     held_out = np.asarray(test.images)
     console.print(f"[bold]2. Measure[/] it on {len(held_out):,} photographs that it never saw")
@@ -48,28 +68,28 @@ def demo(out: Path, images: int | None = None) -> None:
         result = evaluate(model, held_out, progress=progress)
     figures = {
         "uniform": 8.0,
-        "PNG": pictures.png_bits_per_dim(held_out),
-        "WebP lossless": pictures.webp_bits_per_dim(held_out),
+        "PNG": png_bits_per_dim(held_out),
+        "WebP lossless": webp_bits_per_dim(held_out),
         "Image Transformer": result.bits_per_dim,
     }
     for name, value in figures.items():
         console.print(f"   {name:<18} {value:6.3f} bits/dim")
     _log_test(out, result.bits_per_dim, len(held_out), figures)
-    pictures.save_png(pictures.bars(figures, highlight="Image Transformer"), out / "bits-per-dim.png")
+    grids.save_png(charts.bars(figures, highlight="Image Transformer"), out / "bits-per-dim.png")
     curve = training_curve(read_metrics(out / "metrics.jsonl"))
     if curve is not None:
-        pictures.save_png(curve, out / "curve.png")
+        grids.save_png(curve, out / "curve.png")
     mapped = held_out[:MAPPED]
-    pictures.save_png(pictures.bits_map(mapped, bits(model, mapped).sum(1), columns=8), out / "bits-map.png")
+    grids.save_png(charts.bits_map(mapped, bits(model, mapped).sum(1), columns=8), out / "bits-map.png")
 
     console.print(f"[bold]3. Draw[/] {SAMPLES} new images, and {COMPLETIONS} completions of each of {COMPLETED}")
     with bar("steps") as progress:
         drawn = generate(model, SAMPLES, seed=0, progress=progress)
-    pictures.save_png(pictures.grid(drawn.numpy(), columns=12), out / "samples.png")
+    grids.save_png(grids.grid(drawn.numpy(), columns=12), out / "samples.png")
     with bar("steps") as progress:
         known = known_side(0.5, model_config.shape)
         completions = complete(model, held_out[:COMPLETED], known, samples=COMPLETIONS, progress=progress)
-    pictures.save_png(completions.picture(), out / "completions.png")
+    grids.save_png(completions.picture(), out / "completions.png")
     report = write_report(out)
     console.print(
         f"\n[bold]Everything is in {out}/[/]: open {report} · next, type: "
@@ -79,8 +99,11 @@ def demo(out: Path, images: int | None = None) -> None:
 
 
 def _log_test(run: Path, bpd: float, count: int, figures: dict[str, float]) -> None:
+    from image_transformer.show.records import read_metrics
+    from image_transformer.training.log import MetricsLog
+
     seen = max(line.get("images", 0) for line in read_metrics(run / "metrics.jsonl"))
-    MetricsLog(run, tensorboard=False).write(
+    MetricsLog(run).write(
         "test",
         images=seen,
         bpd=bpd,

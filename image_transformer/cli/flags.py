@@ -7,10 +7,15 @@ import difflib
 import io
 import re
 import typing
-from dataclasses import fields, is_dataclass
-from typing import Any, NoReturn
+from dataclasses import field, fields, is_dataclass, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
-from image_transformer.config.model import ORDERS, PATTERNS, Order, Pattern, from_text, to_text
+from image_transformer.conditions.base import Condition
+from image_transformer.config.model import CONDITIONS, ORDERS, PATTERNS, ModelConfig
+from image_transformer.geometry.order import Order
+from image_transformer.geometry.patterns import Pattern
+from image_transformer.words import from_text, to_text
 
 
 class UsageError(ValueError):
@@ -25,29 +30,17 @@ def parse(verb: type, usage: str, args: list[str], default: Any = None) -> Any:
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
-    def orders_and_patterns(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        if info.type == Order:
-            return PrimitiveConstructorSpec(
-                nargs=1,
-                metavar="ORDER",
-                instance_from_str=lambda words: from_text(words[0], ORDERS),
-                is_instance=lambda value: isinstance(value, ORDERS),
-                str_from_instance=lambda value: [to_text(value)],
-            )
-        of = typing.get_args(info.type)  # tyro narrows tuple[Pattern, ...] to the types of its default's items
-        if typing.get_origin(info.type) is tuple and (of[0] == Pattern or of[0] in PATTERNS):
-            return PrimitiveConstructorSpec(
-                nargs="*",
-                metavar="PATTERN [PATTERN ...]",
-                instance_from_str=lambda words: tuple(from_text(word, PATTERNS) for word in words),
-                is_instance=lambda value: isinstance(value, tuple),
-                str_from_instance=lambda value: [to_text(pattern) for pattern in value],
-            )
+    def words(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        """Orders, patterns and conditions are words; tyro narrows tuple[Pattern, ...] to the types of its items."""
+        several, of = typing.get_origin(info.type) is tuple, (*typing.get_args(info.type), info.type)[0]
+        for kinds, union in ((ORDERS, Order), (PATTERNS, Pattern), (CONDITIONS, Condition)):
+            if info.type == union or (several and (of == union or of in kinds)):
+                return _words_of(kinds, several)
         return None
 
-    arguments: dict[str, Any] = {"prog": f"image-transformer {usage}", "args": args, "default": default}
-    if default is None:
-        del arguments["default"]
+    arguments: dict[str, Any] = {"prog": f"image-transformer {usage}", "args": args}
+    if default is not None:
+        arguments["default"] = default
     printed = io.StringIO()
     try:
         with registry, contextlib.redirect_stderr(printed):
@@ -57,8 +50,80 @@ def parse(verb: type, usage: str, args: list[str], default: Any = None) -> Any:
             raise
         raise UsageError(_one_line(printed.getvalue())) from None
     if unknown:
-        _refuse(unknown[0], _flags(verb))
+        _refuse(unknown[0], _flags(verb, default))
     return value
+
+
+def _words_of(kinds: tuple[Any, ...], several: bool) -> Any:
+    """How tyro reads one value of these kinds, or a tuple of several, from words."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    def read(words: list[str]) -> Any:
+        found = tuple(from_text(word, kinds) for word in words)
+        return found if several else found[0]
+
+    return PrimitiveConstructorSpec(
+        nargs="*" if several else 1,
+        metavar="WORD [WORD ...]" if several else "WORD",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, tuple if several else kinds),
+        str_from_instance=lambda value: [to_text(one) for one in (value if several else [value])],
+    )
+
+
+def with_conditions(verb: type) -> type:
+    """The verb with a flag more for each condition that a word can tell, such as --label."""
+    import tyro
+
+    told = [
+        (kind.name, Annotated[str | None, tyro.conf.arg(help=kind.flag)], field(default=None))
+        for kind in CONDITIONS
+        if kind.flag
+    ]
+    return make_dataclass(verb.__name__, told, bases=(verb,), frozen=True, namespace={"__doc__": verb.__doc__})
+
+
+def told(chosen: Any, model: ModelConfig, *, needed: bool) -> dict[str, Any]:
+    """What the flags of a verb `with_conditions` tell a model. UsageError if it does not fit.
+
+    needed: also if something is missing that a flag could have told.
+    """
+    found: dict[str, Any] = {}
+    for kind in CONDITIONS:
+        value, condition = getattr(chosen, kind.name, None), model.condition(kind)
+        if value is not None and condition is None:
+            raise UsageError(f"--{kind.name}: this model is not {kind.adjective}")
+        if value is not None:
+            condition.check(value, 1, model.shape)
+            found[kind.name] = value
+        elif needed and condition is not None and kind.flag:
+            few = ", ".join(condition.choices[:5]) + (", ..." if len(condition.choices) > 5 else "")
+            raise UsageError(f"--{kind.name} is missing: this model is {kind.adjective}, on {few}")
+    return found
+
+
+def model_argument(verb: str, args: list[str]) -> tuple[Path, list[str]]:
+    """The model that a verb is about, its first argument, and the others."""
+    if not args:
+        raise UsageError(f"{verb} needs a model: image-transformer {verb} MODEL, a run folder or a checkpoint")
+    if args[0] in ("-h", "--help"):
+        return Path(), args
+    if args[0].startswith("-"):
+        raise UsageError(f"{verb} needs a model first: image-transformer {verb} MODEL [flags]")
+    return Path(args[0]), args[1:]
+
+
+def file_arguments(args: list[str]) -> tuple[list[Path], list[str]]:
+    """The arguments before the first flag as files, and the others."""
+    number = next((i for i, word in enumerate(args) if word.startswith("-")), len(args))
+    return [Path(word) for word in args[:number]], args[number:]
+
+
+def at_least(least: int, **values: int | None) -> None:
+    """UsageError if a flag's value is there and below `least`."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise UsageError(f"--{name} must be at least {least}, got {value}")
 
 
 def _refuse(word: str, flags: list[str]) -> NoReturn:
@@ -69,24 +134,23 @@ def _refuse(word: str, flags: list[str]) -> NoReturn:
     raise UsageError(f"unknown {'option' if word.startswith('-') else 'argument'} {word}; {hint}")
 
 
-def _flags(kind: type, prefix: str = "--") -> list[str]:
-    """All flags of a dataclass, nested ones dotted."""
-    hints = typing.get_type_hints(kind)
+def _flags(kind: type, default: Any, prefix: str = "--") -> list[str]:
+    """All flags of a dataclass, nested ones dotted; those of a default are of its own type."""
     found = []
     for f in fields(kind):
-        name = f.name.replace("_", "-")
-        nested = is_dataclass(hints[f.name])
-        found += _flags(hints[f.name], f"{prefix}{name}.") if nested else [prefix + name]
+        name, value = f.name.replace("_", "-"), getattr(default, f.name, None)
+        nested = is_dataclass(value) and not isinstance(value, ORDERS)
+        found += _flags(type(value), value, f"{prefix}{name}.") if nested else [prefix + name]
     return found
 
 
 def _one_line(box: str) -> str:
     """The message in one of tyro's framed errors, on one line."""
-    text = re.sub(r"[│╭╮╰╯]", " ", box)
-    message = re.split(r"─{3,} *\n(?=.*\S)", text, maxsplit=1)[-1]  # below the title
-    message = re.split(r"─{3,}", message, maxsplit=1)[0]  # above the help
+    text = re.sub(r"[│╭╮╰╯|+]", " ", box)
+    message = re.split(r"[─-]{3,} *\n(?=.*\S)", text, maxsplit=1)[-1]  # below the title
+    message = re.split(r"[─-]{3,}", message, maxsplit=1)[0]  # above the help
     text = re.sub(r"\[/?bold\]", "", " ".join(message.split()))
-    text = re.sub(r"^Error parsing [A-Z]\w*: ", "", text)  # of a value that the dataclass refuses
+    text = re.sub(r"^Error parsing \w[\w.]*: ", "", text)  # of a value that the dataclass refuses
     if wrong := re.match(r"Error parsing (--[\w.-]+): no type matching \{None\}\|\{?(.+?)\}? could", text):
         return f"{wrong[1]} expects {wrong[2]}"
     return text or "cannot understand the command line; see --help"

@@ -9,11 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Images = NDArray[np.uint8]  # (n, c, h, w)
+
 SOME = 20180215  # seed of the images that stand for a whole data set
 
 
 class DataError(ValueError):
     """A data set that cannot be had or does not fit: one line that names what was expected and what came."""
+
+
+def first_line(error: Exception) -> str:
+    """An error's first line, or its name, for the one line of a DataError."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,8 @@ class ImageData:
         """
         if count is None or count >= len(self):
             return self
-        return self.rows(np.sort(np.random.default_rng(SOME).permutation(len(self))[:count]))
+        drawn = np.argsort(np.random.PCG64(SOME).random_raw(len(self)), kind="stable")  # a stream that never changes
+        return self.rows(np.sort(drawn[:count]))
 
 
 def class_names(data: ImageData) -> tuple[str, ...]:
@@ -69,13 +77,20 @@ def class_labels(data: ImageData, classes: Sequence[str]) -> NDArray[np.int64]:
 
 def check_images(images: Any, shape: tuple[int, int, int], name: str = "images") -> None:
     """ValueError, saying what was expected and what came, unless `images` is a uint8 tensor of (b, *shape)."""
-    kind = str(getattr(images, "dtype", type(images).__name__))
+    kind = str(getattr(images, "dtype", ""))
     if kind != "torch.uint8":
-        raise ValueError(f"{name} must be a torch.uint8 tensor of values 0..255, got {_of(images, kind)}")
+        came = kind if kind.startswith("torch.") else type(images).__name__
+        raise ValueError(f"{name} must be a torch.uint8 tensor of values 0..255, got {came}")
     if images.dim() != 4 or tuple(images.shape[1:]) != shape:
         expected = ", ".join(map(str, shape))
         raise ValueError(f"{name} must have shape (b, {expected}) for this model, got {tuple(images.shape)}")
 
 
-def _of(images: Any, kind: str) -> str:
-    return kind if kind.startswith("torch.") else type(images).__name__
+def check_arrays(*arrays: Images) -> None:
+    """ValueError unless all are uint8 arrays (n, c, h, w) of equal shape, with 1 or 3 channels and not empty."""
+    for images in arrays:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
+            raise ValueError(f"expected uint8 images (n, 1 or 3, h, w), got {images.dtype} {images.shape}")
+    for images in arrays[1:]:
+        if images.shape != arrays[0].shape:
+            raise ValueError(f"expected images of equal shape, got {arrays[0].shape} and {images.shape}")

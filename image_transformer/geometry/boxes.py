@@ -25,6 +25,9 @@ def box_mean(images: Images, factor: int) -> Images:
     Exact, in integers. Pillow's `Image.reduce` gives the same if factor is a power of 2; otherwise it is one level
     lower for sums that are just enough to be rounded up (its division by the area is a product with a rounded inverse).
     Raises ValueError if the images are not uint8 with 4 axes, or factor is below 2 or does not divide h and w.
+
+    >>> it.box_mean(images, 4).shape
+    torch.Size([2, 3, 2, 2])
     """
     _check(images, factor)
     n, c, h, w = images.shape

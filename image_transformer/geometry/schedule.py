@@ -23,6 +23,12 @@ class Schedule:
 
     step: IntArray
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and np.array_equal(self.step, other.step)
+
+    def __hash__(self) -> int:
+        return hash(self.step.tobytes())
+
     @cached_property
     def steps(self) -> list[IntArray]:
         """The positions of each step, ascending."""
@@ -99,7 +105,7 @@ class CachePlan:
     allowed: BoolArray
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # masks of large images are large
 def cache_plan(pattern: Pattern, layout: Layout, schedule: Schedule, prefilled: bool = False) -> CachePlan:
     """The smallest cache that holds, at every step, all that the pattern can still see.
 

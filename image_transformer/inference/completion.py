@@ -6,23 +6,30 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
+from image_transformer.conditions.base import repeated
+from image_transformer.data.images import ImageData, check_images
 from image_transformer.geometry.orientation import AS_IT_IS, Orientation, most_conditioned
-from image_transformer.inference.sampling import Progress, generate
-from image_transformer.model import ImageTransformer, Label, check_images, class_numbers
-from image_transformer.show import grids as pictures
+from image_transformer.inference.sampling import generate
+from image_transformer.model import ImageModel
+from image_transformer.show import grids
 
 Side = Literal["top", "bottom", "left", "right"]
 
 
 def known_side(fraction: float, shape: tuple[int, int, int], side: Side = "top") -> NDArray[np.bool_]:
-    """True in the `fraction` of the rows or columns at a side, bool (h, w). ValueError unless it lies in [0, 1]."""
+    """True in the `fraction` of the rows or columns at a side, bool (h, w). ValueError unless it lies in [0, 1].
+
+    >>> it.known_side(0.5, (3, 8, 8)).sum()
+    np.int64(32)
+    """
     if not 0 <= fraction <= 1:
         raise ValueError(f"the fraction of given rows or columns must lie in [0, 1], got {fraction}")
     row, col = np.indices(shape[1:])
@@ -76,56 +83,56 @@ class Completions:
 
     def picture(self) -> Image.Image:
         """A row for each image: what is given, the completions, the original."""
-        shown = pictures.masked(self.originals, self.known)[:, None]
+        shown = grids.masked(self.originals, self.known)[:, None]
         rows = np.concatenate([shown, self.images, self.originals[:, None]], axis=1)
         headers = ["given", *["completions"] * self.images.shape[1], "original"]
-        return pictures.labelled_rows([("", row) for row in rows], headers)
+        return grids.labelled_rows([("", row) for row in rows], headers)
 
 
 def complete(
-    model: ImageTransformer,
-    originals: NDArray[np.uint8],
+    model: ImageModel,
+    originals: NDArray[np.uint8] | Tensor,
     known: NDArray[np.bool_],
     *,
     samples: int = 6,
     orientations: Sequence[Orientation] = (AS_IT_IS,),
-    label: Label | None = None,
-    seed: int = 0,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    progress: Progress | None = None,
+    **options: Any,
 ) -> Completions:
     """`samples` completions of each of `originals` (n, c, h, w), in the orientation in which most is conditioned on.
 
     known: True where pixels are given, bool (h, w); they stay as they are. A drawn pixel is conditioned on the given
     ones of earlier fronts and on no others. By `Raster` those are all in the rows above it and those to its left; by
     `Wavefront(1)` those up to one column further right in the row above, and up to two more for every row further up.
-    Most of what is given below it says nothing of it. So the images are drawn in the one of `orientations` in which
+    Most of what is given below it has no influence. So the images are drawn in the one of `orientations` in which
     most of what is given is conditioned on (of equal ones, as they are), and turned back.
     orientations: those that the model was trained for, `DataConfig.trained_orientations` of its run.
-    label: the class of each of `originals`, or one for all, for a class-conditional model. A model for
-        super-resolution is given their box means.
+    options: as in `generate`; what the model is told is told of each of `originals`, or of all. What follows from an
+        image itself, as its box means do, is taken from the whole original.
     Raises ValueError for arguments of the wrong shape, if all is known, or if non-square images are to be transposed.
+
+    >>> it.complete(model, images, it.known_side(0.5, (3, 8, 8)), samples=3).images.shape
+    (2, 3, 3, 8, 8)
     """
     _check_known(model, known, orientations)
+    originals = np.asarray(originals)
     given = torch.from_numpy(np.repeat(originals, samples, axis=0))
     check_images(given, model.config.shape)
     orientation, conditioned = most_conditioned(model.layout, known, orientations)
-    mask = torch.from_numpy(np.ascontiguousarray(orientation.apply(known)))
-    classes, turned = model.config.classes, orientation.apply(given)
-    labels = None if label is None else class_numbers(label, len(originals), classes or ()).repeat_interleave(samples)
+    names = [condition.name for condition in model.config.conditions]
+    told = model.given(len(originals), {n: options.pop(n) for n in names if n in options}, follow=model.following)
+    told |= model.of(ImageData("", "", originals), only=set(model.following) - told.keys())
+    turned = {one.name: one.turned(told[one.name], orientation) for one in model.config.conditions}
     drawn = generate(
-        model, len(given), seed=seed, temperature=temperature, top_k=top_k, top_p=top_p,
-        label=labels, low=model.low_of(turned), known=turned, known_mask=mask,
-        progress=progress,
+        model, len(given), known=orientation.apply(given),
+        known_mask=torch.from_numpy(np.ascontiguousarray(orientation.apply(known))),
+        **repeated(turned, samples), **options,
     )  # fmt: skip
     images = orientation.inverse.apply(drawn).numpy()
     shape = (len(originals), samples, *originals.shape[1:])
     return Completions(originals, known, images.reshape(shape), orientation, conditioned)
 
 
-def _check_known(model: ImageTransformer, known: NDArray[np.bool_], orientations: Sequence[Orientation]) -> None:
+def _check_known(model: ImageModel, known: NDArray[np.bool_], orientations: Sequence[Orientation]) -> None:
     height, width = model.config.shape[1:]
     if known.dtype != np.bool_ or known.shape != (height, width):
         raise ValueError(f"known must be a bool array of shape {(height, width)}, got {known.dtype} {known.shape}")

@@ -1,9 +1,9 @@
-"""Exact bits/dim: every image once, float64 sums, one division."""
+"""Exact bits/dim: every image once, float64 sums, one division; and what follows from them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from image_transformer.model import ImageTransformer, Label, check_images, class_numbers
+from image_transformer.conditions.base import Condition, select
+from image_transformer.data.images import ImageData, check_images
+from image_transformer.model import ImageModel
 
+Images = Tensor | NDArray[np.uint8]
 Progress = Callable[[int, int], None]  # (images done, images in all)
 
 
@@ -27,23 +30,26 @@ class Evaluation:
 
 
 def evaluate(
-    model: ImageTransformer,
-    images: Tensor | NDArray[np.uint8],
+    model: ImageModel,
+    images: Images,
     *,
-    label: Label | None = None,
     consistent: bool = False,
     batch: int = 32,
     progress: Progress | None = None,
+    **told: Any,
 ) -> Evaluation:
     """bits/dim of uint8 `images` (n, c, h, w) under the model, dropout off.
 
-    label: the class of each image, for a class-conditional model. A model for super-resolution is given the images' own
-    box means: its bits/dim are those of the image given its low resolution; `consistent` as in `log_prob`.
+    told: what the model is told of each image, or of all, such as label=, as in `generate`. What follows from an image
+    itself, as its box means do, need not be told; `consistent` as in `log_prob`.
     The total is summed exactly (`math.fsum`), so the order of the images cannot change it; the batch size can, in
     the last bits of float32, since matrix products of other sizes round differently.
     Raises ValueError if `images` is empty, not uint8, or not of the model's shape.
+
+    >>> it.evaluate(model, images).per_image.shape
+    (2,)
     """
-    parts = _nats(model, images, batch, progress, label=label, consistent=consistent)
+    parts = _nats(model, images, told, consistent=consistent, batch=batch, progress=progress)
     nats = np.concatenate([nats.flatten(1).sum(1).numpy() for nats in parts])
     dims = model.layout.num_dims
     per_image = nats / (dims * math.log(2))
@@ -55,65 +61,71 @@ def standard_error(values: NDArray[Any]) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
-def bits_per_dim(
-    model: ImageTransformer,
-    images: Tensor | NDArray[np.uint8],
-    *,
-    label: Label | None = None,
-    consistent: bool = False,
-    batch: int = 32,
-) -> float:
-    """Exact bits/dim of uint8 `images` (n, c, h, w): total negative log2-likelihood over the number of sub-pixels."""
-    return evaluate(model, images, label=label, consistent=consistent, batch=batch).bits_per_dim
+def bits_per_dim(model: ImageModel, images: Images, **options: Any) -> float:
+    """Exact bits/dim of uint8 `images` (n, c, h, w): total negative log2-likelihood over the number of sub-pixels.
+
+    Options as in `evaluate`.
+
+    >>> it.bits_per_dim(model, images) == it.evaluate(model, images).bits_per_dim
+    True
+    """
+    return evaluate(model, images, **options).bits_per_dim
 
 
-def bits(
-    model: ImageTransformer, images: Tensor | NDArray[np.uint8], *, label: Label | None = None, batch: int = 32
-) -> NDArray[np.float64]:
-    """Bits of every sub-pixel given all earlier ones, (n, c, h, w): where in the images the bits go."""
-    return np.concatenate([nats.numpy() for nats in _nats(model, images, batch, label=label)]) / math.log(2)
+def bits(model: ImageModel, images: Images, *, batch: int = 32, **told: Any) -> NDArray[np.float64]:
+    """Bits of every sub-pixel given all earlier ones, (n, c, h, w): where in the images the bits go.
+
+    >>> it.bits(model, images).shape
+    (2, 3, 8, 8)
+    """
+    return np.concatenate([nats.numpy() for nats in _nats(model, images, told, batch=batch)]) / math.log(2)
 
 
 def classify(
-    model: ImageTransformer,
-    images: Tensor | NDArray[np.uint8],
-    *,
-    batch: int = 32,
-    progress: Progress | None = None,
+    model: ImageModel, images: Images, *, batch: int = 32, progress: Progress | None = None
 ) -> NDArray[np.int64]:
     """The class under which each image is likeliest, `(n,)`: the Bayes classifier of equally frequent classes.
 
-    ValueError if the model is not class-conditional.
+    ValueError if the model is not class-conditional, or not told one thing of few choices alike.
+
+    >>> it.classify(by_class, images).shape
+    (2,)
     """
-    classes = range(len(model.config.classes or ()))
-    if not classes:
+    condition = chosen_from(model)
+    if condition is None:
         raise ValueError("only a class-conditional model can classify")
+    count = len(condition.choices)
 
     def part(number: int) -> Progress | None:
         if progress is None:
             return None
-        return lambda done, total: progress(number * total + done, len(classes) * total)
+        return lambda done, total: progress(number * total + done, count * total)
 
-    scores = [evaluate(model, images, label=c, batch=batch, progress=part(c)).per_image for c in classes]
+    told: list[dict[str, Any]] = [{condition.name: number} for number in range(count)]
+    scores = [evaluate(model, images, batch=batch, progress=part(c), **told[c]).per_image for c in range(count)]
     return np.stack(scores).argmin(0)
 
 
-@torch.inference_mode()
+def chosen_from(model: ImageModel) -> Condition | None:
+    """The first condition of which there are few choices; None if the model has none."""
+    return next((condition for condition in model.config.conditions if condition.choices), None)
+
+
 def _nats(
-    model: ImageTransformer,
-    images: Tensor | NDArray[np.uint8],
-    batch: int,
-    progress: Progress | None = None,
+    model: ImageModel,
+    images: Images,
+    told: Mapping[str, Any],
     *,
-    label: Label | None = None,
+    batch: int,
     consistent: bool = False,
+    progress: Progress | None = None,
 ) -> Iterator[Tensor]:
     """Negative log-likelihoods in nats, float64 (b, c, h, w), batch by batch."""
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     if len(images) == 0:
         raise ValueError("bits/dim of no images is not defined: expected at least one, got none")
-    labels = None if label is None else class_numbers(label, len(images), model.config.classes or ())
+    given = model.given(len(images), told, follow=model.following)
     training = model.training
     model.eval()
     try:
@@ -122,9 +134,10 @@ def _nats(
             part = images[rows]
             part = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # a memory map is read-only
             check_images(part, model.config.shape)
-            given, low = None if labels is None else labels[rows], model.low_of(part)
-            nats = model.log_prob(part.to(model.device), label=given, low=low, consistent=consistent)
-            yield -nats.double().cpu()
+            follows = model.of(ImageData("", "", part.cpu().numpy()), only=set(model.following) - given.keys())
+            with torch.inference_mode():
+                nats = -model.score(part, {**select(given, rows), **follows}, consistent).double().cpu()
+            yield nats
             if progress is not None:
                 progress(min(first + batch, len(images)), len(images))
     finally:

@@ -1,23 +1,76 @@
-"""What a network is told about an image beside its own values: its class, its low-resolution image."""
+"""What a model asks of its network: the parameters of each position from earlier values, at once or step by step.
+
+Nothing here knows how a network looks at an image. One that says no more than `forward` is drawn from by running it
+again for every step.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Context:
-    """What a network has read of the conditions of a batch of images, once for all positions and layers.
-
-    label: what the class adds to every position, `(b, 1, d)`. low: the low-resolution images, uint8
-    `(b, c, h / f, w / f)`. memory: keys and values `(b, a, m, e)` of the encoded low-resolution image, for each layer.
-    """
-
-    label: Tensor | None = None
-    low: Tensor | None = None
-    memory: tuple[tuple[Tensor, Tensor], ...] = ()
+from image_transformer.conditions.base import Given
+from image_transformer.geometry.order import Layout
+from image_transformer.geometry.patterns import BoolArray
+from image_transformer.geometry.schedule import Schedule, front_by_front
 
 
-NO_CONTEXT = Context()
+class Decoder(Protocol):
+    """The parameters of some positions of images in the making, step by step."""
+
+    num_bytes: int  # what it holds from step to step
+
+    def prefill(self, image: Tensor) -> Tensor:
+        """Parameters `(b, l, p)` from one pass over the whole of `image` (b, c, h, w), right for step 0 alone."""
+        ...
+
+    def step(self, image: Tensor, at: Tensor) -> Tensor:
+        """Parameters `(b, f, p)` of the positions `at` (f,) of one step; all steps before were asked for."""
+        ...
+
+
+class Network(nn.Module):
+    """A network over the positions of a `layout`. A family overrides what it can do better than by running again."""
+
+    layout: Layout
+
+    def read(self, given: Given) -> Any:
+        """What it makes of the conditions of a batch, once for all positions: `forward` and `decoder` take it."""
+        return None
+
+    def forward(self, image: Tensor, context: Any = None) -> Tensor:
+        """Parameters `(b, l, p)` of all positions, each from values of `image` (b, c, h, w) in earlier fronts alone."""
+        raise NotImplementedError
+
+    def schedule(self, known: BoolArray | None = None) -> Schedule:
+        """What is generated in which step where the positions `known` (l,) are given."""
+        return front_by_front(self.layout)
+
+    def decoder(self, context: Any, batch: int, schedule: Schedule, *, prefilled: bool = False) -> Decoder:
+        """A decoder of `batch` images by the steps of `schedule`; `prefilled` if step 0 will be a `prefill`."""
+        return Recomputing(self, context)
+
+    def pass_bytes(self, positions: int) -> int:
+        """About how many bytes a pass over so many positions of one image holds: here of all, every module's output."""
+        outputs = (getattr(m, "out_features", getattr(m, "out_channels", 0)) for m in self.modules())
+        return 4 * self.layout.num_positions * sum(outputs)
+
+    def closed_form_start(self, image: Tensor, given: Given) -> None:
+        """Fit what needs no gradient to training images, uint8 (b, c, h, w), and their conditions."""
+
+
+class Recomputing:
+    """The decoder of any network: it runs the whole network again for every step."""
+
+    num_bytes = 0
+
+    def __init__(self, network: Network, context: Any) -> None:
+        self.network, self.context = network, context
+
+    def prefill(self, image: Tensor) -> Tensor:
+        params: Tensor = self.network(image, self.context)
+        return params
+
+    def step(self, image: Tensor, at: Tensor) -> Tensor:
+        return self.prefill(image)[:, at]

@@ -9,44 +9,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from image_transformer.config.model import ModelConfig
+from image_transformer.conditions.base import Condition
+from image_transformer.conditions.label import Label
+from image_transformer.conditions.low import Low
+from image_transformer.config.model import Paper
 from image_transformer.geometry.order import Layout, Raster
 from image_transformer.geometry.order import layout as find_layout
-from image_transformer.likelihoods.dmol import Likelihood
+from image_transformer.likelihoods.base import Likelihood, to_unit
 from image_transformer.networks.attention import Attend, full_attention
-from image_transformer.networks.base import NO_CONTEXT, Context
+from image_transformer.networks.transformer import Context, KeysValues, LocalTransformer, Vector
 
 LN_EPS = 1e-6
 INIT_GAIN = 0.2
 
 
-class PaperTransformer(nn.Module):
-    """Image -> distribution parameters of each position, given all earlier ones.
+class PaperTransformer(LocalTransformer):
+    """Image -> distribution parameters of each position, given all earlier ones. Slot l holds the value of l - 1."""
 
-    inputs: the position whose value enters each slot, `(l, 1)`, -1 for none.
-    """
+    VECTORS: ClassVar[dict[type[Condition], Any]] = {Label: lambda one, width: Vector(one, width, math.sqrt(width))}
+    ENCODERS: ClassVar[dict[type[Condition], Any]] = {Low: lambda one, config: Encoder(one, config)}
 
     previous: Tensor
     previous_channel: Tensor
 
-    def __init__(self, config: ModelConfig, layout: Layout, likelihood: Likelihood) -> None:
-        super().__init__()
+    def __init__(self, config: Paper, layout: Layout, likelihood: Likelihood) -> None:
+        super().__init__(config, layout)
         width = config.width
         self.embed = (SubPixelEmbedding if layout.sub_pixels else PixelEmbedding)(layout.channels, width)
         self.positions = _positions(config, layout)
-        self.labels = nn.Embedding(len(config.classes), width) if config.classes else None
+        self.vectors = self.readers(self.VECTORS, width)
         self.dropout = nn.Dropout(config.dropout)
-        self.encoder = Encoder(config) if config.factor else None
-        self.blocks = nn.ModuleList(Block(config, cross=config.factor is not None) for _ in range(config.depth))
-        self.head = nn.Linear(width, likelihood.num_params(layout.channels), bias=layout.sub_pixels)
-        # slot l holds the content of position l - 1; the first slot holds nothing (-1)
+        self.encoders = self.readers(self.ENCODERS, config)
+        self.blocks = nn.ModuleList(Block(config, cross=len(self.encoders) > 0) for _ in range(config.depth))
+        self.head = nn.Linear(width, likelihood.num_params, bias=layout.sub_pixels)
         self.inputs = layout.positions.index[:, None] - 1
         previous = np.concatenate([np.full_like(layout.values[:1], -1), layout.values[:-1]])
         self.register_buffer("previous", torch.from_numpy(previous), persistent=False)
@@ -54,27 +56,14 @@ class PaperTransformer(nn.Module):
         self.register_buffer("previous_channel", torch.from_numpy(channel), persistent=False)
         self._initialise()
 
-    def read(self, label: Tensor | None, low: Tensor | None) -> Context:
-        """The conditions as the layers need them: classes `(b,)` int64, low-resolution images `(b, c, h/f, w/f)`."""
-        scale = math.sqrt(self.head.in_features)
-        added = None if self.labels is None or label is None else self.labels(label)[:, None] * scale
-        if self.encoder is None or low is None:
-            return Context(added)
-        encoded = self.encoder(low)
-        crosses = [cast(Attention, block.cross) for block in self.blocks]
-        return Context(added, low, tuple(cross.keys_and_values(encoded) for cross in crosses))
-
-    def forward(
-        self, image: Tensor, at: Tensor | slice, attends: Sequence[Attend], context: Context = NO_CONTEXT
-    ) -> Tensor:
-        """Parameters `(b, l, p)` of positions `at`, from the values of `image` (b, c, h, w) generated before each."""
+    def slots(self, image: Tensor, at: Tensor | slice, attends: Sequence[Attend], context: Context) -> Tensor:
         previous = self.previous[at]  # (l, v)
         values = image.flatten(1)[:, previous.clamp(min=0)]  # (b, l, v)
         content = self.embed(values, self.previous_channel[at]) * (previous[:, :1] >= 0)
         x = content + self.positions(at)
-        x = self.dropout(x if context.label is None else x + context.label)
+        x = self.dropout(x if context.added is None else x + context.added)
         for layer, (block, attend) in enumerate(zip(self.blocks, attends, strict=True)):
-            x = block(x, attend, context.memory[layer] if context.memory else None)
+            x = block(x, attend, context.of_layer(layer))
         with torch.autocast(x.device.type, enabled=False):  # a mean in bfloat16 would be off by half a level
             return self.head(x.to(self.head.weight.dtype))
 
@@ -87,19 +76,20 @@ class PaperTransformer(nn.Module):
                 nn.init.uniform_(module.weight, -limit, limit)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        if self.labels is not None:
-            nn.init.normal_(self.labels.weight, std=self.head.in_features**-0.5)
+        for vector in self.vectors.values():
+            nn.init.normal_(vector.weight, std=self.head.in_features**-0.5)
 
 
 class Encoder(nn.Module):
     """Reads the sub-pixels of the low-resolution image with full attention, nothing hidden. Source: paper, 4.2."""
 
     channel: Tensor
+    values: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, condition: Low, config: Paper) -> None:
         super().__init__()
-        assert config.low_shape is not None
-        layout = find_layout(Raster(), config.low_shape, True)
+        layout = find_layout(Raster(), condition.shape(config.shape), True)
+        self.num_states = layout.num_positions
         self.embed = SubPixelEmbedding(layout.channels, config.width)
         self.positions = _positions(config, layout)
         self.dropout = nn.Dropout(config.dropout)
@@ -107,17 +97,15 @@ class Encoder(nn.Module):
         self.register_buffer("values", torch.from_numpy(layout.values), persistent=False)
         self.register_buffer("channel", torch.from_numpy(layout.positions.channel), persistent=False)
 
-    values: Tensor
-
-    def forward(self, low: Tensor) -> Tensor:
+    def forward(self, low: Tensor) -> tuple[Tensor]:
         """States `(b, m, d)` of the sub-pixels of uint8 `low` (b, c, h / f, w / f)."""
         x = self.dropout(self.embed(low.flatten(1)[:, self.values], self.channel) + self.positions(slice(None)))
         for block in self.blocks:
             x = block(x, full_attention)
-        return x
+        return (x,)
 
 
-def _positions(config: ModelConfig, layout: Layout) -> SinusoidalPositions | LearnedPositions:
+def _positions(config: Paper, layout: Layout) -> SinusoidalPositions | LearnedPositions:
     return (SinusoidalPositions if config.positions == "sinusoidal" else LearnedPositions)(layout, config.width)
 
 
@@ -144,7 +132,7 @@ class PixelEmbedding(nn.Module):
 
     def forward(self, values: Tensor, channel: Tensor) -> Tensor:
         """`values` (b, l, c) of whole pixels -> (b, l, d); `channel` is not needed."""
-        return relu(self.project(values.to(self.project.weight.dtype) / 127.5 - 1))
+        return relu(self.project(to_unit(values, self.project.weight.dtype)))
 
 
 class SinusoidalPositions(nn.Module):
@@ -201,7 +189,7 @@ class Block(nn.Module):
     With `cross`, attention to what an encoder has read comes between them.
     """
 
-    def __init__(self, config: ModelConfig, cross: bool = False) -> None:
+    def __init__(self, config: Paper, cross: bool = False) -> None:
         super().__init__()
         self.attention = Attention(config)
         self.cross = Attention(config) if cross else None
@@ -215,7 +203,7 @@ class Block(nn.Module):
         self.norm_feed_forward = nn.LayerNorm(config.width, eps=LN_EPS)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, attend: Attend, memory: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend, memory: KeysValues | None = None) -> Tensor:
         x = self.norm_attention(x + self.dropout(self.attention(x, *self.attention.keys_and_values(x), attend)))
         if self.cross is not None and self.norm_cross is not None and memory is not None:
             x = self.norm_cross(x + self.dropout(self.cross(x, *memory, full_attention)))
@@ -225,7 +213,7 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention without biases, scaled by the head width; `attend` decides who sees whom."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: Paper) -> None:
         super().__init__()
         total = config.heads * config.head_width
         self.heads = config.heads
@@ -234,7 +222,7 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.width, total, bias=False)
         self.output = nn.Linear(total, config.width, bias=False)
 
-    def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_and_values(self, x: Tensor) -> KeysValues:
         """`(b, a, l, e)` each, of what is attended to, `(b, l, d)`."""
         return self._split(self.key(x)), self._split(self.value(x))
 

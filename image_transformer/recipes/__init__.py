@@ -1,1 +1,69 @@
-""""""
+"""Recipes: one function for each claimed result. `image-transformer train RECIPE` runs one, with any field by flag.
+
+To add one: a function in `modern.py` or `paper.py`, and its name in `RECIPES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from image_transformer.config.run import RunConfig
+from image_transformer.recipes import modern, paper
+from image_transformer.words import did_you_mean
+
+RECIPES: tuple[Callable[[], RunConfig], ...] = (
+    modern.tiny,
+    modern.tiny_2d,
+    paper.tiny_paper,
+    paper.tiny_categorical,
+    modern.small,
+    modern.small_class,
+    modern.superres_cifar10,
+    modern.superres_faces,
+    modern.cifar10,
+    paper.paper_cifar10_categorical,
+    paper.paper_cifar10_dmol,
+    paper.paper_ablation_8,
+    paper.paper_ablation_16,
+    paper.paper_ablation_64,
+    paper.paper_ablation_256,
+    paper.paper_superres_celeba_1d,
+    paper.paper_superres_celeba_2d,
+    paper.paper_superres_cifar10_1d,
+    paper.paper_superres_cifar10_2d,
+    paper.paper_imagenet32,
+)
+
+
+def recipe_names() -> list[str]:
+    """The names of all recipes.
+
+    >>> it.recipe_names()[:2]
+    ['tiny', 'tiny-2d']
+    """
+    return [one.__name__.replace("_", "-") for one in RECIPES]
+
+
+def recipe(
+    name: str, model: Mapping[str, Any] | None = None, data: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
+) -> RunConfig:  # fmt: skip
+    """The recipe called `name`, with other fields of its model, data and training if wanted.
+
+    ValueError offers the nearest name, or says what is wrong with a field.
+
+    >>> it.recipe("tiny", model={"depth": 6}, train={"images": 600}).model.depth
+    6
+    """
+    for one, known in zip(RECIPES, recipe_names(), strict=True):
+        if name == known:
+            config = one()
+            return replace(
+                config,
+                model=replace(config.model, **model or {}),
+                data=replace(config.data, **data or {}),
+                train=replace(config.train, **train or {}),
+            )
+    raise ValueError(f"unknown recipe {name!r}; {did_you_mean(name, recipe_names())}")

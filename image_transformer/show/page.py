@@ -5,13 +5,11 @@ It reads files only; what a run is and how it is trained is not known here.
 
 import base64
 import io
-import json
 import math
 import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from statistics import median
@@ -20,65 +18,15 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from image_transformer.config.earlier import fields_of_today
+from image_transformer.config.model import CONDITIONS
 from image_transformer.files import write_atomically
-from image_transformer.show.grids import bars, curve, png_bytes
-
-Metrics = list[dict[str, Any]]
+from image_transformer.show.charts import bars, curve
+from image_transformer.show.grids import png_bytes
+from image_transformer.show.records import Metrics, Table, read_metrics, read_tables
 
 LARGE, SMALL = 1600, 400  # px, the widest that a picture is put into the page, large and small
 EARLIER = 6  # sample pictures shown beside the newest
-
-
-def read_metrics(path: str | os.PathLike[str]) -> Metrics:
-    """The lines of a `metrics.jsonl` in order, without those that a crash has cut; no file, no lines.
-
-    A resumed run repeats what it had not saved: a training or validation line replaces the earlier lines of
-    its kind that count as many images or more.
-    """
-    path = Path(path)
-    kept: Metrics = []
-    fewest = {"train": math.inf, "validation": math.inf}  # images of the lines read so far, the later ones
-    for text in reversed(path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []):
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if not isinstance(line, dict):
-            continue
-        kind = line.get("kind")
-        if kind in fewest and "images" in line:
-            if line["images"] >= fewest[kind]:
-                continue
-            fewest[kind] = line["images"]
-        kept.append(line)
-    return kept[::-1]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of figures, ready to be read: its caption says what was measured, and on how many images."""
-
-    caption: str
-    columns: list[str]
-    rows: list[list[str]]
-
-    def markdown(self) -> str:
-        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        return "\n".join([f"{self.caption}\n", *("| " + " | ".join(line) + " |" for line in lines)])
-
-
-def save_tables(tables: Sequence[Table], run: str | os.PathLike[str]) -> None:
-    """Write the tables to `measures.json` in the folder of a run."""
-    text = json.dumps([asdict(table) for table in tables], indent=1, ensure_ascii=False)
-    write_atomically(Path(run) / "measures.json", f"{text}\n".encode())
-
-
-def read_tables(run: str | os.PathLike[str]) -> list[Table]:
-    """The tables that `save_tables` wrote; none if there are none, or the file is damaged."""
-    try:
-        return [Table(**table) for table in json.loads((Path(run) / "measures.json").read_text("utf-8"))]
-    except (OSError, ValueError, TypeError):
-        return []
 
 
 def training_curve(metrics: Metrics) -> Image.Image | None:
@@ -99,7 +47,7 @@ def write_report(run: str | os.PathLike[str]) -> Path:
     metrics = read_metrics(run / "metrics.jsonl")
     config = (run / "config.yaml").read_text("utf-8") if (run / "config.yaml").exists() else ""
     values = yaml.safe_load(config) or {}
-    recipe, enlarges = str(values.get("recipe", run.resolve().name)), bool((values.get("model") or {}).get("factor"))
+    recipe, model = str(values.get("recipe", run.resolve().name)), values.get("model") or {}
     samples = sorted((run / "samples").glob("images-*.png"))
     assessed = sorted((run / "pictures").glob("*.png"))
     others = sorted(set(run.rglob("*.png")) - set(samples) - set(assessed))
@@ -115,7 +63,7 @@ def write_report(run: str | os.PathLike[str]) -> Path:
         _section("Newest samples", pictures(samples[-1:])),
         _section("Earlier samples", pictures(spread, SMALL), "strip"),
         _section("More pictures", pictures(others)),
-        _section("Go on from here", [f"<pre>{escape(_commands(run, recipe, enlarges))}</pre>"]),
+        _section("Go on from here", [f"<pre>{escape(_commands(run, recipe, model))}</pre>"]),
         f"<details><summary>Configuration</summary><pre>{escape(config)}</pre></details>" if config else "",
     ]
     page = PAGE.format(
@@ -181,15 +129,18 @@ def _about(metrics: Metrics) -> str:
         f"{start['train_images']:,} training images" if "train_images" in start else "",
         "all eight orientations" if start.get("orientations") else "horizontal flips" if start.get("flips") else "",
         f"torch {start['torch']}" if "torch" in start else "",
-        f"commit {start['commit'][:10]}" if start.get("commit") else "",
+        f"image-transformer {start['version']}" if "version" in start else "",
     ]
     return " · ".join(filter(None, parts)) or "Nothing has been measured yet."
 
 
-def _commands(run: Path, recipe: str, enlarges: bool) -> str:
+def _commands(run: Path, recipe: str, model: dict[str, Any]) -> str:
     folder, recipe = shlex.quote(str(run)), shlex.quote(recipe)
+    told = [told.get("name") for told in fields_of_today(model).get("conditions", [])]
+    instead = [kind.instead[1] for kind in CONDITIONS if kind.instead and kind.name in told]
+    draw = [*instead, "sample {model}"][0].format(model=folder).replace("IMAGE...", "photo.png")
     return (
-        f"image-transformer {f'superres {folder} photo.png' if enlarges else f'sample {folder}'}\n"
+        f"image-transformer {draw}\n"
         f"image-transformer report {folder}\n"
         f"image-transformer evaluate {folder}\n"
         f"image-transformer train {recipe} --out {folder} --resume"

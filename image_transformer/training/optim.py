@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Adam, AdamW, Muon, Optimizer
 
-from image_transformer.config.model import TrainConfig
+from image_transformer.config.train import TrainConfig
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:

@@ -1,0 +1,77 @@
+"""`image-transformer complete`: images of which a part is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from image_transformer.cli.flags import at_least, file_arguments, model_argument, parse, told, with_conditions
+from image_transformer.config.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Complete(Sampling):
+    """Keep a part of each image, draw the rest several times, and write one picture: given, completions, original.
+
+    Prints how the images were turned before drawing, how much of what is given a drawn pixel was conditioned on, and
+    how much the completions differ: their root mean variance. A model for super-resolution is also given the low
+    resolution of the whole original, of the part to be drawn too.
+    """
+
+    samples: int = 6
+    """Completions of each image."""
+    keep: float = 0.5
+    """Fraction of the rows, or columns, that is given."""
+    keep_side: Literal["top", "bottom", "left", "right"] = "top"
+    """Side on which they lie."""
+    mask: Path | None = None
+    """An image of the model's size that is white where pixels are given, instead of --keep and --keep-side."""
+    orientation: str = "auto"
+    """How to turn the images before drawing, such as upside-down, if the model was trained for it (--data.flips,
+    --data.orientations); auto: so that most of what is given is conditioned on."""
+    data: str | None = None
+    """Without image files: take the first test images of this data; what the model was trained on if not given."""
+    count: int = 6
+    """Without image files: how many images to take."""
+    size: tuple[int, int] | None = None
+    """Crop the image files centrally to this aspect, then resize them to this HEIGHT WIDTH."""
+    out: Path = Path("completions.png")
+    """Picture to write."""
+
+
+def run(args: list[str]) -> None:
+    path, rest = model_argument("complete", args)
+    files, rest = file_arguments(rest)
+    chosen = parse(with_conditions(Complete), "complete MODEL [IMAGE...]", rest)
+    at_least(1, samples=chosen.samples, count=chosen.count)
+
+    from image_transformer.cli.trained import load_trained
+    from image_transformer.data.loading import load_files
+    from image_transformer.geometry.orientation import named
+    from image_transformer.inference.completion import complete, known_side, read_mask
+    from image_transformer.show import grids
+    from image_transformer.show.progress import bar
+
+    trained = load_trained(path)
+    model, shape = trained.model, trained.model.config.shape
+    given = told(chosen, model.config, needed=bool(files))
+    if files:
+        originals = load_files(files, shape=shape, size=chosen.size)
+    else:
+        data = trained.data("test", chosen.data).some(chosen.count)
+        originals, given = data.images, model.of(data) | given
+    known = read_mask(chosen.mask, shape) if chosen.mask else known_side(chosen.keep, shape, chosen.keep_side)
+    orientations = trained.config.data.trained_orientations
+    if chosen.orientation != "auto":
+        orientations = (named(chosen.orientation, orientations),)
+    with bar("steps") as progress:
+        done = complete(
+            model, originals, known, samples=chosen.samples, orientations=orientations, progress=progress,
+            **chosen.options(), **given,
+        )  # fmt: skip
+    grids.save_png(done.picture(), chosen.out)
+    print(chosen.out, done.summary(), sep="\n")
+    for condition in model.config.conditions:
+        if condition.follows:
+            print(f"this model was also given {condition.noun} of the whole original, of the part to be drawn too")

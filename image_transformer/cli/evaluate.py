@@ -1,0 +1,124 @@
+"""`image-transformer evaluate`: exact bits/dim of a split, and what follows from them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from image_transformer.cli.flags import UsageError, at_least, model_argument, parse
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Print the exact bits/dim of a split, every image once."""
+
+    data: str | None = None
+    """Data set, folder or file; what the model was trained on if not given."""
+    split: Literal["train", "validation", "test", "all"] | None = None
+    """Split of the data; if not given, test, or all of other --data that has no splits of its own."""
+    limit: int | None = None
+    """Use only so many of the images, a fixed draw."""
+    batch: int = 32
+    """Images at once."""
+    size: tuple[int, int] | None = None
+    """Crop every image centrally to this aspect, then resize it to this HEIGHT WIDTH."""
+    skip_bad: bool = False
+    """Leave out images that cannot be read, and say how many."""
+    json: bool = False
+    """Print machine-readable figures."""
+    consistent: bool = False
+    """Super-resolution: also bits/dim of the model whose box means are what is given by construction (slower)."""
+    classify: int = 500
+    """Class-conditional: try the Bayes classifier, the likeliest of all classes, on so many images."""
+    enlarge: int = 0
+    """Super-resolution: enlarge so many of the images and measure how well, as report does (trains a regression network
+    to compare with)."""
+    per_image: Path | None = None
+    """Write bits/dim of each image to this CSV file."""
+    picture: Path | None = None
+    """Write a PNG of where in 16 of the images the bits go."""
+
+
+def run(args: list[str]) -> None:
+    path, rest = model_argument("evaluate", args)
+    chosen = parse(Evaluate, "evaluate MODEL", rest)
+    at_least(1, batch=chosen.batch, limit=chosen.limit)
+    at_least(0, classify=chosen.classify, enlarge=chosen.enlarge)
+
+    from image_transformer.cli.trained import load_trained
+    from image_transformer.config.measuring import Plan
+    from image_transformer.data.loading import has_splits
+    from image_transformer.files import write_atomically
+    from image_transformer.inference.enlarging import enlarges
+    from image_transformer.inference.scoring import bits, chosen_from, classify, evaluate
+    from image_transformer.measures.enlargements import enlargements
+    from image_transformer.show.charts import bits_map
+    from image_transformer.show.grids import save_png
+    from image_transformer.show.progress import bar
+
+    trained = load_trained(path)
+    model, own = trained.model, trained.config.data
+    if (chosen.consistent or chosen.enlarge) and not enlarges(model):
+        raise UsageError(f"--consistent and --enlarge are for super-resolution, which {path} is not for")
+    other = chosen.data is not None and Path(chosen.data).resolve() != Path(own.source).resolve()
+    whole = other and chosen.split is None and not has_splits(chosen.data)
+    split = chosen.split or ("all" if whole else "test")
+    data = trained.data(split, chosen.data, chosen.size, chosen.skip_bad).some(chosen.limit)
+    given = model.of(data, only=[c.name for c in model.config.conditions if not c.follows])
+    with bar("images") as progress:
+        result = evaluate(model, data.images, batch=chosen.batch, progress=progress, **given)
+    if chosen.per_image:
+        lines = ["image,bits_per_dim", *(f"{i},{value:.6f}" for i, value in enumerate(result.per_image))]
+        write_atomically(chosen.per_image, "\n".join([*lines, ""]).encode())
+    if chosen.picture:
+        shown = data.some(16)
+        save_png(bits_map(shown.images, bits(model, shown.images, **model.of(shown)).sum(1), columns=8), chosen.picture)
+    figures: dict[str, Any] = {
+        "model": str(trained.folder),
+        "data": data.name,
+        "split": data.split,
+        "images": len(data),
+        "bits_per_dim": result.bits_per_dim,
+        "standard_error": result.standard_error if len(data) > 1 else None,
+        "trained_with_flips": own.augmentation is not None,
+        "trained_with": own.augmentation,
+        "skipped": data.skipped,
+    }
+    said = [_said(figures)]
+    if chosen.consistent:
+        with bar("images") as progress:
+            held = evaluate(model, data.images, consistent=True, batch=chosen.batch, progress=progress, **given)
+        figures["bits_per_dim_consistent"] = held.bits_per_dim
+        said.append(f"{held.bits_per_dim:.4f} bits/dim of the consistent model")
+    condition = chosen_from(model)
+    if condition is not None and chosen.classify:
+        tried = data.some(chosen.classify)
+        with bar("scores") as progress:
+            right = classify(model, tried.images, batch=chosen.batch, progress=progress)
+        accuracy = float((right == condition.of(tried).numpy()).mean())
+        figures |= {"accuracy": accuracy, "classified": len(right)}
+        said.append(f"{100 * accuracy:.1f} % of {len(right)} images are likeliest under their own class")
+    if chosen.enlarge:
+        plan = Plan(chosen.enlarge, min(chosen.enlarge, Plan.several))
+        tables = enlargements(model, trained.data("train"), data, plan, _say).tables
+        figures["tables"] = [asdict(table) for table in tables]
+        said += [f"\n{table.markdown()}" for table in tables]
+    print(json.dumps(figures) if chosen.json else "\n".join(said))
+
+
+def _said(figures: dict[str, Any]) -> str:
+    error = figures["standard_error"]
+    parts = [
+        f"standard error {error:.4f}" if error is not None else "",
+        f"{figures['images']:,} images of {figures['data']}, {figures['split']} split",
+    ]
+    skipped = f", {figures['skipped']} unreadable left out" if figures["skipped"] else ""
+    trained = f"; trained with {figures['trained_with']}" if figures["trained_with"] else ""
+    return f"{figures['bits_per_dim']:.4f} bits/dim  ({'; '.join(filter(None, parts))}{skipped}{trained})"
+
+
+def _say(text: str) -> None:
+    print(f"{text} ...", file=sys.stderr)

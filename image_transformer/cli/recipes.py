@@ -1,0 +1,26 @@
+"""`image-transformer recipes`: what can be trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from image_transformer.cli.flags import parse
+from image_transformer.recipes import RECIPES, recipe_names
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """List the recipes that `train` knows."""
+
+
+def run(args: list[str]) -> None:
+    parse(Recipes, "recipes", args)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("what it is")
+    for name, recipe in zip(recipe_names(), RECIPES, strict=True):
+        table.add_row(name, (recipe.__doc__ or "").splitlines()[0])
+    Console().print(table)

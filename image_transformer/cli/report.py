@@ -1,0 +1,52 @@
+"""`image-transformer report`: all measures of a run, as one page."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from image_transformer.cli.flags import model_argument, parse
+from image_transformer.config.measuring import Plan
+
+
+@dataclass(frozen=True)
+class Report(Plan):
+    """Measure a model on test images, and write the run's page with all figures and pictures: report.html.
+
+    For super-resolution: samples beside nearest, bicubic and regression enlargements. With two more models, an
+    unconditional one of the low-resolution images and one of the images, the chain rule of their likelihoods.
+    """
+
+    chain: tuple[Path, Path] | None = None
+    """Two more models, of the low-resolution images and of the images, both unconditional."""
+
+
+def run(args: list[str]) -> None:
+    path, rest = model_argument("report", args)
+    chosen = parse(Report, "report RUN", rest)
+
+    from image_transformer.checkpoint import load
+    from image_transformer.cli.trained import load_trained
+    from image_transformer.measures.assessment import assess
+    from image_transformer.measures.chain_rule import check_chain, follow_chain_rule
+    from image_transformer.show.page import write_report
+
+    trained = load_trained(path)
+    chain = chosen.chain and (load(chosen.chain[0]), load(chosen.chain[1]))
+    if chain:
+        check_chain(trained.model, *chain)
+    folder = trained.folder
+    home = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    train, test = (trained.data(split) for split in ("train", "test"))
+    found = assess(trained.model, train, test, chosen, _say)
+    if chain:
+        _say("the chain rule")
+        found.tables.append(follow_chain_rule(trained.model, *chain, test.some(chosen.images).images))
+    found.save(home)
+    print("\n\n".join(table.markdown() for table in found.tables))
+    print(f"\nreport: {write_report(home)}")
+
+
+def _say(text: str) -> None:
+    print(f"{text} ...", file=sys.stderr)

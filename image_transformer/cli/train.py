@@ -1,0 +1,92 @@
+"""`image-transformer train`: a recipe, or the configuration of a run, with other fields by flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from image_transformer.cli import recipes
+from image_transformer.cli.flags import UsageError, parse
+from image_transformer.config.data import DataConfig
+from image_transformer.config.model import FAMILIES, ModelConfig
+from image_transformer.config.run import RunConfig, load_config
+from image_transformer.config.train import TrainConfig
+from image_transformer.recipes import recipe
+from image_transformer.words import did_you_mean
+
+ALIASES = {"--data": "--data.source", "--size": "--data.size", "--skip-bad": "--data.skip-bad"}
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model into a run folder: checkpoints, metrics, sample pictures and a report.
+
+    --data, --size and --skip-bad, as the other verbs have them, stand for --data.source, --data.size, --data.skip-bad.
+    """
+
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    out: Path | None = None
+    """Run folder; runs/RECIPE if not given."""
+    resume: bool = False
+    """Go on with the run in the folder, from its newest checkpoint."""
+
+
+def run(args: list[str]) -> None:
+    if args and args[0] in ("-h", "--help"):
+        print("usage: image-transformer train RECIPE [flags]; flags with their defaults: train RECIPE --help\n")
+        return recipes.run([])
+    if not args or args[0].startswith("-"):
+        raise UsageError("train needs a recipe first: image-transformer train RECIPE; see image-transformer recipes")
+    name, *rest = args
+    base = load_config(Path(name)) if name.endswith((".yaml", ".yml")) else _find(name)
+    parts = (word.partition("=") for word in rest)
+    rest = [ALIASES.get(flag, flag) + equals + value for flag, equals, value in parts]
+    chosen = _parse(name, rest, base)
+    out = chosen.out or Path("runs") / base.recipe
+    if chosen.resume and (out / "config.yaml").exists():  # the run's own values, not the recipe's, are the defaults
+        saved = load_config(out / "config.yaml")
+        if saved.recipe != base.recipe:
+            raise ValueError(f"{out} is a run of the recipe {saved.recipe}, not of {base.recipe}")
+        chosen = _parse(name, rest, saved)
+
+    from image_transformer.training.errors import Interrupted
+    from image_transformer.training.loop import train
+
+    again = f"image-transformer train {name} --out {out} --resume"
+    try:
+        best = train(RunConfig(base.recipe, chosen.model, chosen.data, chosen.train), out, resume=chosen.resume)
+    except Interrupted as stop:
+        raise Interrupted(f"{stop}; go on with: {again}") from None
+    print(f"best checkpoint: {best}\nreport: {out / 'report.html'}\nnext: image-transformer evaluate {out}")
+
+
+def _find(name: str) -> RunConfig:
+    try:
+        return recipe(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _parse(name: str, args: list[str], config: RunConfig) -> Any:
+    """The verb with the fields of `config` as defaults. --model.family comes first: the other flags are its fields."""
+    model, rest = config.model, list(args)
+    for i, word in enumerate(args):
+        flag, equals, value = word.partition("=")
+        if flag == "--model.family" and (equals or i + 1 < len(args)):
+            model = of_family(model, value if equals else args[i + 1])
+            rest[i : i + (1 if equals else 2)] = []
+    return parse(Train, f"train {name}", rest, Train(model, config.data, config.train))
+
+
+def of_family(model: ModelConfig, family: str) -> ModelConfig:
+    """The model in another family of networks, with what it sets of the fields that both have."""
+    if family not in FAMILIES:
+        raise UsageError(f"--model.family: {did_you_mean(family, list(FAMILIES))}, got {family!r}")
+    kind, own = FAMILIES[family], type(model)()
+    kept = {f.name: getattr(model, f.name) for f in fields(kind) if hasattr(model, f.name)}
+    if model.order == own.order:  # each family has an order of its own
+        del kept["order"]
+    return kind(**kept)

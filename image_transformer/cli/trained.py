@@ -1,0 +1,38 @@
+"""What the verbs about a model begin with: the model, its run, and the data that it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from image_transformer.checkpoint import find, load, read_config
+from image_transformer.config.run import RunConfig
+from image_transformer.data.images import ImageData
+from image_transformer.data.loading import load_data
+from image_transformer.model import ImageModel
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and where it comes from."""
+
+    path: Path  # as the user gave it
+    folder: Path  # of the checkpoint
+    config: RunConfig
+    model: ImageModel
+
+    def data(
+        self, split: str, source: str | None = None, size: tuple[int, int] | None = None, skip_bad: bool = False
+    ) -> ImageData:
+        """The data asked for, or what the model was trained on, in the model's shape."""
+        own = self.config.data
+        return load_data(
+            source or own.source, split, shape=self.model.config.shape, size=size or (None if source else own.size),
+            skip_bad=skip_bad or (not source and own.skip_bad),
+        )  # fmt: skip
+
+
+def load_trained(path: Path) -> Trained:
+    """The model at a run folder or checkpoint."""
+    folder = find(path)
+    return Trained(path, folder, read_config(folder), load(folder))

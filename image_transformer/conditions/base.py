@@ -1,0 +1,89 @@
+"""What a condition is: a frozen value that a model's configuration names and that answers for what it is told.
+
+To add one: a file beside this one, a line in `config/model.py`, and what a network makes of it (`VECTORS`, `FEATURES`
+or `ENCODERS` of a family). Importing this must not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_transformer.data.images import ImageData
+from image_transformer.geometry.order import Layout
+from image_transformer.geometry.orientation import Orientation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from image_transformer.conditions.limits import BoxLimits
+
+Shape = tuple[int, int, int]  # channels, height and width of the model's images
+Given = Mapping[str, Any]  # checked values of conditions by their names: tensors, batch first
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One thing that a model is told. What is not overridden holds for most."""
+
+    name: ClassVar[str]  # its keyword, as in generate(model, label="cat")
+    adjective: ClassVar[str]  # of a model that is told it: "class-conditional"
+    noun: ClassVar[str]  # of what is told: bits/dim given "the class"
+    flag: ClassVar[str | None] = None  # help of --NAME on the command line, where a word can say it
+    instead: ClassVar[tuple[str, str] | None] = None  # what such a model does and by which command, if not `sample`
+    follows: ClassVar[bool] = False  # whether it follows from the image itself, so that scoring need not be told
+
+    def fit(self, shape: Shape) -> None:
+        """ValueError unless images of this shape can be described so."""
+
+    @property
+    def open(self) -> str | None:
+        """What it leaves to the training data, in words, if anything."""
+        return None
+
+    def settled(self, data: ImageData) -> Condition:
+        """Itself, with what was open taken from the training data."""
+        return self
+
+    def wanted(self, shape: Shape) -> str:
+        """What has to be told, for the message where it is missing."""
+        raise NotImplementedError
+
+    def check(self, value: Any, count: int, shape: Shape) -> Tensor:
+        """What a user told of `count` images, one value for each or one for all, batch first; ValueError if wrong."""
+        raise NotImplementedError
+
+    def of(self, data: ImageData) -> Tensor:
+        """What the data says of its images, batch first; ValueError if it does not say."""
+        raise NotImplementedError
+
+    def turned(self, value: Tensor, how: Orientation) -> Tensor:
+        """The value for images in another orientation."""
+        return value
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """All values that can be told, if these are few: a model can then be asked for the likeliest."""
+        return ()
+
+    def shown(self, value: Tensor) -> NDArray[np.uint8] | None:
+        """The values as pictures of the model's size (n, c, h, w), where they are pictures."""
+        return None
+
+    def limits(self, value: Tensor, layout: Layout) -> BoxLimits | None:
+        """What images can be, where the value says so exactly: what `consistent=` holds on to."""
+        return None
+
+
+def select(given: Given, rows: Any) -> dict[str, Any]:
+    """The conditions of some of the images."""
+    return {name: value[rows] for name, value in given.items()}
+
+
+def repeated(given: Given, times: int) -> dict[str, Any]:
+    """The conditions of images of which each is there so many times, one after the other."""
+    return {name: value.repeat_interleave(times, 0) for name, value in given.items()}

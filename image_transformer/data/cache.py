@@ -1,0 +1,73 @@
+"""The cache of decoded splits: a .npy for each, with labels, class names and the count of skipped files behind it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import uuid
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_transformer.data.decode import Request, write_images
+from image_transformer.data.images import ImageData
+from image_transformer.data.sources import Pool, Source
+
+CACHE_FORMAT = 1  # raise it when decoding changes: what was cached before is then no longer found
+
+
+def cache_file(found: Source, ask: Request) -> Path:
+    """Where the decoded split is cached: a digest of the files' paths, sizes and times and of the options."""
+    files = [(str(file), stat.st_size, stat.st_mtime_ns) for file in found.files for stat in [file.stat()]]
+    channels = ask.shape and ask.shape[0]
+    key = json.dumps([CACHE_FORMAT, found.root, files, ask.split, channels, ask.size, ask.skip_bad])
+    own = os.environ.get("IMAGE_TRANSFORMER_CACHE")
+    folder = Path(own) if own else Path.home() / ".cache" / "image-transformer"
+    return folder / f"{Path(found.root).name}-{ask.split}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+
+
+def recall(cache: Path, ask: Request) -> ImageData | None:
+    """The split that a cache file holds; None where there is no file or a damaged one."""
+    try:
+        return _map(cache, ask)
+    except Exception:  # OSError, ValueError, KeyError, ...: whatever is wrong, decoding again puts it right
+        return None
+
+
+def save(pool: Pool, rows: NDArray[np.int64], ask: Request, cache: Path) -> ImageData:
+    """The rows decoded into the cache file, or into a nameless file where that fails, and mapped."""
+    try:
+        return _save(pool, rows, ask, cache)
+    except OSError:  # a read-only or full disk; whatever is wrong with the images is a DataError
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            return _save(pool, rows, ask, Path(folder) / cache.name)  # the mapping outlives the file's name
+
+
+def _save(pool: Pool, rows: NDArray[np.int64], ask: Request, cache: Path) -> ImageData:
+    """The rows decoded into a cache file, which appears at once and whole, and mapped."""
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cache.with_name(f"{cache.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            kept = write_images(pool.items, rows, ask, file)
+            labels = None if pool.labels is None else pool.labels[kept].tolist()
+            tail = {"labels": labels, "classes": pool.classes, "skipped": len(rows) - len(kept)}
+            file.seek(0, os.SEEK_END)
+            file.write(json.dumps(tail).encode())
+        os.replace(temporary, cache)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return _map(cache, ask)
+
+
+def _map(cache: Path, ask: Request) -> ImageData:
+    """The split that a cache file holds."""
+    images = np.lib.format.open_memmap(cache, mode="r")  # `np.load` would also try archives and pickles
+    with cache.open("rb") as file:
+        file.seek(images.offset + images.nbytes)
+        tail = json.load(file)
+    labels = None if tail["labels"] is None else np.array(tail["labels"], dtype=np.int64)
+    return ImageData(ask.source, ask.split, images, labels, tuple(tail["classes"]), tail["skipped"])

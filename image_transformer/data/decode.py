@@ -1,0 +1,124 @@
+"""Pixels out of image files, Arrow structs and arrays, in the channels and size that are wanted; not where they lie."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from image_transformer.data.images import DataError, first_line
+
+
+class _Unreadable(DataError):
+    """A broken image file: the only fault that `skip_bad` forgives."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of a source: the arguments of `load_data`. DataError for those that no source could meet."""
+
+    source: str
+    split: str = ""
+    shape: tuple[int, int, int] | None = None
+    size: tuple[int, int] | None = None
+    skip_bad: bool = False
+    whole: bool = False  # a data set, of which bad files can be left out, not files that were named one by one
+
+    def __post_init__(self) -> None:
+        if self.shape is not None and self.shape[0] not in (1, 3):
+            raise DataError(f"shape {self.shape}: expected (channels, height, width) with 1 or 3 channels")
+        if self.size is not None and min(self.size) < 1:
+            raise DataError(f"size {self.size}: expected a positive height and width")
+
+
+def write_images(items: Any, rows: NDArray[np.int64], ask: Request, file: BinaryIO) -> list[int]:
+    """The rows that could be read, after writing them as a .npy of uint8 (n, c, h, w), image by image.
+
+    `items` is a list of paths, a column of Arrow structs {bytes, path}, or an array (n, c, h, w).
+    """
+    kept: list[int] = []
+    shape, first = (0, 0, 0), ""
+    channels = ask.shape[0] if ask.shape else items.shape[1] if isinstance(items, np.ndarray) else 3
+    for row in rows.tolist():
+        name = str(items[row]) if isinstance(items, list) else f"{ask.source}, image {row}"
+        try:
+            pixels = read_image(items[row], name, channels, ask.size)
+        except _Unreadable as error:
+            if ask.skip_bad:
+                continue
+            hint = "; --skip-bad (skip_bad=True) leaves such files out" if ask.whole else ""
+            raise DataError(f"{error}{hint}") from None
+        if not kept:
+            shape, first = pixels.shape, name
+            check_shape(shape, ask)
+            _write_header(file, (len(rows), *shape))
+        if pixels.shape != shape:
+            sizes = f"{first} is {shape[1]}x{shape[2]}, {name} is {pixels.shape[1]}x{pixels.shape[2]}"
+            raise DataError(f"{ask.source}: mixed sizes, {sizes}: pass --size {shape[1]} {shape[2]}")
+        file.write(pixels.tobytes())
+        kept.append(row)
+    if not kept:
+        raise DataError(f"{ask.source}: none of {len(rows)} images is readable")
+    _write_header(file, (len(kept), *shape))
+    return kept
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Write or rewrite the head of a .npy, which numpy pads so that another n takes the same room."""
+    file.seek(0)
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def read_image(item: Any, name: str, channels: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """One image as (c, h, w): upright, grey or RGB, resized if wanted."""
+    try:
+        with _open(item) as opened:
+            deep = opened.mode[0] in "IF" or ";16" in repr(getattr(opened, "tile", ""))  # loading would hide it
+            image = ImageOps.exif_transpose(opened)
+    except Exception as error:  # Pillow meets broken files with OSError, SyntaxError, ValueError, struct.error, ...
+        raise _Unreadable(f"{name}: unreadable image ({first_line(error)})") from None
+    if deep:
+        raise DataError(f"{name}: expected 8 bits a channel, got 16-bit or floating-point values")
+    image.info.pop("transparency", None)  # a palette's would raise a warning
+    image = image.convert("L" if channels == 1 else "RGB")
+    if size is not None:
+        image = _resize(image, size)
+    return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+
+
+def _open(item: Any) -> Image.Image:
+    """A path, an Arrow struct {bytes, path} or an array (c, h, w) as a Pillow image, perhaps not loaded yet."""
+    if isinstance(item, np.ndarray):
+        return Image.fromarray(item[0] if len(item) == 1 else item.transpose(1, 2, 0))
+    if isinstance(item, Path):
+        return Image.open(item)
+    struct = item.as_py()
+    return Image.open(struct["path"] if struct["bytes"] is None else io.BytesIO(struct["bytes"]))
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The largest central box of the wanted aspect, scaled to (h, w)."""
+    h, w = size
+    scale = min(image.height / h, image.width / w)
+    box_h, box_w = max(1, round(h * scale)), max(1, round(w * scale))
+    top, left = (image.height - box_h) // 2, (image.width - box_w) // 2
+    image = image.crop((left, top, left + box_w, top + box_h))
+    if box_h % h == 0 and box_w % w == 0:
+        return image.reduce((box_w // w, box_h // h))
+    return image.resize((w, h), Image.Resampling.LANCZOS)
+
+
+def check_shape(came: Sequence[int], ask: Request) -> None:
+    """Raise DataError unless images (c, h, w) have the height and width that the model wants."""
+    if ask.shape is None or tuple(came[1:]) == tuple(ask.shape[1:]):
+        return
+    (h, w), (want_h, want_w) = came[1:], ask.shape[1:]
+    how = "to enlarge them" if h < want_h or w < want_w else "to shrink them"
+    wrong = f"images are {h}x{w}, the model wants {want_h}x{want_w}"
+    raise DataError(f"{ask.source}: {wrong}: pass --size {want_h} {want_w} {how}")

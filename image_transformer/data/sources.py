@@ -1,0 +1,207 @@
+"""Where a data set lies, and the readers that give its splits as they are there; decoding comes later."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import importlib
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from image_transformer.data.images import DataError, first_line
+
+NAMES = ("cifar10", "cifar10-mini")
+SPLITS = ("train", "validation", "test")
+ALIASES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
+MINI = Path(__file__).parent / "cifar10_mini"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One split as its source has it, not decoded yet."""
+
+    items: Any  # a list of paths, a column of Arrow structs {bytes, path}, or an array (n, c, h, w)
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set lies: its root, its files (none for a hub id), and what reads them into pools by split."""
+
+    root: str
+    files: tuple[Path, ...]
+    read: Callable[[Source], dict[str, Pool]]
+    hint: str = ""  # what to do where it cannot be had
+
+
+def locate(source: str) -> Source:
+    """The files behind a source and their reader, found without opening any."""
+    if source == "cifar10-mini":
+        return Source(str(MINI), tuple(sorted(MINI.iterdir())), _read_mini)
+    path = Path(source).expanduser()
+    if source == "cifar10" or (re.fullmatch(r"[\w-]+", source) and not path.exists()):
+        path = _in_data_folder(source) or path
+    if path.is_dir():
+        return _folder(path.resolve())
+    if source == "cifar10":
+        return Source("uoft-cs/cifar10", (), _read_datasets, f"; or {_how_to_find(source)}")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.exists() and not path.parent.is_dir():
+        return Source(source, (), _read_datasets)
+    files = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(source, recursive=True))]
+    files = [file.absolute() for file in files if file.is_file()]  # resolving could lose the suffix of a link
+    if not files:
+        near = difflib.get_close_matches(source, NAMES, 1)
+        hint = f"did you mean {near[0]}?" if near else f"names are {' and '.join(NAMES)}"
+        hint += f"; for another, {_how_to_find(source)}" if re.fullmatch(r"[\w-]+", source) else ""
+        raise DataError(f"{source}: no such file, folder or data set; {hint}")
+    return _pick_reader(Path(os.path.commonpath([file.parent for file in files])), files)
+
+
+def _in_data_folder(name: str) -> Path | None:
+    """The folder of that name in `$IMAGE_TRANSFORMER_DATA`, if there is one."""
+    data = os.environ.get("IMAGE_TRANSFORMER_DATA")
+    return Path(data, name) if data and Path(data, name).is_dir() else None
+
+
+def _how_to_find(name: str) -> str:
+    """How to say where the folder of that name lies."""
+    data = os.environ.get("IMAGE_TRANSFORMER_DATA")
+    return f"set IMAGE_TRANSFORMER_DATA to the folder that holds {name}/" + (f", which {data} does not" if data else "")
+
+
+def _folder(root: Path) -> Source:
+    """All files below a folder but the hidden ones."""
+    files = [file.relative_to(root) for file in sorted(root.rglob("*")) if file.is_file()]
+    return _pick_reader(root, [root / file for file in files if not any(part[0] == "." for part in file.parts)])
+
+
+def _pick_reader(root: Path, files: Sequence[Path]) -> Source:
+    """The files that one reader takes, Parquet before images before NumPy."""
+    readers = ((_read_datasets, {".parquet"}), (_read_images, SUFFIXES), (_read_numpy, {".npy", ".npz"}))
+    for read, suffixes in readers:
+        chosen = tuple(file for file in files if file.suffix.lower() in suffixes)
+        if chosen:
+            return Source(str(root), chosen, read)
+    what = files[0] if len(files) == 1 else root
+    raise DataError(f"{what}: expected images (.png, .jpg, .webp, ...), .parquet, .npy or .npz, found none")
+
+
+def _read_mini(found: Source) -> dict[str, Pool]:
+    """The embedded part of CIFAR-10: strips of 32x32 images, one above the other."""
+    index = json.loads((MINI / "index.json").read_text())
+    pools = {}
+    for split in SPLITS:
+        strips = [np.asarray(Image.open(file)) for file in found.files if file.name.startswith(split)]
+        images = np.concatenate(strips).reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)  # (n, c, h, w)
+        pools[split] = Pool(images, np.array(index[split]["labels"]), tuple(index["classes"]))
+    return pools
+
+
+def _read_images(found: Source) -> dict[str, Pool]:
+    """A folder of images; where it has split sub-folders, only these count. All splits number the classes alike."""
+    groups: dict[str, list[tuple[Path, str]]] = {}  # split, or "" -> files with their class folders, or ""
+    for file in found.files:
+        folders = file.relative_to(found.root).parts[:-1]
+        split = ALIASES.get(folders[0].lower(), "") if folders else ""
+        groups.setdefault(split, []).append((file, "".join(folders[bool(split) :][:1])))
+    loose = groups.pop("", [])
+    groups = groups or {"train": loose}
+    classes = sorted({name for group in groups.values() for _, name in group})
+    pools = {}
+    for split, group in groups.items():
+        files, labels = [file for file, _ in group], np.array([classes.index(name) for _, name in group])
+        pools[split] = Pool(files) if "" in classes else Pool(files, labels, tuple(classes))
+    return pools
+
+
+def _read_numpy(found: Source) -> dict[str, Pool]:
+    """Arrays of .npy (by file name) or .npz (by key), named by split or only one; labels are NAME_labels or labels."""
+    arrays: dict[str, NDArray[Any]] = {}
+    homes: dict[str, Path] = {}  # the file of each array
+    for file in found.files:
+        try:
+            if file.suffix.lower() == ".npy":
+                new = {file.stem: np.lib.format.open_memmap(file, mode="r")}
+            else:
+                with file.open("rb") as opened:
+                    new = dict(np.load(opened))
+        except Exception as error:  # OSError, ValueError, EOFError, BadZipFile, ...
+            raise DataError(f"{file}: unreadable as a NumPy file ({first_line(error)})") from None
+        for name in new:
+            if homes.setdefault(name, file) != file:
+                raise DataError(f"{homes[name]} and {file} both hold an array {name}: expected one of them")
+        arrays |= new
+    names = [name for name in arrays if name != "labels" and not name.endswith("_labels")]
+    what = found.root if len(found.files) > 1 else str(found.files[0])
+    if len(names) != 1 and not (names and set(names) <= set(SPLITS)):
+        raise DataError(f"{what}: expected arrays train, validation, test or only one, found {', '.join(arrays)}")
+    pools = {}
+    for name in names:
+        images = _channels_first(arrays[name], what)
+        labels = arrays.get(f"{name}_labels", arrays.get("labels") if len(names) == 1 else None)
+        if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu"):
+            raise DataError(f"{what}: expected {len(images)} integer labels, got {labels.dtype} {labels.shape}")
+        pools[name if name in SPLITS else "train"] = Pool(images, labels if labels is None else labels.astype(np.int64))
+    return pools
+
+
+def _channels_first(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """A view (n, c, h, w) of (n, h, w), (n, h, w, c) or (n, c, h, w); where both axes could be c, the last reading."""
+    if array.dtype != np.uint8:
+        raise DataError(f"{name}: expected uint8 values 0..255, got {array.dtype}")
+    if array.ndim == 3:
+        return array[:, None]
+    if array.ndim == 4 and array.shape[1] in (1, 3):
+        return array
+    if array.ndim == 4 and array.shape[3] in (1, 3):
+        return array.transpose(0, 3, 1, 2)
+    raise DataError(f"{name}: expected (n, h, w), (n, h, w, c) or (n, c, h, w) with c 1 or 3, got {array.shape}")
+
+
+def _read_datasets(found: Source) -> dict[str, Pool]:
+    """Parquet files or a hub id, through Hugging Face `datasets`; splits other than the three are left out."""
+    try:
+        datasets: Any = importlib.import_module("datasets")
+    except ImportError:
+        need = "Parquet and the hub need `pip install 'image-transformer-pytorch[hf]'`; cifar10-mini needs nothing"
+        where = "" if found.files else "no such file or folder, and as a hub id: "
+        raise DataError(f"{found.root}: {where}{need}{found.hint}") from None
+    try:
+        options = {"path": "parquet", "data_files": _by_split(found)} if found.files else {"path": found.root}
+        parts = datasets.load_dataset(**options)
+        return {ALIASES[name]: _arrow_pool(datasets, parts[name]) for name in parts if name in ALIASES}
+    except Exception as error:  # missing on the hub, no network, a broken file, another schema, ...
+        kind = "cannot be read as Parquet" if found.files else "no such file or folder, nor to be had from the hub"
+        raise DataError(f"{found.root}: {kind} ({first_line(error)}){found.hint}") from None
+
+
+def _by_split(found: Source) -> dict[str, list[str]]:
+    """Parquet files by the first word of their path below the root that names a split; train if none does."""
+    groups: dict[str, list[str]] = {}
+    for file in found.files:
+        words = re.split(r"[\W_]+", str(file.relative_to(found.root)).lower())
+        groups.setdefault(next((ALIASES[word] for word in words if word in ALIASES), "train"), []).append(str(file))
+    return groups
+
+
+def _arrow_pool(datasets: Any, part: Any) -> Pool:
+    """One split of a Hugging Face data set, its images still encoded."""
+    column = next((column for column in ("img", "image") if column in part.column_names), None)
+    if column is None:
+        raise ValueError(f"expected a column img or image, found {', '.join(part.column_names)}")
+    items = part.cast_column(column, datasets.Image(decode=False)).data.column(column)
+    labels = part.data.column("label").to_numpy() if "label" in part.column_names else np.empty(0)
+    if labels.dtype.kind not in "iu":  # none at all, some missing, or text
+        return Pool(items)
+    return Pool(items, labels.astype(np.int64), tuple(getattr(part.features["label"], "names", ())))

@@ -1,0 +1,57 @@
+"""What the measures share: images as tensors and back, and how small networks are fitted, as a function of a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from image_transformer.data.images import Images
+
+LEVELS = 255.0  # from black to white
+
+
+def tensor(images: Images) -> Tensor:
+    """The images as a tensor, copied, since a memory map is read-only."""
+    return torch.from_numpy(np.array(images))
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 levels as floats from -1 to 1."""
+    return images.float() / (LEVELS / 2) - 1
+
+
+def to_levels(images: Tensor) -> Images:
+    """Floats from -1 to 1 as the nearest uint8 levels; what lies outside is clipped."""
+    return ((images + 1) * (LEVELS / 2)).round().clamp(0, LEVELS).byte().numpy()
+
+
+def descend(network: nn.Module, loss: Callable[[], Tensor], updates: int, lr: float, weight_decay: float = 0.0) -> None:
+    """So many updates of Adam on the losses, the rate falling linearly to 0."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, updates)
+    for _ in range(updates):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        schedule.step()
+
+
+def shuffled(n: int, batch: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Batches of the rows 0..n-1 in a new random order in every pass, for ever; the last of a pass may be smaller."""
+    rng = np.random.default_rng(seed)
+    while True:
+        order = rng.permutation(n)
+        yield from np.split(order, range(batch, n, batch))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of torch are those of the seed inside, and outside as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,158 @@
+"""What the transformers have in common: local attention, conditions, and decoding with a key/value cache.
+
+A family's layers are given an `Attend`, queries, keys and values in, attended values out, and do not know whether they
+see a whole image (`TiledAttention`) or the next positions (`KVCache`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from image_transformer.conditions.base import Condition, Given
+from image_transformer.config.model import Transformer
+from image_transformer.geometry.order import IntArray, Layout
+from image_transformer.geometry.patterns import BoolArray
+from image_transformer.geometry.schedule import Schedule, as_early_as_possible
+from image_transformer.networks.attention import Attend, TiledAttention
+from image_transformer.networks.base import Network
+from image_transformer.networks.cache import KVCache
+
+KeysValues = tuple[Tensor, Tensor]  # (b, a, m, e) each
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a transformer has read of the conditions of a batch of images, once for all positions and layers.
+
+    added: what is added to every position, `(b, 1, d)`. memory: for each layer what it attends to beside the image.
+    given: the conditions themselves, for local features of them.
+    """
+
+    added: Tensor | None = None
+    memory: tuple[KeysValues, ...] = ()
+    given: Given = field(default_factory=dict)
+
+    def of_layer(self, layer: int) -> KeysValues | None:
+        return self.memory[layer] if self.memory else None
+
+
+class Vector(nn.Embedding):
+    """A learned vector for each choice of a condition, added to every position."""
+
+    def __init__(self, condition: Condition, width: int, scale: float = 1.0) -> None:
+        super().__init__(len(condition.choices), width)
+        self.scale = scale
+
+    def forward(self, chosen: Tensor) -> Tensor:
+        """`(b, 1, d)` for the numbers `(b,)` of choices."""
+        return super().forward(chosen)[:, None] * self.scale
+
+
+class LocalTransformer(Network):
+    """A stack of `blocks` whose layers attend by patterns; a family says how slots are embedded and what a block is.
+
+    inputs: the positions whose values enter each slot, `(l, n)`, -1 for none: the schedule follows from them.
+
+    What a family makes of a condition of each kind: a vector added to every position, features of each position, or an
+    encoder of a memory that every layer attends to.
+    """
+
+    VECTORS: ClassVar[dict[type[Condition], Any]] = {}
+    FEATURES: ClassVar[dict[type[Condition], Any]] = {}
+    ENCODERS: ClassVar[dict[type[Condition], Any]] = {}
+
+    inputs: IntArray
+    vectors: Any  # modules by the names of their conditions, each {name: module}
+    encoders: Any
+    blocks: Any
+
+    def __init__(self, config: Transformer, layout: Layout) -> None:
+        super().__init__()
+        self.config, self.layout = config, layout
+        for condition in config.conditions:
+            if not any(type(condition) in kinds for kinds in (self.VECTORS, self.FEATURES, self.ENCODERS)):
+                raise ValueError(f"the {config.family} family cannot be told {condition.noun} ({condition.name})")
+        tiled = {pattern: TiledAttention(pattern, layout, config.groups) for pattern in config.patterns}
+        self.tiled = nn.ModuleList(tiled[p] for p in config.patterns)  # layers of one pattern share its tables
+
+    def slots(self, image: Tensor, at: Tensor | slice, attends: Sequence[Attend], context: Context) -> Tensor:
+        """Parameters `(b, l, p)` of positions `at`, each layer attending by its own of `attends`."""
+        raise NotImplementedError
+
+    def readers(self, kinds: dict[type[Condition], Any], *arguments: Any) -> Any:
+        """The modules that read those of the model's conditions that are of these `kinds`, by their names."""
+        told = [condition for condition in self.config.conditions if type(condition) in kinds]
+        return nn.ModuleDict({one.name: kinds[type(one)](one, *arguments) for one in told})
+
+    def read(self, given: Given) -> Context:
+        added = [vector(given[name]) for name, vector in self.vectors.items()]
+        read = [encoder(given[name]) for name, encoder in self.encoders.items()]
+        memory: list[KeysValues] = []
+        for block in self.blocks if read else ():
+            keys, values = zip(*(block.cross.keys_and_values(*one) for one in read), strict=True)
+            memory.append((_joined(keys), _joined(values)))
+        return Context(torch.stack(added).sum(0) if added else None, tuple(memory), given)
+
+    def forward(self, image: Tensor, context: Context | None = None) -> Tensor:
+        return self.slots(image, slice(None), list(self.tiled), context or Context())
+
+    def schedule(self, known: BoolArray | None = None) -> Schedule:
+        if known is None or not known.any():
+            return self._free_schedule
+        return as_early_as_possible(self.config.patterns, self.inputs, self.layout, known)
+
+    @cached_property
+    def _free_schedule(self) -> Schedule:
+        return as_early_as_possible(self.config.patterns, self.inputs, self.layout)
+
+    def decoder(self, context: Context, batch: int, schedule: Schedule, *, prefilled: bool = False) -> CachedDecoder:
+        return CachedDecoder(self, context, self.new_cache(batch, schedule, prefilled))
+
+    def new_cache(self, batch: int, schedule: Schedule | None = None, prefilled: bool = False) -> KVCache:
+        """An empty cache for the steps of `schedule`."""
+        config, weight = self.config, next(self.parameters())
+        return KVCache(
+            config.patterns, self.layout, schedule or self.schedule(), batch, config.heads, config.head_width,
+            groups=config.groups, prefilled=prefilled, device=weight.device, dtype=weight.dtype,
+        )  # fmt: skip
+
+    def pass_bytes(self, positions: int) -> int:
+        config, size = self.config, next(self.parameters()).element_size()
+        kept = 4 * config.width + 3 * config.feed_forward + 4 * config.heads * config.head_width  # in a layer
+        states = sum(encoder.num_states for encoder in self.encoders.values())
+        memory = states * config.heads * (2 * config.depth * config.head_width + 2 * (positions + states))
+        return (positions * kept + memory) * size
+
+
+class CachedDecoder:
+    """Step by step, each pass of the network on the positions of that step alone."""
+
+    def __init__(self, network: LocalTransformer, context: Context, cache: KVCache) -> None:
+        self.network, self.context, self.cache = network, context, cache
+        self.num_bytes = cache.num_bytes
+
+    def prefill(self, image: Tensor) -> Tensor:
+        attends = [self._storing(tiled, layer) for layer, tiled in enumerate(self.network.tiled)]
+        return self.network.slots(image, slice(None), attends, self.context)
+
+    def step(self, image: Tensor, at: Tensor) -> Tensor:
+        return self.network.slots(image, at, self.cache.attends(at), self.context)
+
+    def _storing(self, tiled: nn.Module, layer: int) -> Attend:
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            self.cache.store(layer, k, v)
+            out: Tensor = tiled(q, k, v)
+            return out
+
+        return attend
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Keys or values of several memories as one, `(b, a, m, e)`."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), 2)

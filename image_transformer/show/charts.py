@@ -1,0 +1,169 @@
+"""Charts of numbers, as pictures: where in an image its bits are, curves, bars.
+
+What the numbers mean is not known here. matplotlib takes half a second to import: the functions that draw with it do.
+"""
+
+import io
+from collections.abc import Collection, Mapping, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from image_transformer.data.images import Images, check_arrays
+from image_transformer.show.grids import BACKGROUND, INK, grid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PALETTE = ("#1f6feb", "#e5532d", "#1a9850", "#8250df", "#b58900", "#0e8a9c")
+GREY, PALE = "#6e7781", "#c9ced4"
+
+
+def bits_map(images: Images, bits: NDArray[np.floating], columns: int) -> Image.Image:
+    """Each image above the map of its bits per pixel (n, h, w), and one colour scale for all of them.
+
+    The scale ends at the 99.5th percentile, so that a few very surprising pixels do not darken the rest.
+    """
+    import matplotlib
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    check_arrays(images)
+    n, c, h, w = images.shape
+    if bits.shape != (n, h, w):
+        raise ValueError(f"expected bits of shape {(n, h, w)}, got {bits.shape}")
+    colours = ScalarMappable(Normalize(0, max(1, np.percentile(bits, 99.5))), matplotlib.colormaps["magma"])
+    rgba = np.asarray(colours.cmap(colours.norm(bits), bytes=True))  # (n, h, w, 4)
+    heat = rgba[..., :3].transpose(0, 3, 1, 2)  # (n, 3, h, w)
+    pairs = np.concatenate([np.broadcast_to(images, heat.shape), heat], axis=2)  # (n, 3, 2h, w)
+    rates = bits.mean(axis=(1, 2)) / c
+    body = grid(pairs, columns, labels=[f"{rate:.2f} bits/dim" for rate in rates])
+
+    size = (body.width / 100, 0.6)
+    figure = Figure(size, dpi=100, layout="constrained", facecolor=_hex(BACKGROUND))
+    bar = figure.colorbar(colours, cax=figure.add_subplot(), orientation="horizontal", extend="max")
+    bar.set_label("bits per pixel", color=_hex(INK))
+    bar.ax.tick_params(color=_hex(INK), labelcolor=_hex(INK))
+    bar.outline.set_visible(False)
+    scale = _render(figure)
+    canvas = Image.new("RGB", (body.width, body.height + scale.height), BACKGROUND)
+    canvas.paste(body, (0, 0))
+    canvas.paste(scale, (0, body.height))
+    return canvas
+
+
+def curve(
+    series: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    xlabel: str,
+    ylabel: str,
+    references: Mapping[str, float] | None = None,
+    smoothed: Collection[str] = (),
+) -> Image.Image:
+    """A chart of each named (x, y), with dashed horizontal lines at the references.
+
+    The series named in `smoothed` are drawn as a running mean over their pale raw line, the others as joined
+    points. The first 5 % of the curves may leave the chart; references that would squash the rest are named
+    above it. NaN and infinite values are left out. Raises ValueError if nothing else is in a series.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    references = references or {}
+    finite = {name: _finite(x, y) for name, (x, y) in series.items()}
+    if not finite or not all(len(y) for _, y in finite.values()):
+        raise ValueError(f"expected finite values in every series, got {dict(series)}")
+    low, high = _y_limits(list(finite.values()), list(references.values()))
+    figure = Figure(figsize=(7, 4), dpi=220, layout="constrained")
+    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, ylim=(low, high))
+    for (name, (x, y)), colour in zip(finite.items(), cycle(PALETTE)):
+        if name in smoothed and len(x) > 1:
+            axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(x, _running_mean(y), color=colour, linewidth=1.8, label=name)
+        else:
+            axes.plot(x, y, color=colour, linewidth=1.2, marker="o", markersize=4, label=name)
+            text, end = f"{y[-1]:.2f}", (x[-1], y[-1])
+            axes.annotate(text, end, (0, 6), textcoords="offset points", ha="center", color=colour)
+    outside = []
+    for name, value in references.items():
+        if low <= value <= high:
+            axes.axhline(value, color=GREY, linewidth=1, linestyle=(0, (4, 4)))
+            crowded = any(0 < other - value < 0.08 * (high - low) for other in references.values())
+            axes.annotate(
+                f"{name} {value:.2f}", (1, value), (-2, -3 if crowded else 2), ("axes fraction", "data"),
+                textcoords="offset points", ha="right", va="top" if crowded else "bottom", color=GREY,
+                bbox={"color": "white", "pad": 0},
+            )  # fmt: skip
+        else:
+            outside.append(f"{name} {value:.2f} {'↑' if value > high else '↓'}")
+    axes.set_title("    ".join(outside), loc="right", color=GREY, fontsize=10)
+    if max(x[-1] for x, _ in finite.values()) >= 10_000:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k
+    axes.grid(axis="y", color=PALE, alpha=0.5)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(left=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series), frameon=False, borderaxespad=0)
+    return _render(figure)
+
+
+def bars(values: Mapping[str, float], highlight: str | None = None, unit: str = "bits/dim") -> Image.Image:
+    """A horizontal bar for each named value, from the top in the order given, one of them highlighted."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.4 * len(values) + 0.3), dpi=220, layout="constrained")
+    axes = figure.add_subplot()
+    colours = [PALETTE[0] if name == highlight else PALE for name in values]
+    drawn = axes.barh(list(values), list(values.values()), color=colours, height=0.7)
+    axes.bar_label(drawn, fmt=f"%.2f {unit}", padding=5)
+    axes.margins(x=0.2, y=0.02)
+    axes.invert_yaxis()
+    axes.spines[:].set_visible(False)
+    axes.tick_params(left=False, bottom=False, labelbottom=False)
+    return _render(figure)
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#" + bytes(colour).hex()
+
+
+def _render(figure: "Figure") -> Image.Image:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return Image.open(file).convert("RGB")
+
+
+def _finite(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    return x[np.isfinite(y)], y[np.isfinite(y)]
+
+
+def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of each value and its neighbours, a fortieth of the curve to each side.
+
+    The first values have fewer neighbours, so that the steep start stays where it is.
+    """
+    n = len(values)
+    middle = np.arange(n)
+    reach = np.minimum(middle // 2, n // 40)
+    start, stop = middle - reach, np.minimum(middle + reach + 1, n)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    mean: NDArray[np.float64] = (total[stop] - total[start]) / (stop - start)
+    return mean
+
+
+def _y_limits(
+    curves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], references: Sequence[float]
+) -> tuple[float, float]:
+    """The range of all but the first 5 % of the curves, and of references that leave them a third of it."""
+    end = max(x[-1] for x, _ in curves)
+    late = np.concatenate([y[x >= 0.05 * end] for x, y in curves])
+    low, high = late.min(), late.max()
+    room = 3 * max(high - low, 0.1)
+    for value in sorted(references, key=lambda value: abs(value - (low + high) / 2)):
+        if max(high, value) - min(low, value) <= room:
+            low, high = min(low, value), max(high, value)
+    margin = 0.06 * max(high - low, 0.1)
+    return low - margin, high + margin

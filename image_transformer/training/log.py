@@ -1,0 +1,53 @@
+"""What a run logs while it trains: `metrics.jsonl`, and TensorBoard beside it if asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from image_transformer.files import write_atomically
+from image_transformer.show.records import read_metrics
+from image_transformer.training.errors import TrainingError
+
+
+class MetricsLog:
+    """One JSON object a line. What TensorBoard shows is made of the same lines."""
+
+    def __init__(self, run: Path, tensorboard: bool = False) -> None:
+        self.path, self._board_path = run / "metrics.jsonl", run / "tensorboard"
+        self._new_board = _summary_writer() if tensorboard else None
+        self._board: Any = None
+
+    def write(self, kind: str, *, images: int, **values: Any) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"kind": kind, "images": images, **values}) + "\n")
+        self._show(kind, images, values)
+
+    def rewind(self, images: int) -> None:
+        """Forget what was logged after `images`: the run goes on from there."""
+        kept = [line for line in read_metrics(self.path) if line.get("images", 0) <= images]
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        if self._new_board is not None:  # anew: points that were there already would be shown twice
+            shutil.rmtree(self._board_path, ignore_errors=True)
+            self._board = self._new_board(self._board_path)
+            for line in kept:
+                self._show(line.get("kind", ""), line.get("images", 0), line)
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+    def _show(self, kind: str, images: int, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if self._board is not None and isinstance(value, float):
+                self._board.add_scalar(f"{kind}/{name}", value, images)
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise TrainingError("--train.tensorboard needs the package tensorboard: pip install tensorboard") from None
+    return SummaryWriter

@@ -1,0 +1,167 @@
+"""A run: its data, its learner, how far it is, and its one update."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from image_transformer import __version__, checkpoint
+from image_transformer.checkpoint import State, default_device
+from image_transformer.conditions.base import Given
+from image_transformer.config.run import RunConfig
+from image_transformer.data.images import ImageData
+from image_transformer.data.loading import load_data
+from image_transformer.model import ImageModel
+from image_transformer.training.batches import Batches, random_seed
+from image_transformer.training.errors import TrainingError
+from image_transformer.training.log import MetricsLog
+from image_transformer.training.update import Learner, Pass, Reading
+
+START_PIXELS = 500 * 32 * 32  # pixels that the closed-form start is fitted to
+
+
+class Run:
+    """The state of a run. Every random draw is a function of (seed, images seen), so it can be stopped and resumed."""
+
+    def __init__(self, config: RunConfig, out: Path, *, fresh: bool = True) -> None:
+        self.config, self.out = config, out
+        self.data = load_split(config, "train")
+        self.validation = load_split(config, "validation").some(config.train.validation_images)
+        self.batches = Batches(self.data, config.data, config.train.seed)
+        torch.manual_seed(random_seed(config.train.seed, "weights"))
+        model = ImageModel(config.model)
+        self.told = model.of(self.validation, only=[c.name for c in config.model.conditions if not c.follows])
+        if fresh and config.train.closed_form_start:
+            some = self.data.some(max(1, START_PIXELS // (config.model.shape[1] * config.model.shape[2])))
+            model.network.closed_form_start(torch.from_numpy(some.images.copy()), model.of(some))
+        self.learner = Learner(model.to(default_device()), config.train)
+        self.state = State()
+        self.log = MetricsLog(out, config.train.tensorboard)
+        self.best: float | None = None  # validation bits/dim
+        self.bits_per_dim = 0.0  # of the newest update whose figures have arrived
+        self.previous = 0  # images seen before the last update
+        self.window: list[tuple[float, float]] = []  # (bits/dim, seconds) of the updates since the last log line
+        self._started_at = (0, 0.0)  # images and seconds when this process took over
+        self._newest: Reading | None = None  # bits/dim and gradient norm of the last update
+
+    @property
+    def weights(self) -> ImageModel:
+        """The model for use: the moving average if there is one."""
+        return self.learner.weights
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the run that is done, by images or by the clock, whichever is further."""
+        train = self.config.train
+        by_clock = self.state.seconds / (60 * train.minutes) if train.minutes else 0.0
+        return min(1.0, max(self.state.images_seen / train.images, by_clock))
+
+    @property
+    def finished(self) -> bool:
+        return self.progress >= 1
+
+    @property
+    def images_per_second(self) -> float:
+        """Of this process, validations and pictures not counted."""
+        images, seconds = self._started_at
+        return (self.state.images_seen - images) / max(self.state.seconds - seconds, 1e-9)
+
+    def update(self) -> None:
+        """One optimizer step on the next batch. TrainingError if the update before it was not finite."""
+        began, seen = time.perf_counter(), self.state.images_seen
+        reading = self.learner.update(self.passes(), images_seen=seen, progress=self.progress)
+        self.read_newest()  # figures are read an update later
+        self._newest, self.previous = reading, seen
+        seconds = time.perf_counter() - began
+        self.state = State(images_seen=seen + self.config.train.batch, seconds=self.state.seconds + seconds)
+        self.window.append((math.nan, seconds))
+
+    def batch(self, first: int, count: int) -> tuple[Tensor, Given]:
+        """The views `first` to `first + count` of the run, uint8 (count, c, h, w), and their conditions."""
+        views = self.batches.take(first, count)
+        given = {name: self._to_device(value) for name, value in self.learner.model.of(views).items()}
+        return self._to_device(torch.from_numpy(views.images)), given
+
+    def passes(self) -> list[Pass]:
+        """The passes of the next update: `micro_batch` images each, and the noise of their own."""
+        train, seen = self.config.train, self.state.images_seen
+        size = train.micro_batch or train.batch
+
+        def make(first: int) -> tuple[Tensor, Given]:
+            torch.manual_seed(random_seed(train.seed, "dropout", first))
+            return self.batch(first, size)
+
+        return [partial(make, seen + first) for first in range(0, train.batch, size)]
+
+    def _to_device(self, part: Tensor) -> Tensor:
+        device = self.learner.device
+        return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part
+
+    def read_newest(self) -> None:
+        """Take in the figures of the last update. TrainingError, before anything is saved, if they are not finite."""
+        if self._newest is None:
+            return
+        self.bits_per_dim, norm = self._newest.values()
+        self._newest = None
+        if not math.isfinite(self.bits_per_dim + norm):
+            self.stop("gradient" if math.isfinite(self.bits_per_dim) else "loss", self.previous)
+        self.window[-1] = (self.bits_per_dim, self.window[-1][1])
+
+    def stop(self, what: str, images_seen: int) -> NoReturn:
+        """Raise the TrainingError of a figure that is not finite."""
+        folders = checkpoint.checkpoints(self.out)
+        kept = f"the last good checkpoint is {folders[-1]}" if folders else "no checkpoint was written before"
+        raise TrainingError(
+            f"the {what} is not finite after {images_seen:,} images ({kept}); try --train.clip 1, "
+            f"a lower --train.lr (now {self.config.train.lr:g}) or --train.bf16 off"
+        )
+
+    def save(self) -> Path:
+        """Write a checkpoint of this moment and drop those that are no longer kept."""
+        self.read_newest()
+        training = {**self.learner.state(), "best": self.best, "window": self.window}
+        folder = checkpoint.save(self.out, self.config, self.state, self.weights.state_dict(), training)
+        checkpoint.prune(self.out, self.config.train.keep)
+        return folder
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint: everything is as it was when it was written."""
+        training = checkpoint.read_training(folder)
+        self.state = replace(checkpoint.read_state(folder), format=checkpoint.FORMAT)
+        self.best, self.window = training["best"], training["window"]
+        self._started_at = (self.state.images_seen, self.state.seconds)
+        checkpoint.load_weights(self.learner.model, training["model"], folder)
+        self.learner.restore(training)
+        self.log.rewind(self.state.images_seen)
+
+    def start(self) -> None:
+        """Begin the log with what the figures of this run depend on."""
+        self.log.rewind(-1)  # of a run that died before its first checkpoint
+        self.log.write(
+            "start",
+            images=0,
+            version=__version__,
+            parameters=sum(p.numel() for p in self.learner.model.parameters()),
+            device=str(self.learner.device),
+            threads=torch.get_num_threads(),
+            dtype="bfloat16" if self.learner.bf16 else "float32",
+            torch=torch.__version__,
+            data=self.data.name,
+            train_images=len(self.data),
+            skipped=self.data.skipped,
+            flips=self.config.data.flips,
+            orientations=self.config.data.orientations,
+        )
+
+
+def load_split(config: RunConfig, split: str) -> ImageData:
+    """A split of a run's data, in the shape of its model."""
+    data = config.data
+    return load_data(data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad)

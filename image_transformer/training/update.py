@@ -1,0 +1,147 @@
+"""One update of a model: the loss as a module, accumulated gradients, optimizers, the moving average."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from image_transformer.conditions.base import Given
+from image_transformer.config.train import TrainConfig
+from image_transformer.model import ImageModel
+from image_transformer.training.optim import make_optimizers, set_learning_rates
+
+Pass = Callable[[], tuple[Tensor, Given]]  # seeds the noise of one pass, and gives its images and their conditions
+
+
+class Loss(nn.Module):
+    """bits/dim of a batch: every weight of the model is used inside its `forward`, so it can be wrapped as a whole."""
+
+    def __init__(self, model: ImageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, given: Given) -> Tensor:
+        """Mean bits/dim, a scalar, of uint8 `images` (b, c, h, w) and their conditions."""
+        return -self.model.score(images, given).mean() / math.log(2)
+
+
+class Learner:
+    """A model with all that its updates need and change."""
+
+    def __init__(self, model: ImageModel, config: TrainConfig) -> None:
+        self.model, self.config, self.device = model.train(), config, model.device
+        self.loss = Loss(model)
+        self.call = compiled(self.loss) if use_compile(config, self.device) else self.loss
+        self.optimizers = make_optimizers(model, config)
+        average = get_ema_multi_avg_fn(config.ema) if config.ema else None
+        self.average = AveragedModel(model, multi_avg_fn=average) if average else None
+        self.bf16 = use_bf16(config, self.device)
+        self.learning_rate = 0.0
+
+    @property
+    def weights(self) -> ImageModel:
+        """The model for use: the moving average if there is one."""
+        return self.average.module if self.average is not None else self.model  # type: ignore[return-value]
+
+    def update(self, passes: Sequence[Pass], *, images_seen: int, progress: float) -> Reading:
+        """One optimizer step on the batch that the passes make up; its bits/dim and the norm of its gradient.
+
+        The host never waits for the device to finish what it has just been given.
+        """
+        self.learning_rate = self.config.lr * set_learning_rates(
+            self.optimizers, self.config, width=self.model.config.width, images_seen=images_seen, progress=progress
+        )
+        bits_per_dim = self.accumulate(passes)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return Reading(torch.stack([bits_per_dim, norm.float()]))
+
+    def accumulate(self, passes: Sequence[Pass]) -> Tensor:
+        """Add the gradient of the mean nats a sub-pixel over all passes; returns their mean bits/dim."""
+        total = torch.zeros((), device=self.device)
+        for make in passes:
+            images, given = make()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                bits_per_dim = self.call(images, given) / len(passes)
+            (bits_per_dim * math.log(2)).backward()
+            total += bits_per_dim.detach()
+        return total
+
+    def state(self) -> dict[str, Any]:
+        """All that changes in an update, as `restore` takes it."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take in a state, of a model of the same weights."""
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        for optimizer, one in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(one)
+
+
+class Reading:
+    """Figures on their way from the device to the host, which does not wait for them until it asks."""
+
+    def __init__(self, figures: Tensor) -> None:
+        on_gpu = figures.device.type == "cuda"
+        self._host = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=on_gpu)
+        self._host.copy_(figures, non_blocking=True)
+        self._arrived = torch.cuda.Event() if on_gpu else None
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def values(self) -> list[float]:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._host.tolist()
+
+
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`torch.compile` of a function, or the function itself with a warning where that fails, as without a compiler."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    fast = torch.compile(function)
+
+    def call(*arguments: Any) -> Tensor:
+        nonlocal fast
+        try:
+            return fast(*arguments)
+        except TorchDynamoException as error:
+            if fast is function:
+                raise
+            warnings.warn(
+                f"training goes on without torch.compile, which failed: {str(error).splitlines()[0]}", stacklevel=2
+            )
+            fast = function
+            return function(*arguments)
+
+    return call
+
+
+def use_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether to train in bfloat16: as told, or where the hardware multiplies it faster than float32."""
+    if config.bf16 != "auto":
+        return config.bf16 == "on"
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def use_compile(config: TrainConfig, device: torch.device) -> bool:
+    """Whether to compile the loss: as told, or on a GPU. On CPUs it gains too little for the minute that it takes."""
+    return config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
