@@ -97,8 +97,8 @@ def test_a_new_condition_is_trained_evaluated_sampled_and_reported_by_the_comman
     base = np.where(np.arange(120) % 2, 40, 215)[:, None, None, None]
     np.save("images.npy", (base + rng.integers(-15, 15, (120, 3, 6, 7))).astype(np.uint8))
     small = ["--model.shape", "3", "6", "7", "--model.depth", "1", "--model.width", "16", "--model.heads", "2",
-             "--model.feed-forward", "24", "--model.attention", "local1d:7:7", "--train.images", "800", "--train.lr", "1e-2",
-             "--train.warmup", "0"]  # fmt: skip
+             "--model.feed-forward", "24", "--model.attention", "local1d:7:7", "--train.images", "800",
+             "--train.lr", "1e-2", "--train.warmup", "0"]  # fmt: skip
     assert main(["train", "tiny", *small, "--data", "images.npy", "--model.conditions", "brightness:2"]) == 0
     model = it.load("runs/tiny")
     assert model.config.conditions == (Brightness(2),)

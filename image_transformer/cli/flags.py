@@ -146,7 +146,7 @@ def _flags(kind: type, default: Any, prefix: str = "--") -> list[str]:
 
 def _one_line(box: str) -> str:
     """The message in one of tyro's framed errors, on one line."""
-    text = re.sub(r"[│╭╮╰╯|+]", " ", box)
+    text = re.sub(r"(?m)^[│╭╰|+]|[│╮╯|+] *$", " ", box)  # the frame, also where the terminal has no lines for it
     message = re.split(r"[─-]{3,} *\n(?=.*\S)", text, maxsplit=1)[-1]  # below the title
     message = re.split(r"[─-]{3,}", message, maxsplit=1)[0]  # above the help
     text = re.sub(r"\[/?bold\]", "", " ".join(message.split()))

@@ -26,8 +26,8 @@ Visit = Callable[[Tensor, Tensor], None]  # parameters (b, f, p) of positions (f
 class Plan:
     """What is visited when.
 
-    schedule: the steps of the decoder. visited: the positions that are visited in each of them. prefilled: step 0 is one
-    pass over the whole image, for all that is known; later steps may still hold known positions, for those that see them.
+    schedule: the steps of the decoder. visited: the positions that are visited in each of them. prefilled: step 0 is
+    one pass over the whole image, for all that is known; later steps may hold known positions, for those that see them.
     """
 
     schedule: Schedule
