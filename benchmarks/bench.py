@@ -32,16 +32,17 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from image_transformer.checkpoint import default_device
-from image_transformer.config.model import ModelConfig, TrainConfig
+from image_transformer.config.model import Modern
+from image_transformer.config.train import TrainConfig
 from image_transformer.geometry.order import Order, Raster, Wavefront
 from image_transformer.geometry.patterns import Local1D, tiles
 from image_transformer.inference.sampling import generate
-from image_transformer.model import ImageTransformer
-from image_transformer.recipes.modern import tiny
-from image_transformer.training.loop import use_bf16
+from image_transformer.model import ImageModel
+from image_transformer.recipes import recipe
+from image_transformer.training.update import use_bf16
 
 # 6 layers, width 256, 8 heads, blocks of 256: gated feed-forward of 683 has the weights of a plain one of 1,024
-STANDARD = ModelConfig(attention=(Local1D(256, 256),), depth=6, width=256, heads=8, feed_forward=683)
+STANDARD = Modern(attention=(Local1D(256, 256),), depth=6, width=256, heads=8, feed_forward=683)
 DEVICE = default_device()
 BATCH = 4
 SIDES = (16, 32, 64, 128, 256)
@@ -68,18 +69,18 @@ class Dense(nn.Module):
         return scores.softmax(-1) @ v
 
 
-def ours(order: Order, config: ModelConfig = STANDARD, **changes: Any) -> ImageTransformer:
+def ours(order: Order, config: Modern = STANDARD, **changes: Any) -> ImageModel:
     torch.manual_seed(0)
-    model = ImageTransformer(replace(config, order=order, **changes)).to(DEVICE)
+    model = ImageModel(replace(config, order=order, **changes)).to(DEVICE)
     for parameter in model.parameters():  # nothing is zero, so that no product is easier than in a trained model
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
     return model
 
 
-def dense(explicit: bool, config: ModelConfig = STANDARD, **changes: Any) -> ImageTransformer:
+def dense(explicit: bool, config: Modern = STANDARD, **changes: Any) -> ImageModel:
     model = ours(Raster(), config, **changes)
-    model.tiled = nn.ModuleList(Dense(explicit) for _ in range(config.depth))
+    model.network.tiled = nn.ModuleList(Dense(explicit) for _ in range(config.depth))
     return model
 
 
@@ -99,12 +100,12 @@ def update(model: nn.Module, loss: Callable[[], Tensor], bf16: bool) -> Callable
     return run
 
 
-def training(config: ModelConfig = STANDARD, batch: int = BATCH) -> dict[str, Callable[[], Callable[[], None]]]:
+def training(config: Modern = STANDARD, batch: int = BATCH) -> dict[str, Callable[[], Callable[[], None]]]:
     """Makers of the contestants in training: called, they build a model and give its update."""
     images = pixels(batch)
     tokens = torch.randint(0, 512, (batch, TOKENS)).to(DEVICE)
 
-    def own(make: Callable[[], ImageTransformer], bf16: bool) -> Callable[[], Callable[[], None]]:
+    def own(make: Callable[[], ImageModel], bf16: bool) -> Callable[[], Callable[[], None]]:
         def maker() -> Callable[[], None]:
             model = make()
             return update(model, lambda: -model.log_prob(images).mean(), bf16)
@@ -196,7 +197,7 @@ def peak_resident() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
-def saved_bytes(model: ImageTransformer, images: Tensor, bf16: bool) -> int:
+def saved_bytes(model: ImageModel, images: Tensor, bf16: bool) -> int:
     """Bytes beside the weights that a forward pass keeps for the backward pass."""
     storages: dict[int, int] = {}
 
@@ -217,7 +218,7 @@ class _Enough(Exception):
     pass
 
 
-def seconds_to_sample(model: ImageTransformer, batch: int, most: float = math.inf) -> Timing:
+def seconds_to_sample(model: ImageModel, batch: int, most: float = math.inf) -> Timing:
     """Seconds for `batch` images. After `most` seconds the rest is extrapolated from the number of steps.
 
     That is right where all steps have the same number of positions, as in raster order.
@@ -240,14 +241,14 @@ def seconds_to_sample(model: ImageTransformer, batch: int, most: float = math.in
 
 
 @torch.inference_mode()
-def seconds_to_sample_naively(model: ImageTransformer) -> Timing:
+def seconds_to_sample_naively(model: ImageModel) -> Timing:
     """Seconds for one image: a pass of the whole network for each position."""
     image = pixels(1)
     once = side_by_side({"": lambda: model(image)}, 5)[""]
     return Timing(once.wall * model.layout.num_positions, once.cpu * model.layout.num_positions)
 
 
-def flops(model: ImageTransformer, batch: int) -> float:
+def flops(model: ImageModel, batch: int) -> float:
     """Products of matrices in an update, counted twice a multiply-add: weights, and the scores of all tiles."""
     config, positions = model.config, model.layout.num_positions
     weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
@@ -345,7 +346,7 @@ def peer_seconds(peer: Peer, batch: int) -> Timing:
 
 
 def bench_scaling(rounds: int) -> None:
-    base = tiny().model
+    base = recipe("tiny").model
     rows, train_s, sample_s, dense_s = [], [], [], []
     bf16 = use_bf16(TrainConfig(), DEVICE)
     for side in SIDES:
@@ -360,8 +361,9 @@ def bench_scaling(rounds: int) -> None:
         train_s.append(taken["ours"].wall)
         sample_s.append(drawn.wall)
         dense_s += [taken["dense"].wall] if "dense" in taken else []
+        cache = model.network.new_cache(1).num_bytes / 2**20
         rows.append((f"{side} x {side}", taken["ours"].wall, kept, taken["dense"].wall if "dense" in taken else "",
-                     len(model.schedule().steps), drawn.wall, model.new_cache(1).num_bytes / 2**20))  # fmt: skip
+                     len(model.schedule().steps), drawn.wall, cache))  # fmt: skip
 
     def exponent(seconds: Sequence[float], since: int = 0) -> float:
         sizes = np.log([side**2 for side in SIDES[since : len(seconds)]])

@@ -14,10 +14,10 @@ from rich.table import Table
 from torch.profiler import profile
 
 from image_transformer.checkpoint import default_device
-from image_transformer.config.model import TrainConfig
+from image_transformer.config.train import TrainConfig
 from image_transformer.geometry.order import Wavefront
-from image_transformer.recipes.modern import find
-from image_transformer.training.loop import use_bf16
+from image_transformer.recipes import recipe
+from image_transformer.training.update import use_bf16
 
 KINDS = {
     "products of matrices": ("aten::mm", "aten::addmm"),
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--model", default="standard", choices=("standard", "tiny", "small"))
     chosen = parser.parse_args()
     bf16 = use_bf16(TrainConfig(), default_device()) and not chosen.float32
-    model = ours(Wavefront(1), STANDARD if chosen.model == "standard" else find(chosen.model).model)
+    model = ours(Wavefront(1), STANDARD if chosen.model == "standard" else recipe(chosen.model).model)
     images = pixels(BATCH)
     run = update(model, lambda: -model.log_prob(images).mean(), bf16)
     run()

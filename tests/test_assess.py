@@ -77,7 +77,7 @@ def test_report_of_super_resolution(capsys):
     options = ["--images", "6", "--several", "3", "--samples", "2", "--temperatures", "1.0", "0.7"]
     assert main(["report", "sr", *options, "--chain", "low", "high"]) == 0
     likelihood, once, several, near, chain = read_tables("sr")
-    model, test = checkpoint.load("sr"), load_data("pets.npz", "test", shape=(3, 12, 12)).images[:6]
+    model, test = checkpoint.load("sr"), load_data("pets.npz", "test", shape=(3, 12, 12)).some(6).images
     assert rows_of(likelihood)["bits/dim given the box means"][0] == f"{bits_per_dim(model, test):.4f}"
     held = bits_per_dim(model, test, consistent=True)
     assert rows_of(likelihood)["bits/dim of the consistent model"][0] == f"{held:.4f}"
@@ -119,17 +119,19 @@ def test_the_chain_rule_adds_what_the_models_say():
 def test_report_and_evaluation_of_classes(capsys):
     assert main(["report", "pets", "--images", "7"]) == 0
     model, test = checkpoint.load("pets"), load_data("pets.npz", "test", shape=(3, 12, 12))
-    right = (classify(model, test.images[:7]) == test.labels[:7]).mean()
+    some = test.some(7)
+    right = (classify(model, some.images) == some.labels).mean()
     (table,) = read_tables("pets")
     assert rows_of(table)["Bayes classifier, accuracy on 7, %"][0] == f"{100 * right:.1f}"
-    label = torch.from_numpy(test.labels[:7])
-    assert rows_of(table)["bits/dim given the class"][0] == f"{bits_per_dim(model, test.images[:7], label=label):.4f}"
+    label = torch.from_numpy(some.labels)
+    assert rows_of(table)["bits/dim given the class"][0] == f"{bits_per_dim(model, some.images, label=label):.4f}"
     assert (Path("pets/pictures") / "classes.png").exists()
     capsys.readouterr()
     assert main(["evaluate", "pets", "--limit", "7", "--classify", "4", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["classified"] == 4
-    assert figures["accuracy"] == (classify(model, test.images[:4]) == test.labels[:4]).mean()
+    some = some.some(4)
+    assert figures["accuracy"] == (classify(model, some.images) == some.labels).mean()
     assert main(["evaluate", "pets", "--limit", "7"]) == 0
     assert re.search(r"% of 7 images are likeliest under their own class", capsys.readouterr().out)
 
@@ -185,7 +187,8 @@ def test_every_sample_of_a_report_has_its_own_conditions_and_temperature(monkeyp
     monkeypatch.setattr(assess, "generate", record)
     plan = assess.Plan(images=7, several=4, samples=3, temperatures=(1.0, 0.7))
     found = assess.enlargements(model, data["train"], data["test"], plan, say=lambda text: None)
-    truth, labels = np.array(data["test"].images[:7]), torch.from_numpy(data["test"].labels[:7])
+    some = data["test"].some(7)
+    truth, labels = some.images, torch.from_numpy(some.labels)
     low = torch.from_numpy(box_mean(truth, 4))
     assert [call["temperature"] for call in calls] == [1.0, 0.7, 1.0, 1.0, 0.7]
     assert [call["consistent"] for call in calls] == [False, False, True, False, False]

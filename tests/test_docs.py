@@ -92,7 +92,7 @@ def test_other_commands_are_known():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     for line in commands(README) + commands(CONTRIBUTING):
         program, *rest = shlex.split(line)
-        assert program in ("git", "cd", "pip", "make", "image-transformer", "python"), line
+        assert program in ("git", "cd", "pip", "make", "image-transformer", "python", "export"), line
         if program == "make":
             assert {word for word in rest if "=" not in word} <= targets, line
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import LIKELIHOODS, SCHEMES, every_model, make_model, promised, random_images, tiny_config
 from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.functional import conv2d, relu
 from torch.nn.parallel import DistributedDataParallel
 
@@ -192,6 +193,16 @@ def test_a_network_without_attention_trains_from_its_configuration_and_loads(con
     assert it.generate(model, 2).shape == (2, 3, 8, 8)
 
 
+def test_a_network_says_what_it_cannot_be_told_and_what_cannot_be_optimised(convolution, tmp_path):
+    model = it.ImageModel(ConvolutionConfig(shape=(3, 4, 6), components=3, conditions=(it.Low(2),)))
+    with pytest.raises(ValueError, match="this network cannot be told low"):
+        it.generate(model, 1, low=random_images(1, (3, 2, 3)))
+    config = tiny_config(tmp_path)
+    run = replace(config, model=ConvolutionConfig(shape=(3, 8, 8), components=3))
+    with pytest.raises(ValueError, match="muon is for matrices inside `blocks`"):
+        it.train(run, tmp_path / "run", show_progress=False)
+
+
 # ---- another visitor of the steps: one that only scores ----
 
 
@@ -266,15 +277,20 @@ def one_process(tmp_path):
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-@pytest.mark.parametrize("family", ["paper", "modern"])
-def test_the_loss_can_be_wrapped_for_many_processes(family, likelihood, one_process):
-    """In DDP, which raises or waits for ever where a weight is used outside of what it wraps: the plain gradients."""
+def loss_of(family, likelihood):
+    """A model that is told all there is, its loss, a batch, and the plain gradients."""
     scheme = (Raster(), (Full(), Local1D(4, 3)))
     model = make_model(scheme, (3, 4, 6), family=family, likelihood=likelihood, classes=("a", "b"), factor=2)
     loss, images = Loss(model), random_images(3, (3, 4, 6))
     given = model.given(3, {"label": [0, 1, 1], "low": it.box_mean(images, 2)})
-    plain = torch.autograd.grad(loss(images, given), list(model.parameters()))
+    return model, loss, images, given, torch.autograd.grad(loss(images, given), list(model.parameters()))
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("family", ["paper", "modern"])
+def test_the_loss_can_be_replicated(family, likelihood, one_process):
+    """In DDP, which raises or waits for ever where a weight is used outside of what it wraps: the plain gradients."""
+    model, loss, images, given, plain = loss_of(family, likelihood)
     wrapped = DistributedDataParallel(loss)
     for _ in range(2):  # the second pass raises if a weight of the first was not reduced
         model.zero_grad()
@@ -282,6 +298,20 @@ def test_the_loss_can_be_wrapped_for_many_processes(family, likelihood, one_proc
         for expected, (name, weight) in zip(plain, model.named_parameters(), strict=True):
             torch.testing.assert_close(weight.grad, expected, msg=name)
             assert expected.abs().sum() > 0, name
+
+
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")  # of views: nothing is changed in place
+@pytest.mark.parametrize("family", ["paper", "modern"])
+def test_the_loss_can_be_sharded(family, one_process):
+    """By FSDP2, block by block, whose weights are whole only while their own methods run: the plain gradients."""
+    model, loss, images, given, plain = loss_of(family, "chained")
+    for block in model.network.blocks:
+        fully_shard(block)
+        register_fsdp_forward_method(block, "remember")
+    fully_shard(loss)
+    loss(images, given).backward()
+    for expected, (name, weight) in zip(plain, model.named_parameters(), strict=True):
+        torch.testing.assert_close(weight.grad.full_tensor(), expected, msg=name)
 
 
 # ---- what the seams may not change ----

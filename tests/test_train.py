@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model, random_images
+from safetensors.torch import save_file
 
 from image_transformer import checkpoint
 from image_transformer.checkpoint import CheckpointError
+from image_transformer.conditions.label import Label
+from image_transformer.conditions.low import Low
 from image_transformer.config.data import DataConfig
 from image_transformer.config.model import Modern
 from image_transformer.config.run import RunConfig, save_config
@@ -475,6 +478,34 @@ def test_checkpoints_without_checksums_are_those_of_earlier_versions(run_folder)
     state = json.loads((folder / "state.json").read_text()) | {"format": 2}
     (folder / "state.json").write_text(json.dumps(state))
     assert not checkpoint.load(folder).training
+
+
+def test_tensors_of_earlier_versions_are_found_by_their_names_of_today(config, images_file, tmp_path):
+    """A run of a model that is told all there is, renamed to what it was called then: it loads, and goes on."""
+    np.savez(tmp_path / "labelled.npz", train=np.load(images_file)[..., :6], train_labels=np.arange(60) % 2)
+    model = replace(config.model, shape=(3, 6, 6), conditions=(Label(("0", "1")), Low(2)))
+    config = replace(config, model=model, data=DataConfig(str(tmp_path / "labelled.npz")))
+    train(config, tmp_path / "run", show_progress=False)
+    folder = checkpoint.checkpoints(tmp_path / "run")[-1]
+    today = checkpoint.load(folder).state_dict()
+
+    def as_it_was(tensors):
+        for new, old in {
+            "network.vectors.label.": "network.labels.",
+            "network.encoders.low.": "network.encoder.",
+        }.items():
+            assert any(new in name for name in tensors)
+            tensors = {name.replace(new, old): tensor for name, tensor in tensors.items()}
+        return tensors
+
+    training = checkpoint.read_training(folder)
+    torch.save(training | {name: as_it_was(training[name]) for name in ("model", "average")}, folder / "training.pt")
+    save_file(as_it_was(today), folder / "model.safetensors")
+    write_sums(folder)
+    found = checkpoint.load(folder).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in today.items())
+    more = replace(config, train=replace(config.train, images=52))
+    train(more, tmp_path / "run", resume=True, show_progress=False)
 
 
 def test_a_run_goes_on_from_the_newest_whole_checkpoint_and_says_so(config, tmp_path, capsys):

@@ -33,9 +33,11 @@ def parse(verb: type, usage: str, args: list[str], default: Any = None) -> Any:
     def words(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         """Orders, patterns and conditions are words; tyro narrows tuple[Pattern, ...] to the types of its items."""
         several, of = typing.get_origin(info.type) is tuple, (*typing.get_args(info.type), info.type)[0]
-        for kinds, union in ((ORDERS, Order), (PATTERNS, Pattern), (CONDITIONS, Condition)):
+        for name, kinds, union in (
+            ("ORDER", ORDERS, Order), ("PATTERN", PATTERNS, Pattern), ("CONDITION", CONDITIONS, Condition)
+        ):  # fmt: skip
             if info.type == union or (several and (of == union or of in kinds)):
-                return _words_of(kinds, several)
+                return _words_of(kinds, name, several)
         return None
 
     arguments: dict[str, Any] = {"prog": f"image-transformer {usage}", "args": args}
@@ -54,7 +56,7 @@ def parse(verb: type, usage: str, args: list[str], default: Any = None) -> Any:
     return value
 
 
-def _words_of(kinds: tuple[Any, ...], several: bool) -> Any:
+def _words_of(kinds: tuple[Any, ...], name: str, several: bool) -> Any:
     """How tyro reads one value of these kinds, or a tuple of several, from words."""
     from tyro.constructors import PrimitiveConstructorSpec
 
@@ -64,7 +66,7 @@ def _words_of(kinds: tuple[Any, ...], several: bool) -> Any:
 
     return PrimitiveConstructorSpec(
         nargs="*" if several else 1,
-        metavar="WORD [WORD ...]" if several else "WORD",
+        metavar=f"{name} [{name} ...]" if several else name,
         instance_from_str=read,
         is_instance=lambda value: isinstance(value, tuple if several else kinds),
         str_from_instance=lambda value: [to_text(one) for one in (value if several else [value])],

@@ -23,6 +23,7 @@ class Train:
     """Train a model into a run folder: checkpoints, metrics, sample pictures and a report.
 
     --data, --size and --skip-bad, as the other verbs have them, stand for --data.source, --data.size, --data.skip-bad.
+    --model.family modern or paper puts another family of networks in the place of the recipe's.
     """
 
     model: ModelConfig

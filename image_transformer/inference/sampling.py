@@ -76,8 +76,6 @@ def generate(
     _check_arguments(count, numbers, batch)
     known, known_mask = _check_known(model, count, known, known_mask)
     given = model.given(count, told)
-    if consistent:
-        model.limits(given)
     everywhere = known_mask.all(0).flatten()[model.layout.values].all(-1).numpy()
     # with consistent= the order in a box counts, so all is drawn in the order in which it is scored, known or not
     plan = one_by_one(model.layout, everywhere) if naive else plan_of(model, everywhere, in_order=consistent)
@@ -104,7 +102,9 @@ def generate(
                 uniform = noise(seed, numbers[rows], model.layout.num_positions * model.likelihood.num_noise)
                 limits = model.limits(part) if consistent else None
                 drawing = Drawing(model, known[rows], known_mask[rows], uniform, sampling, limits)
-                steps = walk(decoder(model.read(part), len(uniform)), drawing.image, plan, drawing, capture=not limits)
+                steps = walk(
+                    decoder(model.read(part), len(uniform)), drawing.image, plan, drawing, capture=limits is None
+                )
                 for done in steps:
                     if progress is not None:
                         progress(first * len(plan.visited) + done * len(uniform), total)

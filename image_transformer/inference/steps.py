@@ -64,7 +64,8 @@ def one_by_one(layout: Layout, known: BoolArray) -> Plan:
 def walk(decoder: Decoder, image: Tensor, plan: Plan, visit: Visit, *, capture: bool = False) -> Iterator[int]:
     """Visit the steps of `plan` in turn, and yield after each how many are done.
 
-    `image` (b, c, h, w) is read at every step: a visitor that draws writes into it.
+    `image` (b, c, h, w) is read at every step: a visitor that draws writes into it. Gradients are the caller's matter:
+    who wants none drives the walk under `torch.inference_mode`.
     capture: on a GPU, run later steps as one CUDA graph; for visitors that neither wait for the device nor look at
     anything but tensors.
     """
@@ -97,15 +98,16 @@ def _captured(step: Callable[[Tensor], None], size: int, device: torch.device) -
         nonlocal graph
         where[: len(at)] = at
         where[len(at) :] = at[-1]
-        if graph is None:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                step(where)  # warms up; with the same noise the same values are drawn again below
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=stream):
-                step(where)
-        graph.replay()
+        with torch.cuda.device(device):
+            if graph is None:
+                stream = torch.cuda.Stream()
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):
+                    step(where)  # warms up; with the same noise the same values are drawn again below
+                torch.cuda.current_stream().wait_stream(stream)
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, stream=stream):
+                    step(where)
+            graph.replay()
 
     return captured

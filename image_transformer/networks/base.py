@@ -37,6 +37,8 @@ class Network(nn.Module):
 
     def read(self, given: Given) -> Any:
         """What it makes of the conditions of a batch, once for all positions: `forward` and `decoder` take it."""
+        if given:
+            raise ValueError(f"this network cannot be told {', '.join(given)}")
         return None
 
     def forward(self, image: Tensor, context: Any = None) -> Tensor:

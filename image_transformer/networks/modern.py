@@ -238,6 +238,11 @@ class Block(nn.Module):
         nn.init.zeros_(self.down.weight)
         self.dropout = nn.Dropout(config.dropout)
 
+    def remember(self, states: Tensor, rotate: Rotation) -> KeysValues:
+        """What an encoder's states `(b, m, d)` are to this layer: `memory` of `forward`."""
+        assert self.cross is not None
+        return self.cross.keys_and_values(states, rotate)
+
     def forward(self, x: Tensor, rotate: Rotation, attend: Attend, memory: KeysValues | None = None) -> Tensor:
         x = x + self.dropout(self.attention(_norm(x), rotate, attend))
         if self.cross is not None and memory is not None:

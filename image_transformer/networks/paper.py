@@ -203,6 +203,11 @@ class Block(nn.Module):
         self.norm_feed_forward = nn.LayerNorm(config.width, eps=LN_EPS)
         self.dropout = nn.Dropout(config.dropout)
 
+    def remember(self, states: Tensor) -> KeysValues:
+        """What an encoder's states `(b, m, d)` are to this layer: `memory` of `forward`."""
+        assert self.cross is not None
+        return self.cross.keys_and_values(states)
+
     def forward(self, x: Tensor, attend: Attend, memory: KeysValues | None = None) -> Tensor:
         x = self.norm_attention(x + self.dropout(self.attention(x, *self.attention.keys_and_values(x), attend)))
         if self.cross is not None and self.norm_cross is not None and memory is not None:

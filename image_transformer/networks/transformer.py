@@ -95,7 +95,7 @@ class LocalTransformer(Network):
         read = [encoder(given[name]) for name, encoder in self.encoders.items()]
         memory: list[KeysValues] = []
         for block in self.blocks if read else ():
-            keys, values = zip(*(block.cross.keys_and_values(*one) for one in read), strict=True)
+            keys, values = zip(*(block.remember(*one) for one in read), strict=True)
             memory.append((_joined(keys), _joined(values)))
         return Context(torch.stack(added).sum(0) if added else None, tuple(memory), given)
 
