@@ -40,7 +40,7 @@ class ImageModel(nn.Module):
         super().__init__()
         for condition in config.conditions:
             if condition.open:
-                raise ValueError(f"model.conditions: {condition.name} is open: {condition.open}")
+                raise ValueError(f"model.conditions: {condition.open}")
         self.config = config
         self.likelihood = make_likelihood(
             config.likelihood, channels=config.shape[0], width=config.width, components=config.components
@@ -93,7 +93,7 @@ class ImageModel(nn.Module):
         return {one.name: one.of(data) for one in told}
 
     def limits(self, given: Given) -> BoxLimits:
-        """What images can be that are told so; ValueError unless a condition says it exactly."""
+        """The bounds that the conditions put on the values of images; ValueError if they put none."""
         for condition in self.config.conditions:
             found = condition.limits(given[condition.name].to(self.device), self.layout)
             if found is not None:
@@ -146,5 +146,8 @@ class ImageModel(nn.Module):
         return torch.where(possible, torch.stack(masses, -1), torch.inf)
 
     def schedule(self, known: BoolArray | None = None) -> Schedule:
-        """What is generated in which step: together whose values cannot reach each other. known: positions `(l,)`."""
+        """Which positions are generated in each step: those that cannot reach each other share one.
+
+        known: positions `(l,)` that are given.
+        """
         return self.network.schedule(known)

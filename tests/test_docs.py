@@ -12,9 +12,10 @@ import torch
 from conftest import shrunken
 from PIL import Image
 
-from image_transformer import checkpoint
+from image_transformer import api
 from image_transformer.cli.main import main
 from image_transformer.conditions.label import Label
+from image_transformer.data import loading
 from image_transformer.geometry.order import Raster, layout
 from image_transformer.geometry.patterns import tiles
 from image_transformer.geometry.schedule import cache_plan, front_by_front
@@ -76,16 +77,19 @@ def test_readme_commands_run(tiny_world):
 
 
 def test_readme_python_runs(tiny_world, monkeypatch):
-    assert main(["train", "tiny", "--out", "runs/tiny"]) == 0
-    conditional = ("small-class", "superres-cifar10")
-    for name in conditional:
-        assert main(["train", name, "--out", name]) == 0
-    by_class, superres = map(checkpoint.load, conditional)
+    for name, out in (("tiny", "demo"), ("small-class", "runs/class"), ("superres-cifar10", "runs/superres")):
+        assert main(["train", name, "--out", out]) == 0
+    load_data = loading.load_data
+    monkeypatch.setattr(  # of the size of the small models
+        loading, "load_data", lambda *args, shape: load_data(*args, shape=shape, size=shape[1:])
+    )
+    monkeypatch.setattr(api, "load_data", loading.load_data)
     plain, conditions = blocks(README, "python")
-    names = {"images": torch.from_numpy(tiny_world[:2].copy())}
+    names = {"torch": torch}
     exec(plain, names)
-    wide = torch.from_numpy(tiny_world[:2].repeat(2, 3)[..., :8])
-    exec(conditions, {**names, "images": wide, "photo": wide[:1], "by_class": by_class, "superres": superres})
+    assert names["done"].shape == (8, 6, 3, 6, 7) and names["new"].shape == (16, 3, 6, 7)
+    exec(conditions, names)
+    assert names["large"].shape == (1, 4, 3, 12, 16)
 
 
 def test_other_commands_are_known():

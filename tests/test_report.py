@@ -136,3 +136,9 @@ def test_metrics_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path: Pa
     path = write_run(tmp_path, [start, *before, *lost, start, *after]) / "metrics.jsonl"
     assert read_metrics(path) == [start, *before, start, *after]
     assert read_metrics(tmp_path / "missing.jsonl") == []
+
+
+def test_a_configuration_of_ones_own_goes_on_from_its_file(tmp_path: Path) -> None:
+    page = report.write_report(write_run(tmp_path / "run", recipe="custom")).read_text("utf-8")
+    run = tmp_path / "run"
+    assert f"image-transformer train {run}/config.yaml --out {run} --resume" in page

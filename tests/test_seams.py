@@ -117,6 +117,37 @@ def test_a_new_condition_is_trained_evaluated_sampled_and_reported_by_the_comman
     assert len(list(Path("runs/tiny/samples").glob("*.png"))) == 1
 
 
+@dataclass(frozen=True)
+class Stripes(Brightness):
+    """A second condition of few choices, which does not follow from the images: they must be told it."""
+
+    name: ClassVar[str] = "stripes"
+    noun: ClassVar[str] = "the stripes"
+    follows: ClassVar[bool] = False
+
+    def of(self, data):
+        return torch.from_numpy(np.asarray(data.images)[:, 0, 0, 0].astype(np.int64) % self.levels)
+
+
+def test_two_new_conditions_of_few_choices_go_together(brightness, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for module in ("config.run", "cli.flags", "show.page"):
+        monkeypatch.setattr(f"image_transformer.{module}.CONDITIONS", (*CONDITIONS, Stripes, Brightness))
+    monkeypatch.setitem(ModernTransformer.VECTORS, Stripes, Vector)
+    config = tiny_config(tmp_path)
+    config = replace(config, model=replace(config.model, conditions=(Stripes(3), Brightness(2))))
+    it.train(config, "run", show_progress=False)
+    assert main(["evaluate", "run"]) == 0
+    assert "are likeliest under their own stripes" in capsys.readouterr().out
+    assert main(["report", "run", "--images", "4"]) == 0
+    assert "bits/dim given the stripes and the brightness" in capsys.readouterr().out
+    assert main(["sample", "run", "--count", "1"]) != 0
+    assert "--brightness is missing: 0, 1" in capsys.readouterr().err
+    assert main(["sample", "run", "--count", "1", "--brightness", "1"]) == 0
+    assert main(["sample", "run", "--count", "1", "--brightness", "1", "--stripes", "2"]) == 0
+    assert main(["complete", "run", "--count", "2", "--samples", "1"]) == 0
+
+
 # ---- a network without attention: a masked convolution ----
 
 

@@ -323,7 +323,7 @@ def test_the_picture_of_a_large_or_narrow_image_stays_small(tmp_path):
         (["nowhere", "photo.jpg"], "no model at nowhere"),
         (
             ["plain", "photo.jpg"],
-            "not for super-resolution; such a one is trained by: image-transformer train superres-",
+            "not for super-resolution; train one with: image-transformer train superres-",
         ),
         (["run", "photo.jpg", "--factor", "4"], "enlarges by a factor of 2, not of 4"),
         (["run", "photo.jpg", "text.png"], "text.png: unreadable image"),

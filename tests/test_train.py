@@ -519,11 +519,26 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint_and_says_so(config, tmp_
     train(config, tmp_path / "cut", resume=True, show_progress=False)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "images-000000048/training.pt is truncated or damaged" in said
-    assert "going on from" in said and "images-000000036" in said
+    assert "going on from" in said and "images-000000036" in said and "is now damaged-images-000000048" in said
     ends = [checkpoint.checkpoints(tmp_path / name)[-1] for name in ("whole", "cut")]
-    assert ends[1].name == "images-000000048-2", "the damaged one was there until the new one was"
+    assert [end.name for end in ends] == ["images-000000048"] * 2
     for a, b in zip(*(weights(end).values() for end in ends), strict=True):
         assert torch.equal(a, b)
+
+
+def test_damaged_checkpoints_do_not_take_the_place_of_whole_ones(config, tmp_path):
+    """With keep=1 and damage to the newest two, what is saved after going on from an earlier one stays."""
+    train(config, tmp_path / "run", show_progress=False)
+    for folder in checkpoint.checkpoints(tmp_path / "run")[-2:]:
+        (folder / "training.pt").write_bytes(b"")
+    few = replace(config, train=replace(config.train, keep=1, images=28))
+    train(few, tmp_path / "run", resume=True, show_progress=False)
+    left = checkpoint.checkpoints(tmp_path / "run")
+    assert left[-1].name == "images-000000028" and checkpoint.best(tmp_path / "run") in left
+    for folder in left:
+        checkpoint.check(folder)
+    aside = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("damaged-*"))
+    assert aside == ["damaged-images-000000036", "damaged-images-000000048"]
 
 
 def test_checkpoints_are_ordered_by_number_whatever_their_digits(tmp_path):

@@ -31,7 +31,7 @@ class Complete(Sampling):
     """How to turn the images before drawing, such as upside-down, if the model was trained for it (--data.flips,
     --data.orientations); auto: so that most of what is given is conditioned on."""
     data: str | None = None
-    """Without image files: take the first test images of this data; what the model was trained on if not given."""
+    """Without image files: take test images of this data, a fixed draw; what the model was trained on if not given."""
     count: int = 6
     """Without image files: how many images to take."""
     size: tuple[int, int] | None = None

@@ -19,7 +19,7 @@ class Demo:
     out: Path = Path("demo")
     """Folder for everything that is made."""
     images: int | None = None
-    """Train on so many images instead of the recipe's."""
+    """Images to train on; as many as the recipe has if not given."""
 
 
 def run(args: list[str]) -> None:

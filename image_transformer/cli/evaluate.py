@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from image_transformer.cli.flags import UsageError, at_least, model_argument, parse
+from image_transformer.cli import UsageError
+from image_transformer.cli.flags import at_least, model_argument, parse
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Evaluate:
     split: Literal["train", "validation", "test", "all"] | None = None
     """Split of the data; if not given, test, or all of other --data that has no splits of its own."""
     limit: int | None = None
-    """Use only so many of the images, a fixed draw."""
+    """Use only so many of the images, a fixed random subset."""
     batch: int = 32
     """Images at once."""
     size: tuple[int, int] | None = None
@@ -30,7 +31,7 @@ class Evaluate:
     json: bool = False
     """Print machine-readable figures."""
     consistent: bool = False
-    """Super-resolution: also bits/dim of the model whose box means are what is given by construction (slower)."""
+    """Super-resolution: also bits/dim with the box means held to what is given (slower)."""
     classify: int = 500
     """Class-conditional: try the Bayes classifier, the likeliest of all classes, on so many images."""
     enlarge: int = 0
@@ -39,7 +40,7 @@ class Evaluate:
     per_image: Path | None = None
     """Write bits/dim of each image to this CSV file."""
     picture: Path | None = None
-    """Write a PNG of where in 16 of the images the bits go."""
+    """Write a PNG map of the bits of each pixel of 16 of the images."""
 
 
 def run(args: list[str]) -> None:
@@ -62,7 +63,7 @@ def run(args: list[str]) -> None:
     trained = load_trained(path)
     model, own = trained.model, trained.config.data
     if (chosen.consistent or chosen.enlarge) and not enlarges(model):
-        raise UsageError(f"--consistent and --enlarge are for super-resolution, which {path} is not for")
+        raise UsageError(f"--consistent and --enlarge are for super-resolution, {path} is another model")
     other = chosen.data is not None and Path(chosen.data).resolve() != Path(own.source).resolve()
     whole = other and chosen.split is None and not has_splits(chosen.data)
     split = chosen.split or ("all" if whole else "test")
@@ -96,11 +97,13 @@ def run(args: list[str]) -> None:
     condition = chosen_from(model)
     if condition is not None and chosen.classify:
         tried = data.some(chosen.classify)
+        its = model.of(tried)
         with bar("scores") as progress:
-            right = classify(model, tried.images, batch=chosen.batch, progress=progress)
-        accuracy = float((right == condition.of(tried).numpy()).mean())
+            right = classify(model, tried.images, batch=chosen.batch, progress=progress, **its)
+        accuracy = float((right == its[condition.name].numpy()).mean())
         figures |= {"accuracy": accuracy, "classified": len(right)}
-        said.append(f"{100 * accuracy:.1f} % of {len(right)} images are likeliest under their own class")
+        own_one = f"their own {condition.noun.removeprefix('the ')}"
+        said.append(f"{100 * accuracy:.1f} % of {len(right)} images are likeliest under {own_one}")
     if chosen.enlarge:
         plan = Plan(chosen.enlarge, min(chosen.enlarge, Plan.several))
         tables = enlargements(model, trained.data("train"), data, plan, _say).tables

@@ -11,15 +11,12 @@ from dataclasses import field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+from image_transformer.cli import UsageError
 from image_transformer.conditions.base import Condition
 from image_transformer.config.model import CONDITIONS, ORDERS, PATTERNS, ModelConfig
 from image_transformer.geometry.order import Order
 from image_transformer.geometry.patterns import Pattern
 from image_transformer.words import from_text, to_text
-
-
-class UsageError(ValueError):
-    """A command line that cannot be understood; the message is one line."""
 
 
 def parse(verb: type, usage: str, args: list[str], default: Any = None) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from image_transformer import __version__
-from image_transformer.cli.flags import UsageError
+from image_transformer.cli import UsageError
 from image_transformer.words import did_you_mean
 
 VERBS = ("demo", "recipes", "train", "evaluate", "report", "sample", "complete", "superres")
@@ -24,7 +24,7 @@ Autoregressive image models with exact likelihoods.
   evaluate MODEL           exact bits/dim on held-out images
   report RUN               all measures of a run, with pictures, as one page
   sample MODEL             a picture of new images
-  complete MODEL [IMAGE..] continue images of which a part is given
+  complete MODEL [IMAGE..] complete images of which a part is given
   superres MODEL IMAGE...  enlarge images of any size, in several ways
 
 MODEL is a run folder or a checkpoint in it. image-transformer VERB --help shows the flags of a verb.

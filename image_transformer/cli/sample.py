@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from image_transformer.cli import UsageError
 from image_transformer.cli.flags import at_least, model_argument, parse, told, with_conditions
 from image_transformer.config.sampling import Sampling
 
@@ -14,7 +15,7 @@ class Sample(Sampling):
     """Draw new images and write them as one PNG grid."""
 
     count: int | None = None
-    """Images to draw; 16 if not given. Of a class-conditional model without --label: so many of each class, 8."""
+    """Images to draw, 16 if not given; without --label the number for each class, 8 if not given."""
     out: Path = Path("samples.png")
     """Picture to write."""
     columns: int = 8
@@ -30,7 +31,6 @@ def run(args: list[str]) -> None:
 
     from image_transformer.checkpoint import load
     from image_transformer.inference.sampling import generate, generate_each
-    from image_transformer.inference.scoring import chosen_from
     from image_transformer.show import grids
     from image_transformer.show.progress import bar
 
@@ -39,12 +39,16 @@ def run(args: list[str]) -> None:
         if condition.instead:
             does, command = condition.instead
             raise ValueError(f"{path} {does}: image-transformer {command.format(model=path)}")
-    given, rows = told(chosen, model.config, needed=False), chosen_from(model)
+    given = told(chosen, model.config, needed=False)
+    untold = [one for one in model.config.conditions if one.choices and one.name not in given]
+    if len(untold) > 1:
+        raise UsageError(f"--{untold[1].name} is missing: {', '.join(untold[1].choices)}")
     options = {**chosen.options(), "batch": chosen.batch, **given}
     with bar("steps") as progress:
-        if rows is not None and not given:
-            drawn = generate_each(model, rows.name, rows.choices, chosen.count or 8, progress=progress, **options)
-            picture = grids.labelled_rows(list(zip(rows.choices, drawn.numpy(), strict=True)))
+        if untold:
+            name, choices = untold[0].name, untold[0].choices
+            drawn = generate_each(model, name, choices, chosen.count or 8, progress=progress, **options)
+            picture = grids.labelled_rows(list(zip(choices, drawn.numpy(), strict=True)))
         else:
             drawn = generate(model, chosen.count or 16, progress=progress, **options)
             picture = grids.grid(drawn.numpy(), chosen.columns)

@@ -1,4 +1,4 @@
-"""`image-transformer superres`: image files of any size enlarged, and the pictures of it all."""
+"""`image-transformer superres`: image files of any size enlarged, and the pictures of them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_transformer.cli.flags import (
-    UsageError,
-    at_least,
-    file_arguments,
-    model_argument,
-    parse,
-    told,
-    with_conditions,
-)
+from image_transformer.cli import UsageError
+from image_transformer.cli.flags import at_least, file_arguments, model_argument, parse, told, with_conditions
 from image_transformer.config.sampling import Sampling
 from image_transformer.geometry.boxes import nearest
 from image_transformer.show import grids
@@ -39,11 +32,11 @@ class Superres(Sampling):
     """
 
     factor: int | None = None
-    """Enlarge by this factor, which must be the model's; only for saying so."""
+    """Refuse a model that does not enlarge by this factor."""
     samples: int = 4
     """Enlargements of each image."""
     consistent: bool = False
-    """Draw only what has exactly the given image as the means of its boxes of pixels."""
+    """Draw only images whose box means equal the given image exactly."""
     size: tuple[int, int] | None = None
     """Resize the image files to this height and width first."""
     out: Path = Path("enlarged")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from image_transformer.cli import recipes
-from image_transformer.cli.flags import UsageError, parse
+from image_transformer.cli import UsageError, recipes
+from image_transformer.cli.flags import parse
 from image_transformer.config.data import DataConfig
 from image_transformer.config.model import FAMILIES, ModelConfig
 from image_transformer.config.run import RunConfig, load_config

@@ -28,7 +28,7 @@ Given = Mapping[str, Any]  # checked values of conditions by their names: tensor
 
 @dataclass(frozen=True)
 class Condition:
-    """One thing that a model is told. What is not overridden holds for most."""
+    """One condition of a model. The defaults suit most conditions."""
 
     name: ClassVar[str]  # its keyword, as in generate(model, label="cat")
     adjective: ClassVar[str]  # of a model that is told it: "class-conditional"
@@ -54,7 +54,10 @@ class Condition:
         raise NotImplementedError
 
     def check(self, value: Any, count: int, shape: Shape) -> Tensor:
-        """What a user told of `count` images, one value for each or one for all, batch first; ValueError if wrong."""
+        """What a user told of `count` images, one value for each or one for all, batch first; ValueError if wrong.
+
+        Also takes what `of` and itself return, and a word of the command line where there is a `flag`.
+        """
         raise NotImplementedError
 
     def of(self, data: ImageData) -> Tensor:
@@ -67,7 +70,10 @@ class Condition:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """All values that can be told, if these are few: a model can then be asked for the likeliest."""
+        """All values that can be told, if these are few: a model can then be asked for the likeliest.
+
+        `check` takes them by name and by number.
+        """
         return ()
 
     def shown(self, value: Tensor) -> NDArray[np.uint8] | None:
@@ -75,7 +81,7 @@ class Condition:
         return None
 
     def limits(self, value: Tensor, layout: Layout) -> BoxLimits | None:
-        """What images can be, where the value says so exactly: what `consistent=` holds on to."""
+        """The bounds that the value puts on the values of an image, if it does: `consistent=` keeps to them."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""What a pixel can still be when the mean of its box is given exactly, for images that are scored or in the making."""
+"""Bounds on each value of an image whose box means are given exactly, in scoring and in drawing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What run folders of earlier versions call by other names: fields of `config.yaml`, tensors of checkpoints."""
+"""Run folders of earlier versions: fields of `config.yaml` and tensors of checkpoints that have other names today."""
 
 from __future__ import annotations
 

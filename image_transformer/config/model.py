@@ -48,7 +48,7 @@ class ModelConfig:
         check(min(self.shape) >= 1, f"model.shape: height and width must be positive, got {self.shape}")
         check_least(self, "model", 1, "components", "width")
         names = [condition.name for condition in self.conditions]
-        check(len(set(names)) == len(names), f"model.conditions: one is there more than once: {', '.join(names)}")
+        check(len(set(names)) == len(names), f"model.conditions: each may be there once, got {', '.join(names)}")
         for condition in self.conditions:
             try:
                 condition.fit(self.shape)

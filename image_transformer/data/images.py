@@ -15,7 +15,7 @@ SOME = 20180215  # seed of the images that stand for a whole data set
 
 
 class DataError(ValueError):
-    """A data set that cannot be had or does not fit: one line that names what was expected and what came."""
+    """A data set that is not there or does not fit: one line that names what was expected and what came."""
 
 
 def first_line(error: Exception) -> str:

@@ -182,7 +182,7 @@ def _read_datasets(found: Source) -> dict[str, Pool]:
         parts = datasets.load_dataset(**options)
         return {ALIASES[name]: _arrow_pool(datasets, parts[name]) for name in parts if name in ALIASES}
     except Exception as error:  # missing on the hub, no network, a broken file, another schema, ...
-        kind = "cannot be read as Parquet" if found.files else "no such file or folder, nor to be had from the hub"
+        kind = "cannot be read as Parquet" if found.files else "no such file or folder, and not on the hub"
         raise DataError(f"{found.root}: {kind} ({first_line(error)}){found.hint}") from None
 
 

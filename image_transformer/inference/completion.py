@@ -1,4 +1,4 @@
-"""Completion for people: which part is given, what was drawn around it and how, and the picture of it all."""
+"""Completion of partial images: which part is given, what is drawn around it and how, and the picture of it."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def model_factor(model: ImageModel, wanted: int | None = None) -> int:
     """The factor by which a model enlarges. ValueError if there is none, or if another one is wanted."""
     low: Low | None = model.config.condition(Low)
     if low is None:
-        how = "such a one is trained by: image-transformer train superres-cifar10"
+        how = "train one with: image-transformer train superres-cifar10"
         raise ValueError(f"this model is not for super-resolution; {how}")
     if wanted not in (None, low.factor):
         raise ValueError(f"this model enlarges by a factor of {low.factor}, not of {wanted}")

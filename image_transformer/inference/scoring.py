@@ -82,11 +82,12 @@ def bits(model: ImageModel, images: Images, *, batch: int = 32, **told: Any) -> 
 
 
 def classify(
-    model: ImageModel, images: Images, *, batch: int = 32, progress: Progress | None = None
+    model: ImageModel, images: Images, *, batch: int = 32, progress: Progress | None = None, **told: Any
 ) -> NDArray[np.int64]:
     """The class under which each image is likeliest, `(n,)`: the Bayes classifier of equally frequent classes.
 
-    ValueError if the model is not class-conditional, or not told one thing of few choices alike.
+    Of any condition with a fixed list of choices, the first of the model's: the number of the likeliest. told: the
+    model's other conditions, as in `evaluate`. ValueError unless the model has such a condition.
 
     >>> it.classify(by_class, images).shape
     (2,)
@@ -101,13 +102,15 @@ def classify(
             return None
         return lambda done, total: progress(number * total + done, count * total)
 
-    told: list[dict[str, Any]] = [{condition.name: number} for number in range(count)]
-    scores = [evaluate(model, images, batch=batch, progress=part(c), **told[c]).per_image for c in range(count)]
+    scores = []
+    for number in range(count):
+        told[condition.name] = number
+        scores.append(evaluate(model, images, batch=batch, progress=part(number), **told).per_image)
     return np.stack(scores).argmin(0)
 
 
 def chosen_from(model: ImageModel) -> Condition | None:
-    """The first condition of which there are few choices; None if the model has none."""
+    """The first condition with a fixed list of choices; None if the model has none."""
     return next((condition for condition in model.config.conditions if condition.choices), None)
 
 

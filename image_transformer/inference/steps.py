@@ -65,7 +65,7 @@ def walk(decoder: Decoder, image: Tensor, plan: Plan, visit: Visit, *, capture: 
     """Visit the steps of `plan` in turn, and yield after each how many are done.
 
     `image` (b, c, h, w) is read at every step: a visitor that draws writes into it. Gradients are the caller's matter:
-    who wants none drives the walk under `torch.inference_mode`.
+    `torch.inference_mode` around the walk turns them off.
     capture: on a GPU, run later steps as one CUDA graph; for visitors that neither wait for the device nor look at
     anything but tensors.
     """

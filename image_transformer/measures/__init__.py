@@ -1,1 +1,1 @@
-"""How good, varied and new images are, how small as files, and what a trained model can do, in such figures."""
+"""Measures of the quality, diversity and novelty of images, sizes of files, and the tables of `report`."""

@@ -29,16 +29,17 @@ def assess(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say
     chosen = chosen_from(model)
     if chosen is not None:
         tried = test.some(min(len(some), BAYES))
-        say(f"the likeliest class of {len(tried)} of them")
+        say(f"the likeliest {chosen.noun.removeprefix('the ')} of {len(tried)} of them")
+        given = model.of(tried)
         with bar("scores") as progress:
-            right = classify(model, tried.images, progress=progress) == chosen.of(tried).numpy()
+            right = classify(model, tried.images, progress=progress, **given) == given[chosen.name].numpy()
         accuracy, error = mean_and_error(100 * right, 1)
         rows.append([f"Bayes classifier, accuracy on {len(tried)}, %", accuracy, error])
     found.tables.append(Table(f"{len(some):,} images of the {test.split} split", ["", "figure", "±"], rows))
     if enlarges(model):
         found.add(enlargements(model, train, test, plan, say))
-    elif chosen is not None:
-        say("new images of each class")
+    elif chosen is not None and len(model.config.conditions) == 1:
+        say(f"new images for each choice of {chosen.noun}")
         names = chosen.choices[:ROWS]
         with bar("steps") as progress:
             drawn = generate_each(model, chosen.name, names, SHOWN, seed=plan.seed, progress=progress)

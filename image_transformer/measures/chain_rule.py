@@ -52,7 +52,7 @@ def check_chain(high_given_low: ImageModel, low: ImageModel, high: ImageModel) -
     ):
         raise ValueError(
             "the chain rule needs a model for super-resolution, an unconditional one of its low-resolution images and "
-            f"an unconditional one of its images, got shapes {high_given_low.config.shape}, {low.config.shape} and "
-            f"{high.config.shape}, of which the first should be enlarged to, the second enlarged"
+            f"an unconditional one of its full-size images, got models of {high_given_low.config.shape}, "
+            f"{low.config.shape} and {high.config.shape}"
         )
     return enlarged.factor

@@ -135,7 +135,8 @@ def _about(metrics: Metrics) -> str:
 
 
 def _commands(run: Path, recipe: str, model: dict[str, Any]) -> str:
-    folder, recipe = shlex.quote(str(run)), shlex.quote(recipe)
+    folder = shlex.quote(str(run))
+    recipe = f"{folder}/config.yaml" if recipe == "custom" else shlex.quote(recipe)
     told = [told.get("name") for told in fields_of_today(model).get("conditions", [])]
     instead = [kind.instead[1] for kind in CONDITIONS if kind.instead and kind.name in told]
     draw = [*instead, "sample {model}"][0].format(model=folder).replace("IMAGE...", "photo.png")

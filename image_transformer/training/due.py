@@ -67,10 +67,10 @@ def draw_samples(run: Run) -> None:
 
 
 def sample_picture(model: ImageModel, data: ImageData, *, seed: int = 0) -> Image.Image:
-    """New images. Of a model that is told one of a few choices, a row for each of the first ones; of one that is told
+    """New images. Of a model with one condition of few choices, a row for each of the first ones; of one that is told
     more than that, what it is told of some images of `data`, what it draws, and these images."""
     conditions, chosen = model.config.conditions, chosen_from(model)
-    if any(not condition.choices for condition in conditions):
+    if len(conditions) > (chosen is not None):
         shown = data.rows(np.arange(min(ROWS, len(data))))
         given = model.of(shown)
         drawn = generate(model, COLUMNS * len(shown), seed=seed, **repeated(given, COLUMNS))

@@ -70,19 +70,22 @@ def settled(config: RunConfig) -> RunConfig:
 
 
 def newest_whole(run: Path) -> Path | None:
-    """The newest checkpoint that is whole, or None if there is none at all; says which newer ones are damaged.
+    """The newest checkpoint that is whole, or None if there is none at all.
 
-    CheckpointError if all are.
+    Newer ones that are damaged are named on stderr, and renamed so that they do not count as checkpoints any more.
+    CheckpointError if all are damaged.
     """
     errors: list[CheckpointError] = []
-    for folder in reversed(checkpoint.checkpoints(run)):
+    folders = checkpoint.checkpoints(run)
+    for folder in reversed(folders):
         try:
             checkpoint.check(folder)
         except CheckpointError as damaged:
             errors.append(damaged)
             continue
-        for error in errors:
-            print(f"{error}; going on from {folder}", file=sys.stderr)
+        for error, newer in zip(errors, reversed(folders), strict=False):
+            aside = newer.rename(newer.with_name(f"damaged-{newer.name}"))
+            print(f"{error}; going on from {folder}, the damaged one is now {aside.name}", file=sys.stderr)
         return folder
     if errors:
         raise errors[0]

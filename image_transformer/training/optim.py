@@ -22,7 +22,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     chosen = {id(p) for p in matrices}
     rest = [p for p in parameters if id(p) not in chosen]
     if not matrices:
-        raise ValueError("train.optimizer muon is for matrices inside `blocks`; this network has none: use adamw")
+        raise ValueError("train.optimizer muon is for matrices inside `blocks`: this network has none, use adamw")
     return [Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay), _adamw(rest, config)]
 
 
