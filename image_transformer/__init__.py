@@ -28,7 +28,8 @@ def __getattr__(name: str) -> Any:
         return public
     if name not in public:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(api, name)
+    globals()[name] = getattr(api, name)  # asked for once
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

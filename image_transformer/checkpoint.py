@@ -43,6 +43,10 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, or of another kind; the message is one line."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint with a file that is not what was written."""
+
+
 @dataclass(frozen=True)
 class State:
     """How far a run is."""
@@ -140,10 +144,12 @@ def read_file(folder: Path, name: str) -> bytes:
     try:
         content = (folder / name).read_bytes()
         lines = (folder / SUMS).read_bytes().splitlines() if (folder / SUMS).exists() else None
+    except FileNotFoundError:
+        raise DamagedError(f"{folder} is damaged: {name} is missing") from None
     except OSError as error:
         raise CheckpointError(f"{folder / name} cannot be read: {error.strerror or error}") from None
     if lines is not None and sums({name: content}).strip() not in lines:
-        raise CheckpointError(f"{folder / name} is truncated or damaged: it is not what {SUMS} says")
+        raise DamagedError(f"{folder / name} is truncated or damaged: it is not what {SUMS} says")
     return content
 
 
@@ -152,14 +158,16 @@ def read_state(folder: Path) -> State:
     content = read_file(folder, "state.json")
     try:
         values = json.loads(content)
+        if values["format"] not in READ:
+            expected = " or ".join(map(str, READ))
+            raise CheckpointError(f"{folder} has checkpoint format {values['format']}, expected {expected}")
         state = State(**values)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'state.json'} is truncated or damaged: {error}") from None
-    if state.format not in READ:
-        expected = " or ".join(map(str, READ))
-        raise CheckpointError(f"{folder} has checkpoint format {state.format}, expected {expected}")
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedError(f"{folder / 'state.json'} is truncated or damaged: {error}") from None
     if state.format >= 3 and not (folder / SUMS).exists():
-        raise CheckpointError(f"{folder} is damaged: {SUMS} is missing")
+        raise DamagedError(f"{folder} is damaged: {SUMS} is missing")
     return state
 
 
@@ -172,7 +180,7 @@ def read_training(folder: Path) -> dict[str, Any]:
             raise ValueError("it holds something else than the state of a run")
     except Exception as error:  # torch.load raises nearly anything on a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{folder / 'training.pt'} is truncated or damaged: {reason}") from None
+        raise DamagedError(f"{folder / 'training.pt'} is truncated or damaged: {reason}") from None
     for name in ("model", "average"):
         training[name] = training.get(name) and tensors_of_today(training[name])
     return training
@@ -207,12 +215,15 @@ def load(path: str | Path, device: str | torch.device | None = None) -> ImageMod
     (3, 8, 8)
     """
     folder = find(path)
-    read_state(folder)
-    config = read_config(folder)
     try:
+        read_state(folder)
+        config = read_config(folder)
         weights = safetensors.torch.load(read_file(folder, "model.safetensors"))
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{folder / 'model.safetensors'} is truncated or damaged: {error}") from None
+        raise DamagedError(f"{folder / 'model.safetensors'} is truncated or damaged: {error}") from None
+    except DamagedError as error:
+        others = [other.name for other in checkpoints(Path(path)) if other != folder]
+        raise DamagedError(f"{error}; {path} also holds {', '.join(others)}" if others else str(error)) from None
     model = ImageModel(config.model)
     load_weights(model, tensors_of_today(weights), folder)
     return model.to(device or default_device()).eval()

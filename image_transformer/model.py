@@ -46,7 +46,11 @@ class ImageModel(nn.Module):
             config.likelihood, channels=config.shape[0], width=config.width, components=config.components
         )
         self.layout = layout(config.order, config.shape, self.likelihood.sub_pixels)
-        self.network = NETWORKS[type(config)](config, self.layout, self.likelihood)
+        kind = next((kind for kind in type(config).__mro__ if kind in NETWORKS), None)
+        if kind is None:
+            known = ", ".join(one.__name__ for one in NETWORKS)
+            raise ValueError(f"there is no network for a {type(config).__name__}, only for {known}")
+        self.network = NETWORKS[kind](config, self.layout, self.likelihood)
         self.register_buffer("values", torch.from_numpy(self.layout.values), persistent=False)
         restore = torch.from_numpy(self.layout.values.reshape(-1).argsort())
         self.register_buffer("restore", restore, persistent=False)
@@ -86,6 +90,11 @@ class ImageModel(nn.Module):
     def following(self) -> list[str]:
         """The names of conditions that follow from an image itself."""
         return [condition.name for condition in self.config.conditions if condition.follows]
+
+    @property
+    def untold(self) -> list[str]:
+        """The names of conditions that do not: scoring an image must be told them."""
+        return [condition.name for condition in self.config.conditions if not condition.follows]
 
     def of(self, data: ImageData, only: Collection[str] | None = None) -> dict[str, Any]:
         """What `data` says of its images: the conditions, or those named in `only`, as tensors, batch first."""

@@ -440,3 +440,12 @@ def test_any_whole_factor(factor):
     assert model.log_prob(drawn, low=low, consistent=True).isfinite().all()
     with pytest.raises(ValueError, match="low must have shape"):
         generate(model, 2, low=random_images(2, (3, 2, 2)))
+
+
+def test_names_of_classes_are_a_tuple_of_names_and_nothing_told_is_missing():
+    for wrong in ("cat", ["cat"], ("",), (1, 2)):
+        with pytest.raises(ValueError, match="label needs a tuple of names"):
+            Label(wrong)
+    model = conditional_model(factor=None)
+    with pytest.raises(ValueError, match=r"label= is missing"):
+        model.log_prob(random_images(1, SHAPE), label=None)

@@ -704,3 +704,17 @@ def test_cifar10_is_the_published_one_and_holds_the_embedded_set(hf, monkeypatch
         source = parts["test"].images if split == "test" else images
         assert np.array_equal(load_data("cifar10-mini", split).images, source[index[split]["rows"]])
     assert set(index["train"]["rows"]).isdisjoint(index["validation"]["rows"])
+
+
+def test_some_images_are_these_for_good():
+    """Figures of --limit, validation and reports depend on the draw."""
+    numbered = ImageData("n", "test", np.arange(1000, dtype=np.uint8).reshape(-1, 1, 1, 1), np.arange(1000))
+    assert numbered.some(5).labels.tolist() == [100, 217, 738, 975, 985]
+
+
+def test_a_strict_load_does_not_take_what_a_lenient_one_cached(tmp_path, images):
+    folder(tmp_path / "photos", images)
+    (tmp_path / "photos" / "zz.png").write_bytes(b"not a picture")
+    assert load_data(str(tmp_path / "photos"), "all", skip_bad=True).skipped == 1
+    with pytest.raises(DataError, match=r"zz\.png"):
+        load_data(str(tmp_path / "photos"), "all")

@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn.functional import layer_norm, linear, relu, scaled_dot_product_attention, silu
 
 from image_transformer.config.model import Modern, Paper
+from image_transformer.geometry.neighbours import NUM_NEIGHBOURS, nearest_generated, neighbour_table
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
 from image_transformer.geometry.patterns import Full, Local1D
 from image_transformer.inference.scoring import bits_per_dim
 from image_transformer.model import ImageModel
-from image_transformer.networks.neighbours import NUM_NEIGHBOURS, nearest_generated, neighbour_table
 
 SHAPE = (3, 4, 5)
 SCHEME = (BlockRaster((2, 3)), (Full(),))  # an order that is not the raster, so that no index can stand for another

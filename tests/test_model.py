@@ -16,10 +16,10 @@ from conftest import (
 )
 from torch import nn
 
+from image_transformer.geometry.neighbours import neighbour_table
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
 from image_transformer.geometry.patterns import Full, Local1D
 from image_transformer.inference.scoring import bits, bits_per_dim, evaluate
-from image_transformer.networks.neighbours import neighbour_table
 
 
 class SmoothTable(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from conftest import every_scheme, layouts, make_model, random_images
 
 from image_transformer.config.data import DataConfig
+from image_transformer.geometry.boxes import box_mean
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
 from image_transformer.geometry.orientation import (
     AS_IT_IS,
@@ -186,3 +187,16 @@ def test_known_sides():
 def test_bad_masks_are_refused(shape, known, message):
     with pytest.raises(ValueError, match=message):
         complete(make_model(shape=shape), random_images(1, shape).numpy(), known, orientations=EIGHT)
+
+
+@pytest.mark.parametrize("name", ["upside down", "turned left by 90", "transposed"])
+def test_what_a_model_is_told_is_turned_with_its_image(name):
+    """Completing in another orientation, with the box means told or taken from the originals: those of the image."""
+    model = make_model((Wavefront(1), (Local1D(5, 4),)), SQUARE, factor=2)
+    images, how = random_images(2, SQUARE), by_name(name)
+    known = how.inverse.apply(known_side(0.5, SQUARE))
+    done = complete(model, images, known, samples=1, orientations=(how,), consistent=True)
+    assert done.orientation == how
+    assert torch.equal(box_mean(torch.from_numpy(done.images[:, 0]), 2), box_mean(images, 2))
+    told = complete(model, images, known, samples=1, orientations=(how,), consistent=True, low=box_mean(images, 2))
+    assert np.array_equal(told.images, done.images)

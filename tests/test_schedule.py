@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from conftest import SCHEMES, every_scheme, every_shape, layouts, make_model
 
+from image_transformer.geometry.neighbours import neighbour_table
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
 from image_transformer.geometry.patterns import Full, Local1D, Local2D
 from image_transformer.geometry.schedule import as_early_as_possible, cache_plan, front_by_front
-from image_transformer.networks.neighbours import neighbour_table
 
 
 def neighbours(lay):

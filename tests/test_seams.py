@@ -200,6 +200,24 @@ def test_a_network_without_attention_is_sampled_exactly_by_recomputation(convolu
     assert it.complete(model, known, mask.numpy(), samples=2).images.shape == (3, 2, 3, 5, 4)
 
 
+def test_known_pixels_cost_a_network_without_attention_no_passes(convolution, monkeypatch):
+    model, passes = convolution_model(), []
+    forward = model.network.forward
+    monkeypatch.setattr(model.network, "forward", lambda *given: (passes.append(1), forward(*given))[1])
+    mask = torch.arange(20).view(5, 4) % 2 == 0
+    it.generate(model, 2, known=random_images(2, (3, 5, 4)), known_mask=mask)
+    assert len(passes) <= 11
+
+
+def test_a_configuration_without_a_network_and_a_method_without_a_form_are_named():
+    with pytest.raises(ValueError, match="no network for a ModelConfig, only for Paper, Modern"):
+        it.ImageModel(it.ModelConfig())
+    with pytest.raises(ValueError, match=r'method must be "cached" or "naive", got \'nave\''):
+        it.generate(make_model(), 1, method="nave")
+    with pytest.raises(ValueError, match=r"unknown field model\.dept; did you mean 'depth'\?"):
+        it.recipe("tiny", model={"dept": 3})
+
+
 def test_a_network_without_attention_sees_the_square_before_a_pixel_and_nothing_else(convolution):
     model = convolution_model()
     images = random_images(1, (3, 5, 4)).double().requires_grad_()
@@ -259,9 +277,7 @@ def test_a_visitor_that_scores_sums_up_to_the_likelihood(scheme, family, likelih
                 total += model.likelihood.log_prob(params, flat[:, model.values[at]])[:, new].sum((1, 2))
                 visited += at[new].tolist()
 
-            decoder = model.network.decoder(model.read({}), 2, plan.schedule, prefilled=plan.prefilled)
-            if len(plan.visited) > len(model.schedule().steps):  # one by one, slots of a front cannot see each other
-                decoder = Recomputing(model.network, model.read({}))
+            decoder = plan.decoder(model.network, model.read({}), 2)
             assert list(walk(decoder, images, plan, score)) == list(range(1, len(plan.visited) + 1))
             assert sorted(visited) == np.flatnonzero(~known).tolist()
             expected = nats[:, model.values[torch.from_numpy(~known)].flatten()].sum(1)

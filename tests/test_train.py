@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -538,7 +539,49 @@ def test_damaged_checkpoints_do_not_take_the_place_of_whole_ones(config, tmp_pat
     for folder in left:
         checkpoint.check(folder)
     aside = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("damaged-*"))
-    assert aside == ["damaged-images-000000036", "damaged-images-000000048"]
+    assert [name.rsplit("-", 1)[0] for name in aside] == ["damaged-images-000000036", "damaged-images-000000048"]
+
+
+def test_a_checkpoint_of_another_format_or_that_cannot_be_read_is_no_damage(config, run_folder, monkeypatch):
+    """It is refused, not put aside: another version, or another day, may read it."""
+    folder = checkpoint.checkpoints(run_folder)[-1]
+    state = json.loads((folder / "state.json").read_text()) | {"format": 99, "new": 1}
+    (folder / "state.json").write_text(json.dumps(state))
+    write_sums(folder)
+    with pytest.raises(CheckpointError, match="format 99, expected 2 or 3"):
+        train(config, run_folder, resume=True, show_progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+        with pytest.raises(CheckpointError, match="cannot be read: Permission denied"):
+            train(config, run_folder, resume=True, show_progress=False)
+    assert folder.exists()
+
+
+def test_the_end_is_saved_logged_validated_and_drawn_whatever_the_intervals(config, tmp_path):
+    often = {"images": 20, "validate_every": 1000, "sample_every": 1000, "save_every": 1000}
+    train(replace(config, train=replace(config.train, **often)), tmp_path / "run", show_progress=False)
+    assert [folder.name for folder in checkpoint.checkpoints(tmp_path / "run")] == ["images-000000020"]
+    kinds = [m["kind"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert kinds == ["start", "train", "validation"] and (tmp_path / "run" / "samples/images-000000020.png").exists()
+
+
+def test_a_run_of_before_checksums_has_them_from_its_next_save_on(config, run_folder):
+    for folder in checkpoint.checkpoints(run_folder):
+        (folder / checkpoint.SUMS).unlink()
+        state = json.loads((folder / "state.json").read_text()) | {"format": 2}
+        (folder / "state.json").write_text(json.dumps(state))
+    train(replace(config, train=replace(config.train, images=20)), run_folder, resume=True, show_progress=False)
+    newest = checkpoint.checkpoints(run_folder)[-1]
+    assert checkpoint.read_state(newest).format == checkpoint.FORMAT and (newest / checkpoint.SUMS).exists()
+
+
+def test_a_damaged_best_checkpoint_is_refused_and_the_others_are_named(run_folder):
+    best = checkpoint.best(run_folder)
+    (best / "model.safetensors").write_bytes(b"x")
+    others = [folder.name for folder in checkpoint.checkpoints(run_folder) if folder != best]
+    with pytest.raises(CheckpointError, match=rf"damaged.*also holds {', '.join(others)}") as caught:
+        checkpoint.load(run_folder)
+    assert others and "\n" not in str(caught.value)
 
 
 def test_checkpoints_are_ordered_by_number_whatever_their_digits(tmp_path):

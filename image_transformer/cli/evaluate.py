@@ -68,7 +68,7 @@ def run(args: list[str]) -> None:
     whole = other and chosen.split is None and not has_splits(chosen.data)
     split = chosen.split or ("all" if whole else "test")
     data = trained.data(split, chosen.data, chosen.size, chosen.skip_bad).some(chosen.limit)
-    given = model.of(data, only=[c.name for c in model.config.conditions if not c.follows])
+    given = model.of(data, only=model.untold)
     with bar("images") as progress:
         result = evaluate(model, data.images, batch=chosen.batch, progress=progress, **given)
     if chosen.per_image:

@@ -83,21 +83,22 @@ def with_conditions(verb: type) -> type:
 
 
 def told(chosen: Any, model: ModelConfig, *, needed: bool) -> dict[str, Any]:
-    """What the flags of a verb `with_conditions` tell a model. UsageError if it does not fit.
+    """What the flags of a verb `with_conditions` tell a model. ValueError if it does not fit.
 
     needed: also if something is missing that a flag could have told.
     """
     found: dict[str, Any] = {}
-    for kind in CONDITIONS:
-        value, condition = getattr(chosen, kind.name, None), model.condition(kind)
+    for kind in (kind for kind in CONDITIONS if kind.flag):
+        value, condition = getattr(chosen, kind.name), model.condition(kind)
         if value is not None and condition is None:
             raise UsageError(f"--{kind.name}: this model is not {kind.adjective}")
         if value is not None:
             condition.check(value, 1, model.shape)
             found[kind.name] = value
-        elif needed and condition is not None and kind.flag:
+        elif needed and condition is not None:
             few = ", ".join(condition.choices[:5]) + (", ..." if len(condition.choices) > 5 else "")
-            raise UsageError(f"--{kind.name} is missing: this model is {kind.adjective}, on {few}")
+            what = few or condition.wanted(model.shape)
+            raise UsageError(f"--{kind.name} is missing: this model is {kind.adjective}, on {what}")
     return found
 
 

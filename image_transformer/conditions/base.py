@@ -54,7 +54,7 @@ class Condition:
         raise NotImplementedError
 
     def check(self, value: Any, count: int, shape: Shape) -> Tensor:
-        """What a user told of `count` images, one value for each or one for all, batch first; ValueError if wrong.
+        """What a user told of `count` images, one value for each (or one for all), batch first; ValueError if wrong.
 
         Also takes what `of` and itself return, and a word of the command line where there is a `flag`.
         """

@@ -29,6 +29,8 @@ class Label(Condition):
     flag: ClassVar[str] = "Class-conditional: the class of the images, by name or number."
 
     def __post_init__(self) -> None:
+        if not isinstance(self.names, tuple) or not all(isinstance(one, str) and one for one in self.names):
+            raise ValueError(f"label needs a tuple of names of classes, got {self.names!r}")
         for one in self.names:
             if self.names.count(one) > 1:
                 raise ValueError(f"the class {one!r} is there more than once")

@@ -19,6 +19,7 @@ class BoxLimits:
         self.low, self.factor = low, factor
         boxes, box_of = places_in_boxes(layout, factor), place_of_box(layout, factor)
         self.boxes = torch.from_numpy(boxes).to(low.device)  # flat places of each box's values in order, (boxes, f^2)
+        self.back = self.boxes.flatten().argsort()  # where each flat place is among the boxes' values
         self.box_of = torch.from_numpy(box_of).to(low.device)  # the box of each flat place in the image
 
     def of_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,8 +28,7 @@ class BoxLimits:
         left = torch.arange(self.factor**2 - 1, -1, -1, device=images.device)
         total = in_boxes.cumsum(-1) - in_boxes
         ends = bounds(self.low.flatten(1)[..., None], total, left, self.factor)
-        back = self.boxes.flatten().argsort()  # of each flat place among the boxes'
-        lowest, highest = (end.flatten(1)[:, back] for end in ends)
+        lowest, highest = (end.flatten(1)[:, self.back] for end in ends)
         return lowest, highest
 
     def begin(self, flat: Tensor, fixed: Tensor) -> None:

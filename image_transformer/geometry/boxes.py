@@ -6,6 +6,7 @@ make the mean impossible can be told: `bounds`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -43,6 +44,7 @@ def nearest(low: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     return low.repeat(factor, axis=2).repeat(factor, axis=3)
 
 
+@lru_cache(maxsize=16)
 def place_of_box(layout: Layout, factor: int) -> IntArray:
     """The flat place in the low-resolution image of the box that each flat place of the image lies in, `(dims,)`."""
     channel, row, col = np.indices((layout.channels, layout.height, layout.width))
@@ -50,6 +52,7 @@ def place_of_box(layout: Layout, factor: int) -> IntArray:
     return ((channel * low_height + row // factor) * low_width + col // factor).reshape(-1)
 
 
+@lru_cache(maxsize=16)
 def places_in_boxes(layout: Layout, factor: int) -> IntArray:
     """The flat places in the image of the values of each box, `(boxes, factor^2)`, in the order of their positions."""
     return np.lexsort((layout.position_of, place_of_box(layout, factor))).reshape(-1, factor**2)

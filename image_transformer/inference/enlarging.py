@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from image_transformer.conditions.low import Low
+from image_transformer.geometry.tiles import Group, Tiling
 from image_transformer.inference.sampling import Progress, generate
 from image_transformer.inference.steps import plan_of
-from image_transformer.inference.tiles import Group, Tiling
 from image_transformer.model import ImageModel
 
 MOST_BYTES = 2**28  # of images drawn together

@@ -24,7 +24,6 @@ from image_transformer.inference.memory import images_at_once
 from image_transformer.inference.steps import one_by_one, plan_of, walk
 from image_transformer.likelihoods.base import draw_in_turn, leaves_out
 from image_transformer.model import ImageModel
-from image_transformer.networks.base import Decoder, Recomputing
 
 Method = Literal["cached", "naive"]
 Progress = Callable[[int, int], None]  # (steps done, steps in all), over all images; raising stops between two steps
@@ -72,6 +71,8 @@ def generate(
     >>> it.generate(model, 4, seed=0).shape
     torch.Size([4, 3, 8, 8])
     """
+    if method not in ("cached", "naive"):
+        raise ValueError(f'method must be "cached" or "naive", got {method!r}')
     sampling, naive = Sampling(seed, temperature, top_k, top_p), method == "naive"
     _check_arguments(count, numbers, batch)
     known, known_mask = _check_known(model, count, known, known_mask)
@@ -79,15 +80,9 @@ def generate(
     everywhere = known_mask.all(0).flatten()[model.layout.values].all(-1).numpy()
     # with consistent= the order in a box counts, so all is drawn in the order in which it is scored, known or not
     plan = one_by_one(model.layout, everywhere) if naive else plan_of(model, everywhere, in_order=consistent)
-
-    def decoder(context: Any, images: int) -> Decoder:
-        if naive:
-            return Recomputing(model.network, context)
-        return model.network.decoder(context, images, plan.schedule, prefilled=plan.prefilled)
-
     if batch is None:
         at_once = model.layout.num_positions if naive or plan.prefilled else plan.most
-        decoding_bytes = decoder(None, 1).num_bytes + model.network.pass_bytes(at_once)
+        decoding_bytes = plan.decoder(model.network, None, 1).num_bytes + model.network.pass_bytes(at_once)
         by_table = leaves_out(top_k, top_p) or consistent or bool(known_mask.any())
         batch = images_at_once(model, decoding_bytes, plan.most, by_table)
     numbers = range(count) if numbers is None else numbers
@@ -102,10 +97,8 @@ def generate(
                 uniform = noise(seed, numbers[rows], model.layout.num_positions * model.likelihood.num_noise)
                 limits = model.limits(part) if consistent else None
                 drawing = Drawing(model, known[rows], known_mask[rows], uniform, sampling, limits)
-                steps = walk(
-                    decoder(model.read(part), len(uniform)), drawing.image, plan, drawing, capture=limits is None
-                )
-                for done in steps:
+                decoder = plan.decoder(model.network, model.read(part), len(uniform))
+                for done in walk(decoder, drawing.image, plan, drawing, capture=limits is None):
                     if progress is not None:
                         progress(first * len(plan.visited) + done * len(uniform), total)
             images[rows] = drawing.image.cpu()

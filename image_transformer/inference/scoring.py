@@ -137,7 +137,8 @@ def _nats(
             part = images[rows]
             part = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # a memory map is read-only
             check_images(part, model.config.shape)
-            follows = model.of(ImageData("", "", part.cpu().numpy()), only=set(model.following) - given.keys())
+            untold = set(model.following) - given.keys()
+            follows = model.of(ImageData("", "", part.cpu().numpy()), only=untold) if untold else {}
             with torch.inference_mode():
                 nats = -model.score(part, {**select(given, rows), **follows}, consistent).double().cpu()
             yield nats

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +18,14 @@ from image_transformer.geometry.order import IntArray, Layout
 from image_transformer.geometry.patterns import BoolArray
 from image_transformer.geometry.schedule import Schedule, front_by_front
 from image_transformer.model import ImageModel
-from image_transformer.networks.base import Decoder
+from image_transformer.networks.base import Decoder, Network, Recomputing
 
 Visit = Callable[[Tensor, Tensor], None]  # parameters (b, f, p) of positions (f,): may write their values
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is visited when.
+    """What is visited when, and by which decoder.
 
     schedule: the steps of the decoder. visited: the positions that are visited in each of them. prefilled: step 0 is
     one pass over the whole image, for all that is known; later steps may hold known positions, for those that see them.
@@ -33,11 +34,18 @@ class Plan:
     schedule: Schedule
     visited: list[IntArray] = field(repr=False)
     prefilled: bool = False
+    recompute: bool = False  # each step by the whole network again: right for steps of any kind
 
     @property
     def most(self) -> int:
         """Positions of the largest visit."""
         return max(map(len, self.visited))
+
+    def decoder(self, network: Network, context: Any, batch: int) -> Decoder:
+        """The decoder of `batch` images by these steps; `context` is what the network has read of their conditions."""
+        if self.recompute:
+            return Recomputing(network, context)
+        return network.decoder(context, batch, self.schedule, prefilled=self.prefilled)
 
     def on(self, device: torch.device) -> list[Tensor]:
         """The positions of each visit; all in one copy, so that no step waits for its own."""
@@ -58,7 +66,7 @@ def plan_of(model: ImageModel, known: BoolArray, in_order: bool = False) -> Plan
 def one_by_one(layout: Layout, known: BoolArray) -> Plan:
     """Every position that is not `known` in a step of its own, in the order of the fronts: the slow form."""
     number = layout.positions.index
-    return Plan(Schedule(number), list(number[~known][:, None]) or [number[:0]])
+    return Plan(Schedule(number), list(number[~known][:, None]) or [number[:0]], recompute=True)
 
 
 def walk(decoder: Decoder, image: Tensor, plan: Plan, visit: Visit, *, capture: bool = False) -> Iterator[int]:
@@ -66,8 +74,8 @@ def walk(decoder: Decoder, image: Tensor, plan: Plan, visit: Visit, *, capture: 
 
     `image` (b, c, h, w) is read at every step: a visitor that draws writes into it. Gradients are the caller's matter:
     `torch.inference_mode` around the walk turns them off.
-    capture: on a GPU, run later steps as one CUDA graph; for visitors that neither wait for the device nor look at
-    anything but tensors.
+    capture: on a GPU, run later steps as one CUDA graph, if the decoder allows it; for visitors that neither wait for
+    the device nor look at anything but tensors.
     """
     first, *later = plan.on(image.device)
 
@@ -79,7 +87,7 @@ def walk(decoder: Decoder, image: Tensor, plan: Plan, visit: Visit, *, capture: 
     elif len(first):
         plain(first)
     yield 1
-    on_gpu = capture and image.is_cuda and later
+    on_gpu = capture and decoder.captured and image.is_cuda and later
     step = _captured(plain, max(map(len, later)), image.device) if on_gpu else plain
     for number, at in enumerate(later, 2):
         step(at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 from image_transformer.conditions.base import Given
@@ -20,6 +21,9 @@ class Decoder(Protocol):
     """The parameters of some positions of images in the making, step by step."""
 
     num_bytes: int  # what it holds from step to step
+    captured: (
+        bool  # whether `step` may be run twice, with repeated positions, on the tensors it holds alone: as a graph
+    )
 
     def prefill(self, image: Tensor) -> Tensor:
         """Parameters `(b, l, p)` from one pass over the whole of `image` (b, c, h, w), right for step 0 alone."""
@@ -47,7 +51,10 @@ class Network(nn.Module):
 
     def schedule(self, known: BoolArray | None = None) -> Schedule:
         """What is generated in which step where the positions `known` (l,) are given."""
-        return front_by_front(self.layout)
+        if known is None or not known.any():
+            return front_by_front(self.layout)
+        front = np.where(known, -1, self.layout.positions.front)
+        return Schedule(np.unique(front, return_inverse=True)[1])
 
     def decoder(self, context: Any, batch: int, schedule: Schedule, *, prefilled: bool = False) -> Decoder:
         """A decoder of `batch` images by the steps of `schedule`; `prefilled` if step 0 will be a `prefill`."""
@@ -65,7 +72,7 @@ class Network(nn.Module):
 class Recomputing:
     """The decoder of any network: it runs the whole network again for every step."""
 
-    num_bytes = 0
+    num_bytes, captured = 0, False
 
     def __init__(self, network: Network, context: Any) -> None:
         self.network, self.context = network, context

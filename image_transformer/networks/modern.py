@@ -21,10 +21,10 @@ from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.config.model import Modern
 from image_transformer.geometry.boxes import place_of_box, places_in_boxes
+from image_transformer.geometry.neighbours import neighbour_table
 from image_transformer.geometry.order import Layout
 from image_transformer.likelihoods.base import Likelihood, to_unit
 from image_transformer.networks.attention import Attend, full_attention
-from image_transformer.networks.neighbours import neighbour_table
 from image_transformer.networks.skip import LinearSkip
 from image_transformer.networks.transformer import Context, KeysValues, LocalTransformer, Vector
 

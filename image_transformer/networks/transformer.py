@@ -133,6 +133,8 @@ class LocalTransformer(Network):
 class CachedDecoder:
     """Step by step, each pass of the network on the positions of that step alone."""
 
+    captured = True
+
     def __init__(self, network: LocalTransformer, context: Context, cache: KVCache) -> None:
         self.network, self.context, self.cache = network, context, cache
         self.num_bytes = cache.num_bytes

@@ -6,7 +6,7 @@ To add one: a function in `modern.py` or `paper.py`, and its name in `RECIPES`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from image_transformer.config.run import RunConfig
@@ -57,13 +57,22 @@ def recipe(
     >>> it.recipe("tiny", model={"depth": 6}, train={"images": 600}).model.depth
     6
     """
-    for one, known in zip(RECIPES, recipe_names(), strict=True):
-        if name == known:
+    for one, its_name in zip(RECIPES, recipe_names(), strict=True):
+        if name == its_name:
             config = one()
             return replace(
                 config,
-                model=replace(config.model, **model or {}),
-                data=replace(config.data, **data or {}),
-                train=replace(config.train, **train or {}),
+                model=_changed(config.model, "model", model or {}),
+                data=_changed(config.data, "data", data or {}),
+                train=_changed(config.train, "train", train or {}),
             )
     raise ValueError(f"unknown recipe {name!r}; {did_you_mean(name, recipe_names())}")
+
+
+def _changed(part: Any, where: str, changes: Mapping[str, Any]) -> Any:
+    """A part of a configuration with some fields changed; ValueError names an unknown one."""
+    known = [f.name for f in fields(part)]
+    for name in changes:
+        if name not in known:
+            raise ValueError(f"unknown field {where}.{name}; {did_you_mean(name, known)}")
+    return replace(part, **changes)

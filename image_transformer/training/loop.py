@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from image_transformer import checkpoint
-from image_transformer.checkpoint import CheckpointError
+from image_transformer.checkpoint import CheckpointError, DamagedError
 from image_transformer.config.run import RunConfig, load_config, save_config, to_dict
 from image_transformer.show.page import write_report
 from image_transformer.show.progress import training_bar
@@ -39,7 +40,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, show_prog
     out = Path(out)
     config = settled(config)
     _check_folder(config, out, resume)
-    newest = newest_whole(out)
+    newest = go_back_to_whole(out)
     run = Run(config, out, fresh=newest is None)
     if newest is not None:
         run.restore(newest)
@@ -69,22 +70,22 @@ def settled(config: RunConfig) -> RunConfig:
     return replace(config, model=replace(config.model, conditions=conditions))
 
 
-def newest_whole(run: Path) -> Path | None:
+def go_back_to_whole(run: Path) -> Path | None:
     """The newest checkpoint that is whole, or None if there is none at all.
 
     Newer ones that are damaged are named on stderr, and renamed so that they do not count as checkpoints any more.
     CheckpointError if all are damaged.
     """
-    errors: list[CheckpointError] = []
+    errors: list[DamagedError] = []
     folders = checkpoint.checkpoints(run)
     for folder in reversed(folders):
         try:
             checkpoint.check(folder)
-        except CheckpointError as damaged:
+        except DamagedError as damaged:
             errors.append(damaged)
             continue
         for error, newer in zip(errors, reversed(folders), strict=False):
-            aside = newer.rename(newer.with_name(f"damaged-{newer.name}"))
+            aside = newer.rename(newer.with_name(f"damaged-{newer.name}-{uuid.uuid4().hex[:8]}"))
             print(f"{error}; going on from {folder}, the damaged one is now {aside.name}", file=sys.stderr)
         return folder
     if errors:

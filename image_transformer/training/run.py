@@ -37,7 +37,7 @@ class Run:
         self.batches = Batches(self.data, config.data, config.train.seed)
         torch.manual_seed(random_seed(config.train.seed, "weights"))
         model = ImageModel(config.model)
-        self.told = model.of(self.validation, only=[c.name for c in config.model.conditions if not c.follows])
+        self.told = model.of(self.validation, only=model.untold)
         if fresh and config.train.closed_form_start:
             some = self.data.some(max(1, START_PIXELS // (config.model.shape[1] * config.model.shape[2])))
             model.network.closed_form_start(torch.from_numpy(some.images.copy()), model.of(some))

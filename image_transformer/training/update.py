@@ -103,7 +103,7 @@ class Reading:
         self._host.copy_(figures, non_blocking=True)
         self._arrived = torch.cuda.Event() if on_gpu else None
         if self._arrived is not None:
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(figures.device))
 
     def values(self) -> list[float]:
         if self._arrived is not None:
