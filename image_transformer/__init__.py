@@ -9,7 +9,10 @@
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,19 +21,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
+@lru_cache
+def _homes() -> dict[str, str]:
+    """The module of each public name, from the text of `api.py`: to import that would import all of them, and torch."""
+    found = re.findall(r"^from (\S+) import (\w+)", Path(__file__).with_name("api.py").read_text(), re.MULTILINE)
+    return {name: module for module, name in found}
+
+
 def __getattr__(name: str) -> Any:
-    """A public name, imported when first used, so that `--help` need not wait for torch."""
-    if name.startswith("__") and name != "__all__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    api = import_module(f"{__name__}.api")
-    public = sorted(one for one in vars(api) if not one.startswith("_"))
+    """A public name, imported when it is first used."""
     if name == "__all__":
-        return public
-    if name not in public:
+        return sorted(_homes())
+    if name not in _homes():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = getattr(api, name)  # asked for once
+    globals()[name] = getattr(import_module(_homes()[name]), name)
     return globals()[name]
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__getattr__("__all__")]
+    return [*globals(), *_homes()]

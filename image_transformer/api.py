@@ -1,4 +1,4 @@
-"""The public names, each where it comes from: `image_transformer` imports them when one is used."""
+"""The public names, one a line, each from its home. `image_transformer` offers them, and imports what is used."""
 
 from image_transformer.checkpoint import CheckpointError as CheckpointError
 from image_transformer.checkpoint import load as load

@@ -12,7 +12,7 @@ import torch
 from conftest import shrunken
 from PIL import Image
 
-from image_transformer import api
+import image_transformer as it
 from image_transformer.cli.main import main
 from image_transformer.conditions.label import Label
 from image_transformer.data import loading
@@ -83,7 +83,7 @@ def test_readme_python_runs(tiny_world, monkeypatch):
     monkeypatch.setattr(  # of the size of the small models
         loading, "load_data", lambda *args, shape: load_data(*args, shape=shape, size=shape[1:])
     )
-    monkeypatch.setattr(api, "load_data", loading.load_data)
+    monkeypatch.setattr(it, "load_data", loading.load_data)
     plain, conditions = blocks(README, "python")
     names = {"torch": torch}
     exec(plain, names)

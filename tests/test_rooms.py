@@ -78,6 +78,27 @@ def test_imports_inside_rooms_form_no_circle():
             del graph[name]
 
 
+def test_every_module_can_be_the_first_to_be_imported():
+    """Names that the package offers are found without importing what offers them."""
+    names = [
+        ".".join(("image_transformer", *path.with_suffix("").parts)).removesuffix(".__init__") for path in modules()
+    ]
+    code = f"""
+import sys, importlib, image_transformer
+for name in {[name for name in names if not name.endswith("__main__")]}:
+    for old in [old for old in sys.modules if old.startswith("image_transformer")]:
+        del sys.modules[old]
+    importlib.import_module(name)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=PACKAGE.parent).returncode == 0
+
+
+def test_a_name_that_needs_no_torch_does_not_import_it():
+    use = "it.recipe('tiny'), it.Label(('a',)), it.__all__"
+    code = f"import sys, image_transformer as it; {use}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=PACKAGE.parent).returncode == 0
+
+
 def test_the_walk_sees_an_import_that_runs_up(tmp_path, monkeypatch):
     (tmp_path / "geometry").mkdir()
     (tmp_path / "geometry" / "order.py").write_text("def f():\n    from image_transformer.model import ImageModel\n")
