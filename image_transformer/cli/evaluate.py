@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import at_least, model_argument, parse
+from image_transformer.cli.flags import at_least, model_argument, parse, say
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def run(args: list[str]) -> None:
         said.append(f"{100 * accuracy:.1f} % of {len(right)} images are likeliest under {own_one}")
     if chosen.enlarge:
         plan = Plan(chosen.enlarge, min(chosen.enlarge, Plan.several))
-        tables = enlargements(model, trained.data("train"), data, plan, _say).tables
+        tables = enlargements(model, trained.data("train"), data, plan, say).tables
         figures["tables"] = [asdict(table) for table in tables]
         said += [f"\n{table.markdown()}" for table in tables]
     print(json.dumps(figures) if chosen.json else "\n".join(said))
@@ -121,7 +120,3 @@ def _said(figures: dict[str, Any]) -> str:
     skipped = f", {figures['skipped']} unreadable left out" if figures["skipped"] else ""
     trained = f"; trained with {figures['trained_with']}" if figures["trained_with"] else ""
     return f"{figures['bits_per_dim']:.4f} bits/dim  ({'; '.join(filter(None, parts))}{skipped}{trained})"
-
-
-def _say(text: str) -> None:
-    print(f"{text} ...", file=sys.stderr)

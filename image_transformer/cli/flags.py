@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import io
 import re
+import sys
 import typing
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from pathlib import Path
@@ -117,6 +118,11 @@ def file_arguments(args: list[str]) -> tuple[list[Path], list[str]]:
     """The arguments before the first flag as files, and the others."""
     number = next((i for i, word in enumerate(args) if word.startswith("-")), len(args))
     return [Path(word) for word in args[:number]], args[number:]
+
+
+def say(text: str) -> None:
+    """Tell the user, on stderr, what is going on: stdout is for results."""
+    print(f"{text} ...", file=sys.stderr)
 
 
 def at_least(least: int, **values: int | None) -> None:

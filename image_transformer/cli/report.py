@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from image_transformer.cli.flags import model_argument, parse
+from image_transformer.cli.flags import model_argument, parse, say
 from image_transformer.config.measuring import Plan
 
 
@@ -39,14 +38,10 @@ def run(args: list[str]) -> None:
     folder = trained.folder
     home = folder.parent.parent if folder.parent.name == "checkpoints" else folder
     train, test = (trained.data(split) for split in ("train", "test"))
-    found = assess(trained.model, train, test, chosen, _say)
+    found = assess(trained.model, train, test, chosen, say)
     if chain:
-        _say("the chain rule")
+        say("the chain rule")
         found.tables.append(follow_chain_rule(trained.model, *chain, test.some(chosen.images).images))
     found.save(home)
     print("\n\n".join(table.markdown() for table in found.tables))
     print(f"\nreport: {write_report(home)}")
-
-
-def _say(text: str) -> None:
-    print(f"{text} ...", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -13,7 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import at_least, file_arguments, model_argument, parse, told, with_conditions
+from image_transformer.cli.flags import (
+    at_least,
+    file_arguments,
+    model_argument,
+    parse,
+    say,
+    told,
+    with_conditions,
+)
 from image_transformer.config.sampling import Sampling
 from image_transformer.geometry.boxes import nearest
 from image_transformer.show import grids
@@ -66,7 +73,7 @@ def run(args: list[str]) -> None:
     print(f"images: {len(lows)}, tiles: {tiles:,}, samples of each: {chosen.samples}", flush=True)
     if tiles * chosen.samples > MANY_TILES:
         many = f"{tiles * chosen.samples:,} tiles take long, often hours"
-        print(f"{many}; --size HEIGHT WIDTH shrinks the images first ...", file=sys.stderr)
+        say(f"{many}; --size HEIGHT WIDTH shrinks the images first")
     of_file, done = names(files, chosen.out, chosen.samples), {}
     with bar("steps") as progress:
         for number, images in enlarge_each(

@@ -41,11 +41,9 @@ class Label(Condition):
 
     @property
     def open(self) -> str | None:
-        return (
-            None
-            if self.names
-            else "label needs the names of its classes: label:cat,dog (in training those of the data)"
-        )
+        if self.names:
+            return None
+        return "label needs the names of its classes: label:cat,dog (in training those of the data)"
 
     def settled(self, data: ImageData) -> Label:
         return self if self.names else replace(self, names=class_names(data))
