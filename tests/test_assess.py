@@ -76,12 +76,14 @@ def rows_of(table):
 def test_report_of_super_resolution(capsys):
     options = ["--images", "6", "--several", "3", "--samples", "2", "--temperatures", "1.0", "0.7"]
     assert main(["report", "sr", *options, "--chain", "low", "high"]) == 0
-    likelihood, once, several, near, chain = read_tables("sr")
+    likelihood, gap, once, several, near, chain = read_tables("sr")
     model, test = checkpoint.load("sr"), load_data("pets.npz", "test", shape=(3, 12, 12)).some(6).images
     assert rows_of(likelihood)["bits/dim given the box means"][0] == f"{bits_per_dim(model, test):.4f}"
     held = bits_per_dim(model, test, consistent=True)
     assert rows_of(likelihood)["bits/dim of the consistent model"][0] == f"{held:.4f}"
     assert float(rows_of(likelihood)["gained by consistency"][0]) > 0
+    assert "6 images that it drew" in gap.caption
+    assert rows_of(gap)["all rows"][0] == f"{bits_per_dim(model, test):.3f}"
     figures = rows_of(once)
     assert list(figures) == [
         "nearest", "bicubic", "L2 regression", "sample at 1.0", "sample at 0.7", "sample, consistent",
@@ -94,7 +96,7 @@ def test_report_of_super_resolution(capsys):
     assert "mean of 2 samples at 0.7" in rows_of(several) and "3 test images" in several.caption
     assert len(near.rows) == 4 and "chain rule" in chain.caption
     page = (Path("sr") / "report.html").read_text()
-    assert page.count("<table>") == 5 and "gained by consistency" in page
+    assert page.count("<table>") == 6 and "gained by consistency" in page
     assert {p.stem for p in Path("sr/pictures").glob("*.png")} == {"enlargements", "nearest-training-images"}
     printed = capsys.readouterr()
     assert "| sample, consistent |" in printed.out and "report.html" in printed.out and "temperature 0.7" in printed.err
@@ -121,15 +123,17 @@ def test_report_and_evaluation_of_classes(capsys):
     model, test = checkpoint.load("pets"), load_data("pets.npz", "test", shape=(3, 12, 12))
     some = test.some(7)
     right = (classify(model, some.images) == some.labels).mean()
-    (table,) = read_tables("pets")
+    table, gap = read_tables("pets")
     assert rows_of(table)["Bayes classifier, accuracy on 7, %"][0] == f"{100 * right:.1f}"
     label = torch.from_numpy(some.labels)
     assert rows_of(table)["bits/dim given the class"][0] == f"{bits_per_dim(model, some.images, label=label):.4f}"
+    assert rows_of(gap)["all rows"][0] == f"{bits_per_dim(model, some.images, label=label):.3f}"
     assert (Path("pets/pictures") / "classes.png").exists()
     capsys.readouterr()
     assert main(["evaluate", "pets", "--limit", "7", "--classify", "4", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert figures["classified"] == 4
+    assert (figures["classified"], figures["samples"]) == (4, 7)
+    assert figures["entropy_gap"] == pytest.approx(figures["bits_per_dim_of_samples"] - figures["bits_per_dim"])
     some = some.some(4)
     assert figures["accuracy"] == (classify(model, some.images) == some.labels).mean()
     assert main(["evaluate", "pets", "--limit", "7"]) == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from image_transformer.likelihoods import Name
-from image_transformer.likelihoods.base import MIN_LOG_SCALE, NUM_VALUES, draw_in_turn, invert_cdf, make_likelihood
+from image_transformer.likelihoods.base import NUM_VALUES, draw_in_turn, invert_cdf, make_likelihood
 from image_transformer.likelihoods.categorical import Categorical
 from image_transformer.likelihoods.chained import ChainedCategorical
 from image_transformer.likelihoods.dmol import DiscretizedLogisticMixture
@@ -148,11 +148,23 @@ def test_gradients_are_finite_at_extremes_in_float32(extreme):
 def test_far_values_keep_their_gradient():
     """Where the two CDFs round to the same number, the mean must still be pulled towards the value."""
     likelihood = DiscretizedLogisticMixture(1, channels=1)
-    params = torch.tensor([[0.0, -1.0, MIN_LOG_SCALE]], requires_grad=True)
+    params = torch.tensor([[0.0, -1.0, likelihood.min_log_scale]], requires_grad=True)
     log_prob = likelihood.log_prob(params, torch.tensor([[250]], dtype=torch.uint8)).sum()
     (gradient,) = torch.autograd.grad(log_prob, params)
     assert log_prob < -1000
     assert gradient[0, 1] > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "smallest", "bits"), [("dmol", -7.0, 0.0391), ("dmol", -8.0, 2.4e-5), ("chained", -9.0, 0)]
+)
+def test_what_a_certain_value_costs_follows_from_the_smallest_scale(name, smallest, bits):
+    likelihood = make_likelihood(name, channels=1, width=2, components=1, min_log_scale=smallest)
+    params = torch.zeros(1, likelihood.num_params)
+    params[:, -1] = -100  # the log-scale, below any bound
+    params = params + likelihood.mean_params(torch.tensor([[100 / 127.5 - 1]]))
+    log_prob = likelihood.log_prob(params, torch.tensor([[100]], dtype=torch.uint8))
+    assert -log_prob.item() / math.log(2) == pytest.approx(bits, rel=0.01, abs=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -18,11 +18,11 @@ import image_transformer as it
 
 PACKAGE = Path(it.__file__).parent
 ORDER = (
-    "files", "words", "geometry", "data", "conditions", "likelihoods", "config", "show", "networks", "model",
-    "checkpoint", "inference", "measures", "training", "recipes", "api", "cli", "__main__",
+    "files", "words", "released", "geometry", "data", "conditions", "likelihoods", "config", "show", "networks",
+    "model", "checkpoint", "inference", "measures", "training", "recipes", "api", "cli", "__main__",
 )  # fmt: skip
 # A protocol and the names that a room offers may be seen from below it.
-TORCH_FREE = ("files", "words", "geometry", "data", "conditions", "config", "show", "recipes", "cli")
+TORCH_FREE = ("files", "words", "released", "geometry", "data", "conditions", "config", "show", "recipes", "cli")
 
 
 def modules():

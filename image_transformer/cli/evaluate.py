@@ -36,6 +36,8 @@ class Evaluate:
     enlarge: int = 0
     """Super-resolution: enlarge so many of the images and measure how well, as report does (trains a regression network
     to compare with)."""
+    gap: int = 100
+    """Draw so many images and compare what they cost the model with what photographs do: the entropy gap."""
     per_image: Path | None = None
     """Write bits/dim of each image to this CSV file."""
     picture: Path | None = None
@@ -46,7 +48,7 @@ def run(args: list[str]) -> None:
     path, rest = model_argument("evaluate", args)
     chosen = parse(Evaluate, "evaluate MODEL", rest)
     at_least(1, batch=chosen.batch, limit=chosen.limit)
-    at_least(0, classify=chosen.classify, enlarge=chosen.enlarge)
+    at_least(0, classify=chosen.classify, enlarge=chosen.enlarge, gap=chosen.gap)
 
     from image_transformer.cli.trained import load_trained
     from image_transformer.config.measuring import Plan
@@ -55,6 +57,7 @@ def run(args: list[str]) -> None:
     from image_transformer.inference.enlarging import enlarges
     from image_transformer.inference.scoring import bits, chosen_from, classify, evaluate
     from image_transformer.measures.enlargements import enlargements
+    from image_transformer.measures.gap import entropy_gap
     from image_transformer.show.charts import bits_map
     from image_transformer.show.grids import save_png
     from image_transformer.show.progress import bar
@@ -103,6 +106,17 @@ def run(args: list[str]) -> None:
         figures |= {"accuracy": accuracy, "classified": len(right)}
         own_one = f"their own {condition.noun.removeprefix('the ')}"
         said.append(f"{100 * accuracy:.1f} % of {len(right)} images are likeliest under {own_one}")
+    if chosen.gap:
+        with bar("steps") as progress:
+            costs = result.per_image[:, None]
+            gap = entropy_gap(model, data.some(chosen.gap), photographs=costs, progress=progress)
+        photographs, samples, difference, error = gap.of_rows()
+        figures |= {"entropy_gap": difference, "entropy_gap_error": error if len(gap.samples) > 1 else None}
+        figures |= {"bits_per_dim_of_samples": samples, "samples": len(gap.samples)}
+        said.append(
+            f"{difference:+.3f} ± {error:.3f} bits/dim entropy gap: {len(gap.samples):,} samples cost {samples:.3f}, "
+            f"{len(gap.photographs):,} photographs {photographs:.3f}"
+        )
     if chosen.enlarge:
         plan = Plan(chosen.enlarge, min(chosen.enlarge, Plan.several))
         tables = enlargements(model, trained.data("train"), data, plan, say).tables

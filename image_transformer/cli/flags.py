@@ -106,7 +106,9 @@ def told(chosen: Any, model: ModelConfig, *, needed: bool) -> dict[str, Any]:
 def model_argument(verb: str, args: list[str]) -> tuple[Path, list[str]]:
     """The model that a verb is about, its first argument, and the others."""
     if not args:
-        raise UsageError(f"{verb} needs a model: image-transformer {verb} MODEL, a run folder or a checkpoint")
+        raise UsageError(
+            f"{verb} needs a model: a run folder, a checkpoint, or a name that image-transformer models lists"
+        )
     if args[0] in ("-h", "--help"):
         return Path(), args
     if args[0].startswith("-"):

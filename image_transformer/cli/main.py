@@ -13,12 +13,13 @@ from image_transformer import __version__
 from image_transformer.cli import UsageError
 from image_transformer.words import did_you_mean
 
-VERBS = ("demo", "recipes", "train", "evaluate", "report", "sample", "complete", "superres")
+VERBS = ("demo", "models", "recipes", "train", "evaluate", "report", "sample", "complete", "superres", "export")
 USAGE = """usage: image-transformer VERB ...
 
 Autoregressive image models with exact likelihoods.
 
   demo                     train, measure and sample a small model in a few minutes
+  models                   list the released models, which need no training
   recipes                  list what can be trained
   train RECIPE             train a model (RECIPE may also be the config.yaml of a run)
   evaluate MODEL           exact bits/dim on held-out images
@@ -26,8 +27,10 @@ Autoregressive image models with exact likelihoods.
   sample MODEL             a picture of new images
   complete MODEL [IMAGE..] complete images of which a part is given
   superres MODEL IMAGE...  enlarge images of any size, in several ways
+  export MODEL             the model alone, in 16 bits, to pass on
 
-MODEL is a run folder or a checkpoint in it. image-transformer VERB --help shows the flags of a verb.
+MODEL is a run folder, a checkpoint in it, or the name of a released model.
+image-transformer VERB --help shows the flags of a verb.
 """
 
 

@@ -12,17 +12,23 @@ from image_transformer.config.data import DataConfig
 from image_transformer.config.model import FAMILIES, ModelConfig
 from image_transformer.config.run import RunConfig, load_config
 from image_transformer.config.train import TrainConfig
-from image_transformer.recipes import recipe
+from image_transformer.recipes import recipe, starting_from
 from image_transformer.words import did_you_mean
 
-ALIASES = {"--data": "--data.source", "--size": "--data.size", "--skip-bad": "--data.skip-bad"}
+ALIASES = {
+    "--init": "--train.init",
+    "--data": "--data.source",
+    "--size": "--data.size",
+    "--skip-bad": "--data.skip-bad",
+}
 
 
 @dataclass(frozen=True)
 class Train:
     """Train a model into a run folder: checkpoints, metrics, sample pictures and a report.
 
-    --data, --size and --skip-bad, as the other verbs have them, stand for --data.source, --data.size, --data.skip-bad.
+    --init MODEL starts from the weights of a trained model, and takes over its network. It stands for --train.init;
+    --data, --size and --skip-bad, as the other verbs have them, for --data.source, --data.size, --data.skip-bad.
     --model.family modern or paper puts another family of networks in the place of the recipe's.
     """
 
@@ -45,6 +51,7 @@ def run(args: list[str]) -> None:
     base = load_config(Path(name)) if name.endswith((".yaml", ".yml")) else _find(name)
     parts = (word.partition("=") for word in rest)
     rest = [ALIASES.get(flag, flag) + equals + value for flag, equals, value in parts]
+    base = starting_from(base, _value_of("--train.init", rest))
     chosen = _parse(name, rest, base)
     out = chosen.out or Path("runs") / base.recipe
     if chosen.resume and (out / "config.yaml").exists():  # the run's own values, not the recipe's, are the defaults
@@ -74,12 +81,22 @@ def _find(name: str) -> RunConfig:
 def _parse(name: str, args: list[str], config: RunConfig) -> Any:
     """The verb with the fields of `config` as defaults. --model.family comes first: the other flags are its fields."""
     model, rest = config.model, list(args)
-    for i, word in enumerate(args):
-        flag, equals, value = word.partition("=")
-        if flag == "--model.family" and (equals or i + 1 < len(args)):
-            model = of_family(model, value if equals else args[i + 1])
-            rest[i : i + (1 if equals else 2)] = []
+    family = _value_of("--model.family", rest, remove=True)
+    if family is not None:
+        model = of_family(model, family)
     return parse(Train, f"train {name}", rest, Train(model, config.data, config.train))
+
+
+def _value_of(flag: str, args: list[str], remove: bool = False) -> str | None:
+    """The value that the words of a command line give to a flag that has to be known before the others."""
+    for i, word in enumerate(args):
+        name, equals, value = word.partition("=")
+        if name == flag and (equals or i + 1 < len(args)):
+            found = value if equals else args[i + 1]
+            if remove:
+                args[i : i + (1 if equals else 2)] = []
+            return found
+    return None
 
 
 def of_family(model: ModelConfig, family: str) -> ModelConfig:

@@ -38,6 +38,8 @@ class TrainConfig:
     """Largest gradient norm; none if not given."""
     ema: float | None = None
     """Decay per update of a moving average of the weights, which is then what is evaluated and saved for use."""
+    init: str | None = None
+    """Start from the weights of this model, a released one or a run folder, instead of from noise."""
     closed_form_start: bool = False
     """Start the modern family from ridge regression on the neighbours, before the first update."""
     bf16: Literal["auto", "on", "off"] = "auto"

@@ -11,7 +11,6 @@ from torch import Tensor
 from image_transformer.likelihoods import Name
 
 NUM_VALUES = 256
-MIN_LOG_SCALE = -7.0  # as PixelCNN++: a logistic much narrower than a bin, 2 / 255
 
 
 class Likelihood(Protocol):
@@ -76,12 +75,14 @@ class Likelihood(Protocol):
         """
 
 
-def make_likelihood(name: Name, *, channels: int, width: int, components: int) -> Likelihood:
+def make_likelihood(
+    name: Name, *, channels: int, width: int, components: int = 10, min_log_scale: float = -7.0
+) -> Likelihood:
     """The likelihood of that name, by `make` of the file of that name.
 
-    width: of the network. components: of a mixture; others have none.
+    width: of the network. components: of a mixture; others have none. min_log_scale: of a logistic, on [-1, 1].
     """
-    return import_module(f"image_transformer.likelihoods.{name}").make(channels, width, components)
+    return import_module(f"image_transformer.likelihoods.{name}").make(channels, width, components, min_log_scale)
 
 
 class ByTable:

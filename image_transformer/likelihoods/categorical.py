@@ -31,5 +31,5 @@ class Categorical(ByTable):
         return log_softmax(at_least_float32(params) / temperature, -1)
 
 
-def make(channels: int, width: int, components: int) -> Likelihood:
+def make(channels: int, width: int, components: int, min_log_scale: float) -> Likelihood:
     return Categorical()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid, pad, silu
 
-from image_transformer.likelihoods.base import MIN_LOG_SCALE, NUM_VALUES, ByTable, Likelihood, at_least_float32, to_unit
+from image_transformer.likelihoods.base import NUM_VALUES, ByTable, Likelihood, at_least_float32, to_unit
 
 
 class ChainedCategorical(ByTable, nn.Module):
@@ -25,9 +25,9 @@ class ChainedCategorical(ByTable, nn.Module):
     sub_pixels: ClassVar[bool] = False
     has_means: ClassVar[bool] = True
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, min_log_scale: float = -7.0) -> None:
         super().__init__()
-        self.channels, self.hidden = channels, hidden
+        self.channels, self.hidden, self.min_log_scale = channels, hidden, min_log_scale
         self.output = nn.Parameter(torch.zeros(channels, NUM_VALUES, hidden))
         smooth = torch.cos(torch.outer(torch.arange(NUM_VALUES) / (NUM_VALUES - 1), torch.arange(1, 9)) * math.pi)
         pairs = channels * (channels - 1) // 2
@@ -62,7 +62,7 @@ class ChainedCategorical(ByTable, nn.Module):
         with torch.no_grad():
             self.coupling.copy_(coupling)
         scales = (x - means - x @ coupling.T).abs().mean(0) / (2 * math.log(2))  # E|x| of a logistic is 2 s log 2
-        return pad(scales.log().clamp(min=MIN_LOG_SCALE), (self.channels * (self.hidden + 1), 0))
+        return pad(scales.log().clamp(min=self.min_log_scale), (self.channels * (self.hidden + 1), 0))
 
     def _logits(self, params: Tensor, given: Tensor) -> Tensor:
         """Logits `(..., 256)` of the channel that follows the `given` ones `(..., i)`."""
@@ -74,10 +74,10 @@ class ChainedCategorical(ByTable, nn.Module):
             state = state + self.given[i * (i - 1) // 2 + j].to(state.dtype)[given[..., j].long()]
             mean = mean + self.coupling[i, j] * to_unit(given[..., j, None], mean.dtype)
         x = to_unit(torch.arange(NUM_VALUES, device=params.device), mean.dtype)
-        z = (x - mean) * torch.exp(-log_scales[..., i, None].clamp(min=MIN_LOG_SCALE))
+        z = (x - mean) * torch.exp(-log_scales[..., i, None].clamp(min=self.min_log_scale))
         log_density = logsigmoid(z) + logsigmoid(-z)  # of a logistic
         return log_density + silu(state) @ self.output[i].T.to(state.dtype)
 
 
-def make(channels: int, width: int, components: int) -> Likelihood:
-    return ChainedCategorical(channels, hidden=max(1, width // 2))
+def make(channels: int, width: int, components: int, min_log_scale: float) -> Likelihood:
+    return ChainedCategorical(channels, max(1, width // 2), min_log_scale)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid, pad
 
 from image_transformer.likelihoods.base import (
-    MIN_LOG_SCALE,
     NUM_VALUES,
     Likelihood,
     at_least_float32,
@@ -35,6 +34,7 @@ class DiscretizedLogisticMixture:
 
     components: int = 10
     channels: int = 3
+    min_log_scale: float = -7.0  # as PixelCNN++: a logistic much narrower than a bin, 2 / 255
     name: ClassVar[str] = "dmol"
     sub_pixels: ClassVar[bool] = False
     has_means: ClassVar[bool] = True
@@ -160,7 +160,7 @@ class DiscretizedLogisticMixture:
         _, _, log_scales, coefficients = self.split(params)  # views
         missed = (x - means - x @ coupling.T).abs()
         spread = missed.quantile(torch.linspace(0.1, 0.95, k, dtype=x.dtype), 0).T
-        log_scales.copy_(spread.log().clamp(min=MIN_LOG_SCALE))  # what is predicted without fail has no logarithm
+        log_scales.copy_(spread.log().clamp(min=self.min_log_scale))  # what is predicted without fail has no logarithm
         if channels > 1:
             coefficients.copy_(coupling[tuple(torch.tril_indices(channels, channels, -1))][:, None].atanh())
         params[:k] = self._fit_weights(params + self.mean_params(means), ((x + 1) * 127.5).round().to(torch.uint8))
@@ -183,17 +183,17 @@ class DiscretizedLogisticMixture:
         x = to_unit(values, means.dtype)
         means = means + _coupling(coefficients, x, self.channels)
         values = values[..., None]
-        return _log_mass(values, values, means, log_scales.clamp(min=MIN_LOG_SCALE)).cumsum(-2)
+        return _log_mass(values, values, means, log_scales.clamp(min=self.min_log_scale)).cumsum(-2)
 
     def _tempered(self, mixture: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log-weights, means, log-scales and coefficients, as `split`, of the sharper or flatter mixture."""
         logits, means, log_scales, coefficients = self.split(mixture)
-        log_scales = log_scales.clamp(min=MIN_LOG_SCALE) + math.log(temperature)
+        log_scales = log_scales.clamp(min=self.min_log_scale) + math.log(temperature)
         return log_softmax(logits / temperature, -1), means, log_scales, coefficients
 
 
-def make(channels: int, width: int, components: int) -> Likelihood:
-    return DiscretizedLogisticMixture(components, channels)
+def make(channels: int, width: int, components: int, min_log_scale: float) -> Likelihood:
+    return DiscretizedLogisticMixture(components, channels, min_log_scale)
 
 
 def _coupling(coefficients: Tensor, x: Tensor, channels: int) -> Tensor:

@@ -12,12 +12,14 @@ from image_transformer.inference.sampling import generate_each
 from image_transformer.inference.scoring import chosen_from, classify, evaluate
 from image_transformer.measures.enlargements import SHOWN, enlargements
 from image_transformer.measures.found import Assessment, Say, mean_and_error
+from image_transformer.measures.gap import entropy_gap, overconfidence
 from image_transformer.model import ImageModel
 from image_transformer.show import grids
 from image_transformer.show.progress import bar
 from image_transformer.show.records import Table
 
 BAYES = 500  # images that the Bayes classifier is tried on: it scores each under every class
+CALIBRATED = 64  # images whose conditionals are compared with what came
 ROWS = 10  # choices of a condition in a picture
 
 
@@ -35,7 +37,13 @@ def assess(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say
             right = classify(model, tried.images, progress=progress, **given) == given[chosen.name].numpy()
         accuracy, error = mean_and_error(100 * right, 1)
         rows.append([f"Bayes classifier, accuracy on {len(tried)}, %", accuracy, error])
+    few = test.some(min(len(some), CALIBRATED))
+    say(f"how wide the conditionals are on {len(few)} of them")
+    rows.append([f"surprise minus expected surprise on {len(few)}", *mean_and_error(overconfidence(model, few))])
     found.tables.append(Table(f"{len(some):,} images of the {test.split} split", ["", "figure", "±"], rows))
+    say(f"the bits of {len(some):,} images that the model draws")
+    with bar("steps") as progress:
+        found.tables.append(entropy_gap(model, some, seed=plan.seed, progress=progress).table())
     if enlarges(model):
         found.add(enlargements(model, train, test, plan, say))
     elif chosen is not None and len(model.config.conditions) == 1:

@@ -65,6 +65,14 @@ class Network(nn.Module):
         outputs = (getattr(m, "out_features", getattr(m, "out_channels", 0)) for m in self.modules())
         return 4 * self.layout.num_positions * sum(outputs)
 
+    def take_over(self, name: str, old: Tensor, new: Tensor) -> tuple[Tensor, str] | None:
+        """Make the tensor `old`, called `name`, of such a network for other images or conditions one of this.
+
+        Its shape is that of `new`, which this network has there now. With it comes what was done, as in "is stretched".
+        None if it cannot be done.
+        """
+        return None
+
     def closed_form_start(self, image: Tensor, given: Given) -> None:
         """Fit what needs no gradient to training images, uint8 (b, c, h, w), and their conditions."""
 

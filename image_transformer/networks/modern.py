@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import interpolate, rms_norm, silu
 
 from image_transformer.conditions.base import Condition, Given
 from image_transformer.conditions.label import Label
@@ -95,6 +95,16 @@ class ModernTransformer(LocalTransformer):
         with torch.autocast(x.device.type, enabled=False):  # a mean in bfloat16 would be off by half a level
             params = self.head(_norm(x.to(features.dtype)))
             return params if self.skip is None else params + self.skip(features, at)
+
+    def take_over(self, name: str, old: Tensor, new: Tensor) -> tuple[Tensor, str] | None:
+        if name in ("rows.weight", "columns.weight"):  # the ends on the ends
+            stretched = interpolate(old.T[None], size=len(new), mode="linear", align_corners=True)[0].T
+            return stretched, f"is stretched from {len(old)} to {len(new)}"
+        if name == "stem.weight" and len(old) == len(new):  # the neighbours come first
+            common = min(old.shape[1], new.shape[1])
+            filled = torch.cat([old[:, :common], torch.zeros_like(new[:, common:])], 1)
+            return filled, f"is taken over for {common} of {new.shape[1]} inputs"
+        return (new, "starts anew") if name.startswith("skip.") else None
 
     @torch.no_grad()
     def closed_form_start(self, image: Tensor, given: Given) -> None:

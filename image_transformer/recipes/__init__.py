@@ -52,14 +52,15 @@ def recipe(
 ) -> RunConfig:  # fmt: skip
     """The recipe called `name`, with other fields of its model, data and training if wanted.
 
-    ValueError offers the nearest name, or says what is wrong with a field.
+    With train={"init": ...} it has the network of that model, to start from its weights. ValueError offers the nearest
+    name, or says what is wrong with a field.
 
     >>> it.recipe("tiny", model={"depth": 6}, train={"images": 600}).model.depth
     6
     """
     for one, its_name in zip(RECIPES, recipe_names(), strict=True):
         if name == its_name:
-            config = one()
+            config = starting_from(one(), (train or {}).get("init"))
             return replace(
                 config,
                 model=_changed(config.model, "model", model or {}),
@@ -67,6 +68,20 @@ def recipe(
                 train=_changed(config.train, "train", train or {}),
             )
     raise ValueError(f"unknown recipe {name!r}; {did_you_mean(name, recipe_names())}")
+
+
+def starting_from(config: RunConfig, init: str | None) -> RunConfig:
+    """The run with the network of the model `init`, to start from its weights; shape and conditions stay the run's.
+
+    CheckpointError (a ValueError) if there is no such model.
+    """
+    if init is None:
+        return config
+    from image_transformer.checkpoint import find, read_config
+
+    model = read_config(find(init)).model
+    model = replace(model, shape=config.model.shape, conditions=config.model.conditions)
+    return replace(config, model=model, train=replace(config.train, init=init))
 
 
 def _changed(part: Any, where: str, changes: Mapping[str, Any]) -> Any:

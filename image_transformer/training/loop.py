@@ -31,7 +31,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, show_prog
 
     With `resume` the run in `out` goes on from its newest checkpoint that is whole; damaged ones are named on stderr.
     Raises TrainingError if the loss stops being finite, CheckpointError or DataError for a folder or data that do not
-    fit, Interrupted (a KeyboardInterrupt) after Ctrl-C, when the run has been saved.
+    fit, Interrupted (a KeyboardInterrupt) after Ctrl-C, when the run has been saved. What of the model `train.init`
+    could not be taken over as it was is said on stderr.
 
     >>> best = it.train(config, "runs/new", show_progress=False)        # config = it.recipe("tiny"), for example
     >>> it.load(best).config == config.model
@@ -42,6 +43,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, show_prog
     _check_folder(config, out, resume)
     newest = go_back_to_whole(out)
     run = Run(config, out, fresh=newest is None)
+    for line in run.carried:
+        print(f"from {config.train.init}: {line}", file=sys.stderr)
     if newest is not None:
         run.restore(newest)
     out.mkdir(parents=True, exist_ok=True)

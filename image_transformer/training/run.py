@@ -20,6 +20,7 @@ from image_transformer.data.images import ImageData
 from image_transformer.data.loading import load_data
 from image_transformer.model import ImageModel
 from image_transformer.training.batches import Batches, random_seed
+from image_transformer.training.carry import carry_over
 from image_transformer.training.errors import TrainingError
 from image_transformer.training.log import MetricsLog
 from image_transformer.training.update import Learner, Pass, Reading
@@ -41,6 +42,9 @@ class Run:
         if fresh and config.train.closed_form_start:
             some = self.data.some(max(1, START_PIXELS // (config.model.shape[1] * config.model.shape[2])))
             model.network.closed_form_start(torch.from_numpy(some.images.copy()), model.of(some))
+        self.carried: list[str] = []  # what of the weights of another model had to be changed
+        if fresh and config.train.init:
+            self.carried = carry_over(checkpoint.load(config.train.init, "cpu"), model)
         self.learner = Learner(model.to(default_device()), config.train)
         self.state = State()
         self.log = MetricsLog(out, config.train.tensorboard)
@@ -158,6 +162,8 @@ class Run:
             skipped=self.data.skipped,
             flips=self.config.data.flips,
             orientations=self.config.data.orientations,
+            init=self.config.train.init,
+            carried=self.carried,
         )
 
 

@@ -1,0 +1,48 @@
+"""Starting from a trained model: what of its weights another one takes over."""
+
+from __future__ import annotations
+
+import torch
+
+from image_transformer.checkpoint import CheckpointError
+from image_transformer.model import ImageModel
+
+
+@torch.no_grad()
+def carry_over(source: ImageModel, model: ImageModel) -> list[str]:
+    """Copy the weights of `source` into `model` as far as they fit; returns, in words, what was done to the others.
+
+    The vectors of a condition's choices go by their names, new ones get the mean of the old. What else fits another
+    shape or other conditions, and how, is for the network to say (`Network.take_over`). CheckpointError if the networks
+    themselves differ.
+    """
+    found, state, said = source.state_dict(), model.state_dict(), []
+    for name, new in state.items():
+        old = found.get(name)
+        if old is None:
+            said.append(f"{name} is new")
+            continue
+        choices = [_choices(name, one) for one in (source, model)]
+        if choices[0] != choices[1] and all(choices):
+            places = [choices[0].index(one) if one in choices[0] else None for one in choices[1]]
+            new.copy_(torch.stack([old.mean(0) if place is None else old[place] for place in places]))
+            known = [one for one in choices[1] if one in choices[0]]
+            said.append(f"{name} is taken over for {', '.join(known) or 'none'}, the mean of all for the others")
+        elif old.shape == new.shape:
+            new.copy_(old)
+        else:
+            took = model.network.take_over(name.removeprefix("network."), old, new)
+            if took is None:
+                raise CheckpointError(
+                    f"cannot start from a model of another network: its {name} is {tuple(old.shape)}, here "
+                    f"{tuple(new.shape)}"
+                )
+            new.copy_(took[0])
+            said.append(f"{name} {took[1]}")
+    return said + [f"{name} is left out" for name in found if name not in state]
+
+
+def _choices(name: str, model: ImageModel) -> tuple[str, ...]:
+    """The choices of the condition whose vectors are the tensor `name`."""
+    told = [one for one in model.config.conditions if name == f"network.vectors.{one.name}.weight"]
+    return told[0].choices if told else ()

@@ -1,0 +1,111 @@
+"""Starting from a trained model: what fits is taken over, what does not is said, and nothing else changes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model, random_images, shrunken
+
+from image_transformer import checkpoint
+from image_transformer.checkpoint import CheckpointError
+from image_transformer.cli.main import main
+from image_transformer.conditions.label import Label
+from image_transformer.geometry.order import Wavefront
+from image_transformer.geometry.patterns import Local1D
+from image_transformer.recipes import recipe
+from image_transformer.training.carry import carry_over
+from image_transformer.training.loop import train
+
+SCHEME = (Wavefront(1), (Local1D(4, 4), Local1D(6, 3)))
+
+
+def fresh(shape=(3, 4, 4), **fields):
+    model = make_model(SCHEME, shape, **fields)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=7)
+    return model
+
+
+@pytest.mark.parametrize("fields", [{}, {"classes": ("a", "b")}, {"factor": 2}], ids=["plain", "label", "low"])
+def test_the_same_model_is_taken_over_whole(fields):
+    source, model = make_model(SCHEME, (3, 4, 4), **fields), fresh(**fields)
+    assert carry_over(source, model) == []
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_other_sizes_stretch_the_tables_of_places_and_nothing_else():
+    source, model = make_model(SCHEME, (3, 4, 4)), fresh((3, 7, 4))
+    said = carry_over(source, model)
+    assert said == ["network.rows.weight is stretched from 4 to 7"]
+    old, new = (one.network.rows.weight for one in (source, model))
+    torch.testing.assert_close(new[::2], old)  # 0, 2, 4, 6 of 7 lie on 0, 1, 2, 3 of 4
+    torch.testing.assert_close(new[1], (old[0] + old[1]) / 2)
+
+
+def test_classes_go_by_their_names():
+    source, model = make_model(SCHEME, classes=("cat", "dog", "ship")), fresh((3, 5, 4), classes=("dog", "owl"))
+    (said,) = carry_over(source, model)
+    assert "taken over for dog" in said
+    old, new = (one.network.vectors["label"].weight for one in (source, model))
+    torch.testing.assert_close(new, torch.stack([old[1], old.mean(0)]))
+
+
+def test_a_model_that_forgets_the_class_keeps_the_rest_and_one_that_is_told_more_starts_from_it():
+    by_class, plain = make_model(SCHEME, classes=("a", "b")), make_model(SCHEME)
+    assert carry_over(by_class, plain) == ["network.vectors.label.weight is left out"]
+    images = random_images(2, (3, 5, 4))
+    before = plain.log_prob(images)
+    told = make_model(SCHEME, classes=("a", "b"))
+    assert carry_over(plain, told) == ["network.vectors.label.weight is new"]
+    torch.nn.init.zeros_(told.network.vectors["label"].weight)
+    torch.testing.assert_close(told.log_prob(images, label="a"), before)
+
+
+def test_inputs_of_a_new_condition_start_at_zero():
+    source, model = make_model(SCHEME, (3, 4, 4)), fresh(factor=2)
+    said = carry_over(source, model)
+    old, new = (one.network.stem.weight for one in (source, model))
+    assert torch.equal(new[:, : old.shape[1]], old)
+    assert (new[:, old.shape[1] :] == 0).all()
+    assert f"network.stem.weight is taken over for {old.shape[1]} of {new.shape[1]} inputs" in said
+    assert "network.skip.bias starts anew" in said
+    assert any("encoders.low" in line and line.endswith("is new") for line in said)
+
+
+def test_another_network_is_refused_by_the_first_weight_that_does_not_fit():
+    with pytest.raises(CheckpointError, match=r"another network: its network\.\S+ is \(\d+.*, here \("):
+        carry_over(make_model(SCHEME, width=16, heads=4), make_model(SCHEME))
+
+
+@pytest.fixture
+def trained(images_file, tmp_path):
+    config = shrunken(recipe("tiny", data={"source": str(images_file)}))
+    train(config, tmp_path / "first", show_progress=False)
+    return tmp_path / "first"
+
+
+def test_a_run_starts_from_a_model_and_says_what_it_could_not_take_over(trained, tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    np.save(tmp_path / "others.npy", rng.integers(0, 256, (40, 3, 8, 7)).astype(np.uint8))
+    out = tmp_path / "second"
+    words = f"train small --init {trained} --data {tmp_path / 'others.npy'} --out {out} --model.shape 3 8 7"
+    assert main([*words.split(), "--train.images", "4", "--train.lr", "1e-9", "--train.muon-lr", "1e-9"]) == 0
+    error = capsys.readouterr().err
+    assert f"from {trained}: network.rows.weight is stretched from 6 to 8" in error
+    old, new = checkpoint.load(trained), checkpoint.load(out)
+    assert replace(new.config, shape=old.config.shape) == old.config  # the network of the model, not of the recipe
+    torch.testing.assert_close(new.network.head.weight, old.network.head.weight, atol=1e-6, rtol=0)
+
+
+def test_starting_from_a_model_that_is_not_there_is_one_line(capsys):
+    assert main(["train", "tiny", "--init", "nowhere"]) == 1
+    assert "no model at nowhere" in capsys.readouterr().err
+
+
+def test_a_recipe_with_init_has_the_network_of_that_model_and_its_own_conditions(trained):
+    config = recipe("small-class", train={"init": str(trained)})
+    assert config.model.width == 16
+    assert config.model.conditions == (Label(),)
+    assert config.train.init == str(trained)
