@@ -110,8 +110,8 @@ def test_a_new_condition_is_trained_evaluated_sampled_and_reported_by_the_comman
     assert main(["complete", "runs/tiny", "--count", "2", "--samples", "1"]) == 0
     assert main(["report", "runs/tiny", "--images", "8"]) == 0
     assert "bits/dim given the brightness" in capsys.readouterr().out
-    assert main(["evaluate", "runs/tiny", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["accuracy"] == 1
+    assert main(["evaluate", "runs/tiny", "--split", "all", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] > 0.8
     assert main(["sample", "runs/tiny", "--label", "cat"]) != 0
     assert "--label: this model is not class-conditional" in capsys.readouterr().err
     assert len(list(Path("runs/tiny/samples").glob("*.png"))) == 1

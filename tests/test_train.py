@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import make_model, random_images
 from safetensors.torch import save_file
+from torch import nn
 
 from image_transformer import checkpoint
 from image_transformer.checkpoint import CheckpointError
@@ -30,7 +31,7 @@ from image_transformer.show.records import read_metrics
 from image_transformer.training.batches import random_seed
 from image_transformer.training.errors import Interrupted, TrainingError
 from image_transformer.training.loop import train
-from image_transformer.training.optim import make_optimizers, vaswani, warmup_constant_decay
+from image_transformer.training.optim import Muon, make_optimizers, orthogonal, vaswani, warmup_constant_decay
 from image_transformer.training.run import Run
 
 
@@ -412,6 +413,31 @@ def test_every_parameter_is_optimised_once(optimizer):
     optimizers = make_optimizers(model, TrainConfig(optimizer=optimizer))
     chosen = [id(p) for o in optimizers for group in o.param_groups for p in group["params"]]
     assert sorted(chosen) == sorted(id(p) for p in model.parameters())
+
+
+def test_muon_is_that_of_torch():
+    """Three steps on matrices of two shapes, tall and wide; torch multiplies in bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((12, 4), (12, 4), (4, 9))
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    ours, theirs = ([nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    one, other = Muon(ours, 0.1, 0.3, torch.bfloat16), torch.optim.Muon(theirs, lr=0.1, weight_decay=0.3)
+    for _ in range(3):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = q.grad = torch.randn(p.shape, generator=generator)
+        one.step()
+        other.step()
+    for p, q, before in zip(ours, theirs, start, strict=True):
+        assert (p - before).abs().max() > 0.1
+        torch.testing.assert_close(p, q, atol=0.01, rtol=0)
+
+
+def test_orthogonal_draws_singular_values_to_one_and_keeps_the_directions():
+    x = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u, _, v = torch.linalg.svd(x, full_matrices=False)
+    values = torch.diagonal(u.mT @ orthogonal(x) @ v.mT, dim1=1, dim2=2)
+    assert ((values > 0.5) & (values < 1.5)).all()
+    torch.testing.assert_close(orthogonal(x.mT), orthogonal(x).mT)
 
 
 def test_seeds_differ_by_purpose_and_number():

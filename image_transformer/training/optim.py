@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import nn
-from torch.optim import Adam, AdamW, Muon, Optimizer
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
 
 from image_transformer.config.train import TrainConfig
 
 
-def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
-    """One optimizer, or two: Muon for the matrices inside the blocks and AdamW for all else."""
+def make_optimizers(model: nn.Module, config: TrainConfig, bf16: bool = False) -> list[Optimizer]:
+    """One optimizer, or two: Muon for the matrices inside the blocks and AdamW for all else.
+
+    bf16: whether the device is fast at it.
+    """
     parameters = list(model.parameters())
     if config.optimizer == "adam":  # Vaswani et al. (2017), 5.3
         return [Adam(parameters, lr=config.lr, betas=(0.9, 0.98), eps=1e-9)]
@@ -23,7 +27,56 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     rest = [p for p in parameters if id(p) not in chosen]
     if not matrices:
         raise ValueError("train.optimizer muon is for matrices inside `blocks`: this network has none, use adamw")
-    return [Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay), _adamw(rest, config)]
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    return [Muon(matrices, config.muon_lr, config.weight_decay, dtype), _adamw(rest, config)]
+
+
+class Muon(Optimizer):
+    """Momentum whose updates are orthogonal matrices (Jordan et al., 2024), all matrices of one shape at once.
+
+    `torch.optim.Muon` multiplies in bfloat16 everywhere, at a thirtieth of the speed of float32 on CPUs without it.
+    dtype: what the orthogonalisation multiplies in.
+    """
+
+    MOMENTUM = 0.95
+
+    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float, dtype: torch.dtype) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_shape[p.shape].append(p)
+            for (rows, columns), alike in by_shape.items():
+                updates = orthogonal(torch.stack([self._smoothed(p) for p in alike]).to(self.dtype))
+                step = -group["lr"] * max(1.0, rows / columns) ** 0.5
+                for p, update in zip(alike, updates, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=step)
+
+    def _smoothed(self, p: Tensor) -> Tensor:
+        """The gradient with Nesterov momentum."""
+        assert p.grad is not None
+        state = self.state[p]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        momentum: Tensor = state["momentum_buffer"].lerp_(p.grad, 1 - self.MOMENTUM)
+        return p.grad.lerp(momentum, self.MOMENTUM)
+
+
+def orthogonal(matrices: Tensor, coefficients: Sequence[float] = (3.4445, -4.7750, 2.0315), steps: int = 5) -> Tensor:
+    """Matrices `(n, r, c)` with their singular values drawn to about 1 (0.5 to 1.5) by a Newton-Schulz iteration."""
+    a, b, c = coefficients
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
 
 
 def _adamw(parameters: Iterable[torch.Tensor], config: TrainConfig) -> AdamW:

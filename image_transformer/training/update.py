@@ -38,10 +38,10 @@ class Learner:
         self.model, self.config, self.device = model.train(), config, model.device
         self.loss = Loss(model)
         self.call = compiled(self.loss) if use_compile(config, self.device) else self.loss
-        self.optimizers = make_optimizers(model, config)
+        self.bf16 = use_bf16(config, self.device)
+        self.optimizers = make_optimizers(model, config, self.bf16)
         average = get_ema_multi_avg_fn(config.ema) if config.ema else None
         self.average = AveragedModel(model, multi_avg_fn=average) if average else None
-        self.bf16 = use_bf16(config, self.device)
         self.learning_rate = 0.0
 
     @property
