@@ -44,7 +44,7 @@ class ImageModel(nn.Module):
         self.config = config
         self.likelihood = make_likelihood(
             config.likelihood, channels=config.shape[0], width=config.width, components=config.components,
-            min_log_scale=config.min_log_scale,
+            min_log_scale=config.min_log_scale, temperature=config.temperature,
         )  # fmt: skip
         self.layout = layout(config.order, config.shape, self.likelihood.sub_pixels)
         kind = next((kind for kind in type(config).__mro__ if kind in NETWORKS), None)

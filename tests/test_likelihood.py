@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from conftest import LIKELIHOODS
 
 from image_transformer.likelihoods import Name
 from image_transformer.likelihoods.base import NUM_VALUES, draw_in_turn, invert_cdf, make_likelihood
@@ -153,6 +154,33 @@ def test_far_values_keep_their_gradient():
     (gradient,) = torch.autograd.grad(log_prob, params)
     assert log_prob < -1000
     assert gradient[0, 1] > 100
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_a_built_in_temperature_is_that_of_drawing_in_every_answer(name):
+    plain, sharp = (make_likelihood(name, channels=3, width=8, components=4, temperature=t) for t in (1.0, 0.6))
+    if isinstance(sharp, torch.nn.Module):
+        plain.load_state_dict({k: torch.randn_like(v) for k, v in plain.state_dict().items()})
+        sharp.load_state_dict(plain.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    params = torch.randn(6, plain.num_params, generator=generator).double()
+    count = 1 if plain.sub_pixels else 3
+    values = torch.randint(0, 256, (6, count), dtype=torch.uint8, generator=generator)
+    uniform = torch.rand(6, plain.num_noise, generator=generator, dtype=torch.float64)
+    lowest = torch.full((6,), 40)
+    assert torch.equal(sharp.draw(params, uniform), plain.draw(params, uniform, 0.6))
+    for i in range(count):
+        given, noise = values[:, :i], uniform[:, i]
+        log_mass = plain.conditional(params, given, 0.6)
+        torch.testing.assert_close(sharp.conditional(params, given), log_mass)
+        torch.testing.assert_close(sharp.conditional(params, given, 0.5), plain.conditional(params, given, 0.3))
+        of_value = log_mass.gather(-1, values[:, i, None].long())[:, 0]
+        torch.testing.assert_close(sharp.log_prob(params, values)[:, i], of_value)
+        within = log_mass[:, 40:201].logsumexp(-1)
+        torch.testing.assert_close(sharp.log_mass_within(params, given, lowest, lowest + 160), within)
+        bounds = (lowest, lowest + 160)
+        drawn = sharp.draw_within(params, given, noise, *bounds)
+        assert torch.equal(drawn, plain.draw_within(params, given, noise, *bounds, temperature=0.6))
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,9 @@ class ModelConfig:
     min_log_scale: float = -7.0
     """The smallest log-scale of a logistic, on values of [-1, 1] (dmol, chained): with -7 a value that is certain still
     costs 0.039 bits, with -8 0.00002. Drawings need less than photographs."""
+    temperature: float = 1.0
+    """Built into the model, in its likelihoods as in its samples: below 1 its conditionals are sharper. `export
+    --calibrate` finds the one at which samples are as likely as photographs."""
     order: Order = Raster()
     """Generation order: raster, block-raster:ROWSxCOLUMNS, or wavefront:SLOPE (modern family only)."""
     conditions: tuple[Condition, ...] = ()
@@ -50,6 +53,7 @@ class ModelConfig:
         check(self.shape[0] in (1, 3), f"model.shape: channels must be 1 or 3, got {self.shape[0]}")
         check(min(self.shape) >= 1, f"model.shape: height and width must be positive, got {self.shape}")
         check_least(self, "model", 1, "components", "width")
+        check(self.temperature > 0, f"model.temperature must be positive, got {self.temperature}")
         check(-20 <= self.min_log_scale <= 0, f"model.min_log_scale must lie in [-20, 0], got {self.min_log_scale}")
         names = [condition.name for condition in self.conditions]
         check(len(set(names)) == len(names), f"model.conditions: each may be there once, got {', '.join(names)}")

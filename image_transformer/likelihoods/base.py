@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import ClassVar, Protocol
 
@@ -19,7 +20,8 @@ class Likelihood(Protocol):
     Two answers, and the rest follows: `log_prob` of given values in one pass, and `conditional`, the masses of one
     value given those before it. They agree. Axes: any leading ones, which parameters `(..., p)` and values `(..., v)`
     share. Values are uint8; parameters of any float type, used in float32 or better; log-probabilities are in nats.
-    Temperature divides logits and multiplies scales; 1 is the model, less is sharper.
+    Temperature divides logits and multiplies scales; 1 is the model, less is sharper. A likelihood may have one built
+    in, which all of its answers share.
     """
 
     name: ClassVar[str]
@@ -76,13 +78,23 @@ class Likelihood(Protocol):
 
 
 def make_likelihood(
-    name: Name, *, channels: int, width: int, components: int = 10, min_log_scale: float = -7.0
+    name: Name,
+    *,
+    channels: int,
+    width: int,
+    components: int = 10,
+    min_log_scale: float = -7.0,
+    temperature: float = 1.0,
 ) -> Likelihood:
     """The likelihood of that name, by `make` of the file of that name.
 
     width: of the network. components: of a mixture; others have none. min_log_scale: of a logistic, on [-1, 1].
+    temperature: built in, in what is scored as in what is drawn.
     """
-    return import_module(f"image_transformer.likelihoods.{name}").make(channels, width, components, min_log_scale)
+    make: Callable[..., Likelihood] = import_module(f"image_transformer.likelihoods.{name}").make
+    return make(
+        channels=channels, width=width, components=components, min_log_scale=min_log_scale, temperature=temperature
+    )
 
 
 class ByTable:

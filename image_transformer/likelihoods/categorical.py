@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
@@ -15,6 +15,7 @@ from image_transformer.likelihoods.base import NUM_VALUES, ByTable, Likelihood, 
 class Categorical(ByTable):
     """A 256-way softmax for every sub-pixel: positions are sub-pixels, parameters are the logits."""
 
+    temperature: float = 1.0
     name: ClassVar[str] = "categorical"
     sub_pixels: ClassVar[bool] = True
     num_params: ClassVar[int] = NUM_VALUES
@@ -25,11 +26,11 @@ class Categorical(ByTable):
         nn.init.zeros_(weight)
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
-        return log_softmax(at_least_float32(params), -1).gather(-1, values.long())
+        return log_softmax(at_least_float32(params) / self.temperature, -1).gather(-1, values.long())
 
     def conditional(self, params: Tensor, given: Tensor, temperature: float = 1.0) -> Tensor:
-        return log_softmax(at_least_float32(params) / temperature, -1)
+        return log_softmax(at_least_float32(params) / (self.temperature * temperature), -1)
 
 
-def make(channels: int, width: int, components: int, min_log_scale: float) -> Likelihood:
-    return Categorical()
+def make(*, temperature: float, **others: Any) -> Likelihood:
+    return Categorical(temperature)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,10 @@ class ChainedCategorical(ByTable, nn.Module):
     sub_pixels: ClassVar[bool] = False
     has_means: ClassVar[bool] = True
 
-    def __init__(self, channels: int, hidden: int, min_log_scale: float = -7.0) -> None:
+    def __init__(self, channels: int, hidden: int, min_log_scale: float = -7.0, temperature: float = 1.0) -> None:
         super().__init__()
-        self.channels, self.hidden, self.min_log_scale = channels, hidden, min_log_scale
+        self.channels, self.hidden = channels, hidden
+        self.min_log_scale, self.temperature = min_log_scale, temperature
         self.output = nn.Parameter(torch.zeros(channels, NUM_VALUES, hidden))
         smooth = torch.cos(torch.outer(torch.arange(NUM_VALUES) / (NUM_VALUES - 1), torch.arange(1, 9)) * math.pi)
         pairs = channels * (channels - 1) // 2
@@ -49,10 +50,10 @@ class ChainedCategorical(ByTable, nn.Module):
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         logits = torch.stack([self._logits(params, values[..., :i]) for i in range(self.channels)], -2)
-        return log_softmax(logits, -1).gather(-1, values.long()[..., None])[..., 0]
+        return log_softmax(logits / self.temperature, -1).gather(-1, values.long()[..., None])[..., 0]
 
     def conditional(self, params: Tensor, given: Tensor, temperature: float = 1.0) -> Tensor:
-        return log_softmax(self._logits(params, given) / temperature, -1)
+        return log_softmax(self._logits(params, given) / (self.temperature * temperature), -1)
 
     def mean_params(self, means: Tensor) -> Tensor:
         return pad(means, (self.channels * self.hidden, self.channels))
@@ -79,5 +80,5 @@ class ChainedCategorical(ByTable, nn.Module):
         return log_density + silu(state) @ self.output[i].T.to(state.dtype)
 
 
-def make(channels: int, width: int, components: int, min_log_scale: float) -> Likelihood:
-    return ChainedCategorical(channels, max(1, width // 2), min_log_scale)
+def make(*, channels: int, width: int, min_log_scale: float, temperature: float, **others: Any) -> Likelihood:
+    return ChainedCategorical(channels, max(1, width // 2), min_log_scale, temperature)

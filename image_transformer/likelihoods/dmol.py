@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class DiscretizedLogisticMixture:
     components: int = 10
     channels: int = 3
     min_log_scale: float = -7.0  # as PixelCNN++: a logistic much narrower than a bin, 2 / 255
+    temperature: float = 1.0
     name: ClassVar[str] = "dmol"
     sub_pixels: ClassVar[bool] = False
     has_means: ClassVar[bool] = True
@@ -70,9 +71,8 @@ class DiscretizedLogisticMixture:
         )
 
     def log_prob(self, mixture: Tensor, values: Tensor) -> Tensor:
-        mixture = at_least_float32(mixture)
-        weights = log_softmax(mixture[..., : self.components], -1)
-        joint = weights[..., None, :] + self._joint_masses(mixture, values)  # (..., c, K)
+        weights, means, log_scales, coefficients = self._tempered(at_least_float32(mixture), 1.0)
+        joint = weights[..., None, :] + _joint_masses(means, log_scales, coefficients, values)  # (..., c, K)
         total = torch.logsumexp(joint, -1)  # (..., c): log p(r), log p(r, g), log p(r, g, b)
         return torch.cat([total[..., :1], total.diff(dim=-1)], -1)
 
@@ -171,29 +171,32 @@ class DiscretizedLogisticMixture:
 
         Expectation maximisation; the components' own masses are computed once.
         """
-        mass = self._joint_masses(mixture, values)[..., -1, :]  # (n, K)
+        _, means, log_scales, coefficients = self.split(mixture)
+        mass = _joint_masses(means, log_scales.clamp(min=self.min_log_scale), coefficients, values)[
+            ..., -1, :
+        ]  # (n, K)
         logits = torch.zeros(self.components, dtype=mass.dtype, device=mass.device)
         for _ in range(rounds):
             logits = log_softmax(logits + mass, -1).logsumexp(0) - math.log(len(mass))
         return logits
 
-    def _joint_masses(self, mixture: Tensor, values: Tensor) -> Tensor:
-        """Log-mass of the first channel, the first two, ... under each component, without its weight, `(..., c, K)`."""
-        _, means, log_scales, coefficients = self.split(mixture)
-        x = to_unit(values, means.dtype)
-        means = means + _coupling(coefficients, x, self.channels)
-        values = values[..., None]
-        return _log_mass(values, values, means, log_scales.clamp(min=self.min_log_scale)).cumsum(-2)
-
     def _tempered(self, mixture: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log-weights, means, log-scales and coefficients, as `split`, of the sharper or flatter mixture."""
         logits, means, log_scales, coefficients = self.split(mixture)
+        temperature *= self.temperature
         log_scales = log_scales.clamp(min=self.min_log_scale) + math.log(temperature)
         return log_softmax(logits / temperature, -1), means, log_scales, coefficients
 
 
-def make(channels: int, width: int, components: int, min_log_scale: float) -> Likelihood:
-    return DiscretizedLogisticMixture(components, channels, min_log_scale)
+def make(*, channels: int, components: int, min_log_scale: float, temperature: float, **others: Any) -> Likelihood:
+    return DiscretizedLogisticMixture(components, channels, min_log_scale, temperature)
+
+
+def _joint_masses(means: Tensor, log_scales: Tensor, coefficients: Tensor, values: Tensor) -> Tensor:
+    """Log-mass of the first channel, the first two, ... under each component, without its weight, `(..., c, K)`."""
+    means = means + _coupling(coefficients, to_unit(values, means.dtype), means.shape[-2])
+    values = values[..., None]
+    return _log_mass(values, values, means, log_scales).cumsum(-2)
 
 
 def _coupling(coefficients: Tensor, x: Tensor, channels: int) -> Tensor:
