@@ -21,7 +21,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,12 @@ def save(
     return folder
 
 
-def export(path: str | Path, out: str | Path) -> Path:
+def export(path: str | Path, out: str | Path, *, temperature: float | None = None) -> Path:
     """Write the model at `path` alone, its weights rounded to 16 bits, as the checkpoint folder `out`; returns that.
 
-    About a tenth of a run's checkpoint: it loads as others do, but no run goes on from it. CheckpointError if there is
-    no model at `path`, OSError if `out` is there already or cannot be written.
+    About a tenth of a run's checkpoint: it loads as others do, but no run goes on from it. temperature: to build in
+    instead of the model's own. CheckpointError if there is no model at `path`, OSError if `out` is there already or
+    cannot be written.
 
     >>> it.load(it.export("runs/tiny", "runs/light")).config.shape
     (3, 8, 8)
@@ -103,8 +104,14 @@ def export(path: str | Path, out: str | Path) -> Path:
     read_state(folder)
     weights = safetensors.torch.load(read_file(folder, "model.safetensors"))
     rounded = {name: x.half() if x.dtype == torch.float32 else x for name, x in weights.items()}
-    files = {name: read_file(folder, name) for name in ("config.yaml", "state.json")}
-    files["model.safetensors"] = safetensors.torch.save(rounded)
+    config = read_config(folder)
+    if temperature is not None:
+        config = replace(config, model=replace(config.model, temperature=temperature))
+    files = {
+        "model.safetensors": safetensors.torch.save(rounded),
+        "config.yaml": yaml.safe_dump(to_dict(config), sort_keys=False).encode(),
+        "state.json": read_file(folder, "state.json"),
+    }
     files[SUMS] = sums(files)
     out.parent.mkdir(parents=True, exist_ok=True)
     _write_folder(out, files)

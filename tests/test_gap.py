@@ -10,7 +10,14 @@ from conftest import SCHEMES, make_model, random_images
 from image_transformer.data.images import ImageData
 from image_transformer.geometry.boxes import box_mean
 from image_transformer.inference.sampling import generate
-from image_transformer.measures.gap import EntropyGap, _entropy, entropy_gap, overconfidence
+from image_transformer.measures.gap import (
+    EntropyGap,
+    _entropy,
+    calibrate,
+    entropy_gap,
+    overconfidence,
+    with_temperature,
+)
 
 WAVEFRONT = SCHEMES[8]
 LABELLED = {"classes": ("a", "b")}
@@ -89,3 +96,20 @@ def test_rows_and_their_error():
     assert error == pytest.approx(math.hypot(*errors))
     names = [row[0] for row in gap.table().rows]
     assert (names[0], names[1], names[-1], len(names)) == ("all rows", "row 1", "row 10", 9)
+
+
+def test_calibration_finds_the_temperature_of_a_world_that_the_model_is_too_wide_for():
+    """The photographs are draws of the model at 0.7: there the gap is 0, and bits/dim are best."""
+    model = make_model(WAVEFRONT, (3, 4, 4))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.1)
+        model.likelihood.split(model.network.skip.bias)[2].sub_(3)
+    data = own_world(model, 400, temperature=0.7)
+    tried = []
+    found = calibrate(model, data, seed=3, tell=lambda temperature, gap: tried.append((temperature, gap)))
+    assert found == pytest.approx(0.7, abs=0.04)
+    assert tried[0][0] == 1 and len(tried) <= 5
+    assert found in [temperature for temperature, _ in tried]
+    wide, right = (with_temperature(model, t).log_prob(torch.from_numpy(data.images)).mean() for t in (1.0, found))
+    assert right > wide + 0.02
