@@ -132,12 +132,15 @@ class ImageModel(nn.Module):
         check_images(images, self.config.shape)
         return self.score(images, self.given(len(images), told), consistent)
 
-    def score(self, images: Tensor, given: Given, consistent: bool = False) -> Tensor:
-        """`log_prob` for conditions that were checked already; no device is waited for."""
+    def score(self, images: Tensor, given: Given, consistent: bool = False, seen: Tensor | None = None) -> Tensor:
+        """`log_prob` for conditions that were checked already; no device is waited for.
+
+        seen: what the network sees in the place of the images, as in training with noise.
+        """
         images = images.to(self.device)
         values = images.flatten(1)[:, self.values]  # (b, l, v)
         limits = self.limits(given) if consistent else None
-        params = self(images, given)
+        params = self(images if seen is None else seen, given)
         with torch.autocast(images.device.type, enabled=False):
             nats = self.likelihood.log_prob(params, values)
             if limits is not None:

@@ -90,7 +90,9 @@ def layouts(scheme: tuple[Order, tuple[Pattern, ...]], shape: tuple[int, int, in
 
 def promised(model: ImageModel, slot_inputs: np.ndarray) -> np.ndarray:
     """(l, dims): which values may move the prediction of each position, given the values that enter each slot."""
-    reach = receptive_field(model.config.patterns, model.layout)
+    near = getattr(model.network, "near", None)
+    layers = [(pattern, near) if near else (pattern,) for pattern in model.config.patterns]
+    reach = receptive_field(tuple(sight for layer in layers for sight in layer), model.layout)
     return (reach.astype(np.float64) @ slot_inputs.astype(np.float64)) > 0
 
 

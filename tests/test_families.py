@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import make_model, random_images
 from torch import nn
-from torch.nn.functional import layer_norm, linear, relu, scaled_dot_product_attention, silu
+from torch.nn.functional import layer_norm, linear, pad, relu, scaled_dot_product_attention, silu
 
 from image_transformer.config.model import Modern, Paper
 from image_transformer.geometry.neighbours import NUM_NEIGHBOURS, nearest_generated, neighbour_table
@@ -15,6 +15,7 @@ from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, lay
 from image_transformer.geometry.patterns import Full, Local1D
 from image_transformer.inference.scoring import bits_per_dim
 from image_transformer.model import ImageModel
+from image_transformer.networks.transformer import Reach
 
 SHAPE = (3, 4, 5)
 SCHEME = (BlockRaster((2, 3)), (Full(),))  # an order that is not the raster, so that no index can stand for another
@@ -119,7 +120,7 @@ def test_dropout_acts_on_the_input_and_on_every_residual_branch(family, monkeypa
 
 
 def test_modern_network_is_pre_norm_with_gates_and_a_skip():
-    model = make_model((Raster(), (Full(), Full())), SHAPE, width=16, heads=2)
+    model = make_model((Raster(), (Full(), Full())), SHAPE, width=16, heads=2, mix=4)
     network, image = model.network, random_images(2, SHAPE)
     features = network.features(image, slice(None), {})
     p = model.layout.positions
@@ -135,6 +136,15 @@ def test_modern_network_is_pre_norm_with_gates_and_a_skip():
         z = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angles), angles)
         return torch.cat([z.real, z.imag], -1)
 
+    def mixed(x, weight):
+        """Each state and those left of it, above it, above left and above right, as far as there are any."""
+        grid = pad(x.unflatten(1, SHAPE[1:]), (0, 0, 1, 1, 1, 0))  # a column at both sides, a row above
+        height, width = SHAPE[1:]
+        out = grid[:, 1:, 1:-1]
+        for its, (down, right) in zip(weight, nearest_generated(Raster()), strict=False):
+            out = out + its * grid[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
+        return out.flatten(1, 2)
+
     x = linear(features, network.stem.weight, network.stem.bias)
     x = x + network.rows.weight[p.row] + network.columns.weight[p.col] + network.channels.weight[0]
     for block in network.blocks:
@@ -142,7 +152,7 @@ def test_modern_network_is_pre_norm_with_gates_and_a_skip():
         q, k, v = (heads_of(part, 2) for part in linear(norm(x), a.query_key_value.weight).chunk(3, -1))
         attended = causal(rotate(norm(q)) * a.gain, rotate(norm(k)), v)
         x = x + linear(attended, a.output.weight)
-        gate, up = linear(norm(x), block.gate_up.weight).chunk(2, -1)
+        gate, up = linear(mixed(norm(x), block.mix), block.gate_up.weight).chunk(2, -1)
         x = x + linear(silu(gate) * up, block.down.weight)
     skip = network.skip
     means = linear(features, skip.means.weight, skip.means.bias).repeat_interleave(3, -1)  # 3 components
@@ -160,7 +170,8 @@ def test_modern_starts_with_blocks_and_head_that_add_nothing(likelihood):
     expected = 0 if network.skip is None else network.skip(network.features(image, slice(None), {}), slice(None))
     torch.testing.assert_close(model(image), torch.zeros_like(model(image)) + expected)
     x = torch.randn(1, model.layout.num_positions, 16)
-    assert torch.equal(network.blocks[0](x, network.rotary(slice(None)), model.network.tiled[0]), x)
+    reach = Reach(network.tiled[0], network.mixing)
+    assert torch.equal(network.blocks[0](x, network.rotary(slice(None)), reach), x)
 
 
 def test_modern_neighbours_at_the_edges():

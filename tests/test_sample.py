@@ -249,7 +249,7 @@ def test_a_known_channel_says_something_of_the_others():
     assert (drawn[:, 0] == 30).all()
     params = model(red[:1])[:, 0]
     mass = model.likelihood.conditional(params, red[:1, :1, 0, 0]).exp()[0]
-    cut = int((mass.cumsum(0) < 0.5).sum())
+    cut = max(1, int((mass.cumsum(0) < 0.5).sum()))
     expected = mass[:cut].sum().item()
     found = (drawn[:, 1] < cut).double().mean().item()
     assert abs(found - expected) < 5 * math.sqrt(expected * (1 - expected) / 4000)
@@ -293,14 +293,14 @@ def test_filters_that_keep_everything_change_no_consistent_image():
 
 
 def test_plans_of_the_cache_are_shared_by_equal_schedules():
-    """Ten completions of the same part need one plan for each pattern, and few are kept at all."""
+    """Ten completions of the same part need one plan for each pattern and one for the neighbours that are mixed."""
     model = make_model((Wavefront(1), (Local1D(5, 4), Local1D(3, 6))))
     known, mask = random_images(1, (3, 5, 4)), torch.zeros(5, 4, dtype=torch.bool)
     mask[:2] = True
     cache_plan.cache_clear()
     for seed in range(10):
         generate(model, 1, seed=seed, known=known, known_mask=mask)
-    assert cache_plan.cache_info().currsize == 2
+    assert cache_plan.cache_info().currsize == 3
     assert cache_plan.cache_info().maxsize <= 16
 
 

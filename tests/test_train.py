@@ -33,6 +33,7 @@ from image_transformer.training.errors import Interrupted, TrainingError
 from image_transformer.training.loop import train
 from image_transformer.training.optim import Muon, make_optimizers, orthogonal, vaswani, warmup_constant_decay
 from image_transformer.training.run import Run
+from image_transformer.training.update import noisy
 
 
 @pytest.fixture
@@ -415,10 +416,34 @@ def test_every_parameter_is_optimised_once(optimizer):
     assert sorted(chosen) == sorted(id(p) for p in model.parameters())
 
 
+def test_noise_reaches_a_share_of_the_pixels_of_half_of_the_images_and_no_target(config, tmp_path):
+    torch.manual_seed(0)
+    images = torch.full((400, 3, 8, 8), 128, dtype=torch.uint8)
+    moved = noisy(images, 0.25, 20.0).float() - 128
+    pixels = (moved != 0).any(1)
+    touched = pixels.flatten(1).any(1)
+    assert 0.4 < touched.float().mean() < 0.6
+    assert 0.2 < pixels[touched].float().mean() < 0.25  # noise of small deviations rounds to nothing
+    spread = moved[touched].transpose(0, 1)[:, pixels[touched]].std()
+    assert 9 < spread < 14  # of a deviation that is uniform up to 20: 20 / sqrt(3)
+    assert torch.equal(noisy(images, 0.0, 20.0), images)
+    model = make_model()
+    clean, seen = random_images(2, (3, 5, 4), seed=1), random_images(2, (3, 5, 4), seed=2)
+    params, values = model(seen), clean.flatten(1)[:, model.values]
+    expected = model.likelihood.log_prob(params, values)
+    torch.testing.assert_close(model.score(clean, {}, seen=seen).sum(), expected.sum())
+    losses_of = []
+    for noise in (0.0, 0.5):
+        run = replace(config, train=replace(config.train, noise=noise))
+        train(run, tmp_path / str(noise), show_progress=False)
+        losses_of.append(losses(tmp_path / str(noise)))
+    assert losses_of[0] != losses_of[1]
+
+
 def test_muon_is_that_of_torch():
     """Three steps on matrices of two shapes, tall and wide; torch multiplies in bfloat16."""
     generator = torch.Generator().manual_seed(0)
-    shapes = ((12, 4), (12, 4), (4, 9))
+    shapes = ((5, 4), (5, 4), (4, 9))
     start = [torch.randn(shape, generator=generator) for shape in shapes]
     ours, theirs = ([nn.Parameter(p.clone()) for p in start] for _ in range(2))
     one, other = Muon(ours, 0.1, 0.3, torch.bfloat16), torch.optim.Muon(theirs, lr=0.1, weight_decay=0.3)
@@ -430,6 +455,18 @@ def test_muon_is_that_of_torch():
     for p, q, before in zip(ours, theirs, start, strict=True):
         assert (p - before).abs().max() > 0.1
         torch.testing.assert_close(p, q, atol=0.01, rtol=0)
+
+
+def test_muon_treats_queries_keys_and_values_that_share_a_matrix_as_three():
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(12, 4, generator=generator)
+    whole, parts = nn.Parameter(torch.zeros(12, 4)), [nn.Parameter(torch.zeros(4, 4)) for _ in range(3)]
+    whole.grad = gradient
+    for part, its in zip(parts, gradient.chunk(3), strict=True):
+        part.grad = its
+    Muon([whole], 0.1, 0.0, torch.float32).step()
+    Muon(parts, 0.1, 0.0, torch.float32).step()
+    torch.testing.assert_close(whole, torch.cat(list(parts)))
 
 
 def test_orthogonal_draws_singular_values_to_one_and_keeps_the_directions():

@@ -18,6 +18,8 @@ def fields_of_today(model: Mapping[str, Any]) -> dict[str, Any]:
     if classes is not None or factor is not None:
         told = [{"name": "label", "names": classes}] if classes is not None else []
         found["conditions"] = told + ([{"name": "low", "factor": factor}] if factor is not None else [])
+    if found.get("family", "modern") == "modern":
+        found.setdefault("mix", 0)  # every configuration that was written since has it
     for name, family in OF_ONE_FAMILY.items():
         if name in found and found.get("family", "modern") != family:
             del found[name]

@@ -152,8 +152,12 @@ class Modern(Transformer):
     """Heads of keys and values, each shared by heads / kv_heads of the queries; as many as heads if not given. Fewer
     make the cache smaller."""
 
+    mix: int = 4
+    """Nearest generated pixels whose states every feed-forward layer mixes into a position's own; 0 for none."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        check(0 <= self.mix <= 17, f"model.mix must lie between 0 and 17, got {self.mix}")
         kv = self.heads if self.kv_heads is None else self.kv_heads
         check(kv >= 1 and self.heads % kv == 0, f"model.kv_heads must divide the {self.heads} heads, got {kv}")
 

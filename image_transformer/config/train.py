@@ -38,6 +38,11 @@ class TrainConfig:
     """Largest gradient norm; none if not given."""
     ema: float | None = None
     """Decay per update of a moving average of the weights, which is then what is evaluated and saved for use."""
+    noise: float = 0.0
+    """Share of the pixels that the network sees through noise, in half of the training images; what it is to predict
+    stays clean. Without it a model is thrown by its own small errors when it draws."""
+    noise_levels: float = 15.0
+    """Largest standard deviation of that noise in levels of 0 to 255; each image has its own, from 0 up."""
     init: str | None = None
     """Start from the weights of this model, a released one or a run folder, instead of from noise."""
     closed_form_start: bool = False
@@ -75,5 +80,7 @@ class TrainConfig:
             check_least(self, "train", 1, "warmup")
         micro = self.micro_batch or self.batch
         check(self.batch % micro == 0, f"train.micro_batch {micro} does not divide train.batch {self.batch}")
+        check(0 <= self.noise <= 1, f"train.noise must lie in [0, 1], got {self.noise}")
+        check(self.noise_levels > 0, f"train.noise_levels must be positive, got {self.noise_levels}")
         check(0 <= self.decay <= 1, f"train.decay must lie in [0, 1], got {self.decay}")
         check(self.ema is None or 0 < self.ema < 1, f"train.ema must lie in (0, 1), got {self.ema}")

@@ -140,7 +140,41 @@ class Dilated:
         return np.arange(max(0, start - reach), min(start + self.query, layout.num_positions))
 
 
-Pattern = Full | Local1D | Local2D | Dilated
+@dataclass(frozen=True)
+class Near:
+    """Each position also sees the positions at `offsets` (rows down, columns right), those in earlier fronts.
+
+    Not a pattern of attention: which states a layer mixes into a position's own, see `networks/mixing.py`.
+    """
+
+    offsets: tuple[tuple[int, int], ...]
+    name: ClassVar[str] = "near"
+
+    def sees(self, q: Positions, k: Positions) -> BoolArray:
+        down, right = k.row - q.row, k.col - q.col
+        near = np.logical_or.reduce([(down == a) & (right == b) for a, b in self.offsets])
+        return (near & (k.front < q.front) & (k.channel == q.channel)) | (k.index == q.index)
+
+    def block(self, p: Positions) -> IntArray:
+        return p.row
+
+    def nearby(self, q: Positions, layout: Layout) -> IntArray:
+        down = np.array([0, *(down for down, _ in self.offsets)])
+        rows = np.unique(q.row[:, None] + down)
+        return np.sort(layout.at[rows[(rows >= 0) & (rows < layout.height)]].reshape(-1))
+
+    def table(self, layout: Layout) -> IntArray:
+        """The position at each offset from each position, `(offsets, l)`, -1 where there is none."""
+        p, found = layout.positions, []
+        for down, right in self.offsets:
+            row, col = p.row + down, p.col + right
+            inside = (row >= 0) & (row < layout.height) & (col >= 0) & (col < layout.width)
+            at = layout.at[np.where(inside, row, 0), np.where(inside, col, 0), p.channel]
+            found.append(np.where(inside & (p.front[at] < p.front), at, -1))
+        return np.stack(found)
+
+
+Pattern = Full | Local1D | Local2D | Dilated | Near
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,12 +21,13 @@ from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.config.model import Modern
 from image_transformer.geometry.boxes import place_of_box, places_in_boxes
-from image_transformer.geometry.neighbours import neighbour_table
+from image_transformer.geometry.neighbours import nearest_generated, neighbour_table
 from image_transformer.geometry.order import Layout
+from image_transformer.geometry.patterns import Near
 from image_transformer.likelihoods.base import Likelihood, to_unit
 from image_transformer.networks.attention import Attend, full_attention
 from image_transformer.networks.skip import LinearSkip
-from image_transformer.networks.transformer import Context, KeysValues, LocalTransformer, Vector
+from image_transformer.networks.transformer import Context, KeysValues, LocalTransformer, Reach, Vector
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines
 
@@ -45,7 +46,8 @@ class ModernTransformer(LocalTransformer):
     channel: Tensor
 
     def __init__(self, config: Modern, layout: Layout, likelihood: Likelihood) -> None:
-        super().__init__(config, layout)
+        near = Near(nearest_generated(layout.order)[: config.mix]) if config.mix else None
+        super().__init__(config, layout, near)
         width, p = config.width, layout.positions
         neighbours = neighbour_table(layout)
         places = {"row": p.row, "column": p.col, "channel": p.channel, "neighbours": neighbours.clip(0)}
@@ -66,7 +68,7 @@ class ModernTransformer(LocalTransformer):
         self.dropout = nn.Dropout(config.dropout)
         self.rotary = Rotary2D(p.row, p.col, config.head_width)
         self.encoders = self.readers(self.ENCODERS, config)
-        self.blocks = nn.ModuleList(Block(config, cross=len(self.encoders) > 0) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config, len(self.encoders) > 0, config.mix) for _ in range(config.depth))
         self.head = nn.Linear(width, likelihood.num_params, bias=False)
         likelihood.init_head(self.head.weight)
         phase = next((one.phase for one in self.local.values()), None)
@@ -82,7 +84,7 @@ class ModernTransformer(LocalTransformer):
         local = [one(image, given[name], at).to(neighbours.dtype) for name, one in self.local.items()]
         return torch.cat([neighbours, *local], -1) if local else neighbours
 
-    def slots(self, image: Tensor, at: Tensor | slice, attends: Sequence[Attend], context: Context) -> Tensor:
+    def slots(self, image: Tensor, at: Tensor | slice, reaches: Sequence[Reach], context: Context) -> Tensor:
         features = self.features(image, at, context.given)
         place = self.rows(self.row[at]) + self.columns(self.column[at]) + self.channels(self.channel[at])
         if context.added is not None:
@@ -90,8 +92,8 @@ class ModernTransformer(LocalTransformer):
         with torch.autocast(image.device.type, enabled=False):  # bfloat16 has no room for neighbouring levels
             x = self.dropout(self.stem(features) + place)
         rotate = self.rotary(at)
-        for layer, (block, attend) in enumerate(zip(self.blocks, attends, strict=True)):
-            x = block(x, rotate, attend, context.of_layer(layer))
+        for layer, (block, reach) in enumerate(zip(self.blocks, reaches, strict=True)):
+            x = block(x, rotate, reach, context.of_layer(layer))
         with torch.autocast(x.device.type, enabled=False):  # a mean in bfloat16 would be off by half a level
             params = self.head(_norm(x.to(features.dtype)))
             return params if self.skip is None else params + self.skip(features, at)
@@ -196,7 +198,7 @@ class Encoder(nn.Module):
             x = self.dropout(self.stem(pixels) + self.rows(self.row) + self.columns(self.column))
         rotate = self.rotary(slice(None))
         for block in self.blocks:
-            x = block(x, rotate, _all_heads)
+            x = block(x, rotate, Reach(_all_heads))
         return _norm(x), rotate
 
 
@@ -236,11 +238,13 @@ def _norm(x: Tensor) -> Tensor:
 class Block(nn.Module):
     """Self-attention and gated feed-forward on normalised inputs; both start at zero (Zhang et al., 2019: fixup).
 
-    With `cross`, attention to what an encoder has read comes between them.
+    With `cross`, attention to what an encoder has read comes between them; with `mix`, the feed-forward layer is given
+    a mixture of the states at so many neighbours and its own.
     """
 
-    def __init__(self, config: Modern, cross: bool = False) -> None:
+    def __init__(self, config: Modern, cross: bool = False, mix: int = 0) -> None:
         super().__init__()
+        self.mix = nn.Parameter(torch.zeros(mix, config.width)) if mix else None
         self.attention = SelfAttention(config)
         self.cross = CrossAttention(config) if cross else None
         self.gate_up = nn.Linear(config.width, 2 * config.feed_forward, bias=False)
@@ -253,11 +257,14 @@ class Block(nn.Module):
         assert self.cross is not None
         return self.cross.keys_and_values(states, rotate)
 
-    def forward(self, x: Tensor, rotate: Rotation, attend: Attend, memory: KeysValues | None = None) -> Tensor:
-        x = x + self.dropout(self.attention(_norm(x), rotate, attend))
+    def forward(self, x: Tensor, rotate: Rotation, reach: Reach, memory: KeysValues | None = None) -> Tensor:
+        x = x + self.dropout(self.attention(_norm(x), rotate, reach.attend))
         if self.cross is not None and memory is not None:
             x = x + self.dropout(self.cross(_norm(x), rotate, memory))
-        gate, up = self.gate_up(_norm(x)).chunk(2, -1)
+        seen = _norm(x)
+        if self.mix is not None and reach.mix is not None:
+            seen = reach.mix(seen, self.mix)
+        gate, up = self.gate_up(seen).chunk(2, -1)
         return x + self.dropout(self.down(silu(gate) * up))
 
 

@@ -24,7 +24,7 @@ from image_transformer.geometry.order import Layout, Raster
 from image_transformer.geometry.order import layout as find_layout
 from image_transformer.likelihoods.base import Likelihood, to_unit
 from image_transformer.networks.attention import Attend, full_attention
-from image_transformer.networks.transformer import Context, KeysValues, LocalTransformer, Vector
+from image_transformer.networks.transformer import Context, KeysValues, LocalTransformer, Reach, Vector
 
 LN_EPS = 1e-6
 INIT_GAIN = 0.2
@@ -56,14 +56,14 @@ class PaperTransformer(LocalTransformer):
         self.register_buffer("previous_channel", torch.from_numpy(channel), persistent=False)
         self._initialise()
 
-    def slots(self, image: Tensor, at: Tensor | slice, attends: Sequence[Attend], context: Context) -> Tensor:
+    def slots(self, image: Tensor, at: Tensor | slice, reaches: Sequence[Reach], context: Context) -> Tensor:
         previous = self.previous[at]  # (l, v)
         values = image.flatten(1)[:, previous.clamp(min=0)]  # (b, l, v)
         content = self.embed(values, self.previous_channel[at]) * (previous[:, :1] >= 0)
         x = content + self.positions(at)
         x = self.dropout(x if context.added is None else x + context.added)
-        for layer, (block, attend) in enumerate(zip(self.blocks, attends, strict=True)):
-            x = block(x, attend, context.of_layer(layer))
+        for layer, (block, reach) in enumerate(zip(self.blocks, reaches, strict=True)):
+            x = block(x, reach.attend, context.of_layer(layer))
         with torch.autocast(x.device.type, enabled=False):  # a mean in bfloat16 would be off by half a level
             return self.head(x.to(self.head.weight.dtype))
 

@@ -1,7 +1,7 @@
 """What the transformers have in common: local attention, conditions, and decoding with a key/value cache.
 
-A family's layers are given an `Attend`, queries, keys and values in, attended values out, and do not know whether they
-see a whole image (`TiledAttention`) or the next positions (`KVCache`).
+A family's layers are given a `Reach`, by which they see other positions, and do not know whether that is a whole image
+(`TiledAttention`, `Mixing`) or the next positions (`KVCache`, `MixingCache`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from image_transformer.conditions.base import Condition, Given
 from image_transformer.config.model import Transformer
 from image_transformer.geometry.order import IntArray, Layout
-from image_transformer.geometry.patterns import BoolArray
+from image_transformer.geometry.patterns import BoolArray, Near, Pattern
 from image_transformer.geometry.schedule import Schedule, as_early_as_possible
 from image_transformer.networks.attention import Attend, TiledAttention
 from image_transformer.networks.base import Network
 from image_transformer.networks.cache import KVCache
+from image_transformer.networks.mixing import Mix, Mixing, MixingCache
 
 KeysValues = tuple[Tensor, Tensor]  # (b, a, m, e) each
 
@@ -42,6 +43,14 @@ class Context:
         return self.memory[layer] if self.memory else None
 
 
+@dataclass(frozen=True)
+class Reach:
+    """How a layer sees other positions: attention to those of its pattern, and the mixing of neighbours, if any."""
+
+    attend: Attend
+    mix: Mix | None = None
+
+
 class Vector(nn.Embedding):
     """A learned vector for each choice of a condition, added to every position."""
 
@@ -57,7 +66,8 @@ class Vector(nn.Embedding):
 class LocalTransformer(Network):
     """A stack of `blocks` whose layers attend by patterns; a family says how slots are embedded and what a block is.
 
-    inputs: the positions whose values enter each slot, `(l, n)`, -1 for none: the schedule follows from them.
+    inputs: the positions whose values enter each slot, `(l, n)`, -1 for none. near: the neighbours whose states every
+    layer mixes. The schedule follows from the patterns, the inputs, and the neighbours.
 
     What a family makes of a condition of each kind: a vector added to every position, features of each position, or an
     encoder of a memory that every layer attends to.
@@ -72,17 +82,23 @@ class LocalTransformer(Network):
     encoders: Any
     blocks: Any
 
-    def __init__(self, config: Transformer, layout: Layout) -> None:
+    def __init__(self, config: Transformer, layout: Layout, near: Near | None = None) -> None:
         super().__init__()
-        self.config, self.layout = config, layout
+        self.config, self.layout, self.near = config, layout, near
         for condition in config.conditions:
             if not any(type(condition) in kinds for kinds in (self.VECTORS, self.FEATURES, self.ENCODERS)):
                 raise ValueError(f"the {config.family} family cannot be told {condition.noun} ({condition.name})")
         tiled = {pattern: TiledAttention(pattern, layout, config.groups) for pattern in config.patterns}
         self.tiled = nn.ModuleList(tiled[p] for p in config.patterns)  # layers of one pattern share its tables
+        self.mixing = None if near is None else Mixing(near, layout)
 
-    def slots(self, image: Tensor, at: Tensor | slice, attends: Sequence[Attend], context: Context) -> Tensor:
-        """Parameters `(b, l, p)` of positions `at`, each layer attending by its own of `attends`."""
+    @property
+    def sights(self) -> tuple[Pattern, ...]:
+        """All that any layer sees by."""
+        return self.config.patterns if self.near is None else (*self.config.patterns, self.near)
+
+    def slots(self, image: Tensor, at: Tensor | slice, reaches: Sequence[Reach], context: Context) -> Tensor:
+        """Parameters `(b, l, p)` of positions `at`, each layer seeing others by its own of `reaches`."""
         raise NotImplementedError
 
     def readers(self, kinds: dict[type[Condition], Any], *arguments: Any) -> Any:
@@ -100,19 +116,22 @@ class LocalTransformer(Network):
         return Context(torch.stack(added).sum(0) if added else None, tuple(memory), given)
 
     def forward(self, image: Tensor, context: Context | None = None) -> Tensor:
-        return self.slots(image, slice(None), list(self.tiled), context or Context())
+        reaches = [Reach(tiled, self.mixing) for tiled in self.tiled]
+        return self.slots(image, slice(None), reaches, context or Context())
 
     def schedule(self, known: BoolArray | None = None) -> Schedule:
         if known is None or not known.any():
             return self._free_schedule
-        return as_early_as_possible(self.config.patterns, self.inputs, self.layout, known)
+        return as_early_as_possible(self.sights, self.inputs, self.layout, known)
 
     @cached_property
     def _free_schedule(self) -> Schedule:
-        return as_early_as_possible(self.config.patterns, self.inputs, self.layout)
+        return as_early_as_possible(self.sights, self.inputs, self.layout)
 
     def decoder(self, context: Context, batch: int, schedule: Schedule, *, prefilled: bool = False) -> CachedDecoder:
-        return CachedDecoder(self, context, self.new_cache(batch, schedule, prefilled))
+        return CachedDecoder(
+            self, context, self.new_cache(batch, schedule, prefilled), self.new_mixing_cache(batch, schedule, prefilled)
+        )
 
     def new_cache(self, batch: int, schedule: Schedule | None = None, prefilled: bool = False) -> KVCache:
         """An empty cache for the steps of `schedule`."""
@@ -120,6 +139,16 @@ class LocalTransformer(Network):
         return KVCache(
             config.patterns, self.layout, schedule or self.schedule(), batch, config.heads, config.head_width,
             groups=config.groups, prefilled=prefilled, device=weight.device, dtype=weight.dtype,
+        )  # fmt: skip
+
+    def new_mixing_cache(self, batch: int, schedule: Schedule, prefilled: bool = False) -> MixingCache | None:
+        """An empty cache of the states that are mixed; None if none are."""
+        if self.near is None:
+            return None
+        config, weight = self.config, next(self.parameters())
+        return MixingCache(
+            self.near, config.depth, self.layout, schedule, batch, config.width,
+            prefilled=prefilled, device=weight.device, dtype=weight.dtype,
         )  # fmt: skip
 
     def pass_bytes(self, positions: int) -> int:
@@ -135,24 +164,35 @@ class CachedDecoder:
 
     captured = True
 
-    def __init__(self, network: LocalTransformer, context: Context, cache: KVCache) -> None:
-        self.network, self.context, self.cache = network, context, cache
-        self.num_bytes = cache.num_bytes
+    def __init__(
+        self, network: LocalTransformer, context: Context, cache: KVCache, mixing: MixingCache | None = None
+    ) -> None:
+        self.network, self.context, self.cache, self.mixing = network, context, cache, mixing
+        self.num_bytes = cache.num_bytes + (0 if mixing is None else mixing.num_bytes)
 
     def prefill(self, image: Tensor) -> Tensor:
-        attends = [self._storing(tiled, layer) for layer, tiled in enumerate(self.network.tiled)]
-        return self.network.slots(image, slice(None), attends, self.context)
+        reaches = [self._storing(tiled, layer) for layer, tiled in enumerate(self.network.tiled)]
+        return self.network.slots(image, slice(None), reaches, self.context)
 
     def step(self, image: Tensor, at: Tensor) -> Tensor:
-        return self.network.slots(image, at, self.cache.attends(at), self.context)
+        attends = self.cache.attends(at)
+        mixes = [None] * len(attends) if self.mixing is None else self.mixing.mixes(at)
+        reaches = [Reach(*both) for both in zip(attends, mixes, strict=True)]
+        return self.network.slots(image, at, reaches, self.context)
 
-    def _storing(self, tiled: nn.Module, layer: int) -> Attend:
+    def _storing(self, tiled: nn.Module, layer: int) -> Reach:
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self.cache.store(layer, k, v)
             out: Tensor = tiled(q, k, v)
             return out
 
-        return attend
+        def mix(x: Tensor, weight: Tensor) -> Tensor:
+            assert self.mixing is not None and self.network.mixing is not None
+            self.mixing.store(layer, x)
+            mixed: Tensor = self.network.mixing(x, weight)
+            return mixed
+
+        return Reach(attend, mix)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -34,7 +34,9 @@ def make_optimizers(model: nn.Module, config: TrainConfig, bf16: bool = False) -
 class Muon(Optimizer):
     """Momentum whose updates are orthogonal matrices (Jordan et al., 2024), all matrices of one shape at once.
 
-    `torch.optim.Muon` multiplies in bfloat16 everywhere, at a thirtieth of the speed of float32 on CPUs without it.
+    A tall matrix is cut into pieces that are as square as can be, such as the queries, keys and values that share one,
+    and each piece is made orthogonal by itself. `torch.optim.Muon` does not cut, and multiplies in bfloat16 everywhere,
+    at a thirtieth of the speed of float32 on CPUs without it.
     dtype: what the orthogonalisation multiplies in.
     """
 
@@ -52,8 +54,11 @@ class Muon(Optimizer):
                 if p.grad is not None:
                     by_shape[p.shape].append(p)
             for (rows, columns), alike in by_shape.items():
-                updates = orthogonal(torch.stack([self._smoothed(p) for p in alike]).to(self.dtype))
-                step = -group["lr"] * max(1.0, rows / columns) ** 0.5
+                pieces = max(1, round(rows / columns))
+                pieces = pieces if rows % pieces == 0 else 1
+                smoothed = torch.stack([self._smoothed(p) for p in alike]).to(self.dtype)
+                updates = orthogonal(smoothed.view(-1, rows // pieces, columns)).view(smoothed.shape)
+                step = -group["lr"] * max(1.0, rows / pieces / columns) ** 0.5
                 for p, update in zip(alike, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=step)
 

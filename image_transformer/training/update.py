@@ -26,9 +26,21 @@ class Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, given: Given) -> Tensor:
-        """Mean bits/dim, a scalar, of uint8 `images` (b, c, h, w) and their conditions."""
-        return -self.model.score(images, given).mean() / math.log(2)
+    def forward(self, images: Tensor, given: Given, seen: Tensor | None = None) -> Tensor:
+        """Mean bits/dim, a scalar, of uint8 `images` (b, c, h, w) and their conditions; `seen` as in `score`."""
+        return -self.model.score(images, given, seen=seen).mean() / math.log(2)
+
+
+def noisy(images: Tensor, share: float, levels: float) -> Tensor:
+    """Uint8 `images` (b, c, h, w), half of them with Gaussian noise on a `share` of their pixels.
+
+    Its standard deviation is uniform between 0 and `levels`, one for each image.
+    """
+    b, _, h, w = images.shape
+    draw = torch.rand(2, b, 1, 1, 1, device=images.device)
+    where = (torch.rand(b, 1, h, w, device=images.device) < share) & (draw[0] < 0.5)
+    moved = images + torch.randn(images.shape, device=images.device) * levels * draw[1]
+    return torch.where(where, moved.round().clamp(0, 255).to(torch.uint8), images)
 
 
 class Learner:
@@ -71,8 +83,10 @@ class Learner:
         total = torch.zeros((), device=self.device)
         for make in passes:
             images, given = make()
+            noise = self.config.noise
+            seen = noisy(images, noise, self.config.noise_levels) if noise else None
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                bits_per_dim = self.call(images, given) / len(passes)
+                bits_per_dim = self.call(images, given, seen) / len(passes)
             (bits_per_dim * math.log(2)).backward()
             total += bits_per_dim.detach()
         return total
