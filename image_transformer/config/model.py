@@ -152,7 +152,7 @@ class Modern(Transformer):
     """Heads of keys and values, each shared by heads / kv_heads of the queries; as many as heads if not given. Fewer
     make the cache smaller."""
 
-    mix: int = 4
+    mix: int = 6
     """Nearest generated pixels whose states every feed-forward layer mixes into a position's own; 0 for none."""
 
     def __post_init__(self) -> None:

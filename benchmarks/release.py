@@ -1,0 +1,135 @@
+"""Make a released model of a run: rounded weights, calibrated, measured; its card, its page and its picture.
+
+python benchmarks/release.py runs/cifar10 cifar10 [--samples 1000] [--images 10000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import subprocess
+import tempfile
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import image_transformer as it
+from image_transformer.checkpoint import find, read_config, read_state
+from image_transformer.config.run import RunConfig
+from image_transformer.inference.sampling import generate_each
+from image_transformer.measures.gap import calibrate, entropy_gap, with_temperature
+from image_transformer.released import HOME, Card
+from image_transformer.show import grids
+
+ROOT = Path(__file__).parent.parent
+SUMMARIES = {
+    "cifar10": "CIFAR-10, 32x32, unconditional",
+    "cifar10-class": "CIFAR-10, 32x32, told one of its ten classes",
+    "cifar10-superres": "CIFAR-10 from 8x8 to 32x32",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name", choices=SUMMARIES)
+    parser.add_argument("--samples", type=int, default=1000, help="drawn to calibrate, and for the entropy gap")
+    parser.add_argument("--images", type=int, default=10_000, help="of the test set")
+    chosen = parser.parse_args()
+    folder = find(chosen.run)
+    config, trained = read_config(folder), it.load(folder)
+    data = {split: it.load_data("cifar10", split, shape=config.model.shape) for split in ("validation", "test")}
+    temperature = calibrate(
+        trained,
+        data["validation"].some(chosen.samples),
+        tell=lambda t, gap: print(f"temperature {t:g}: {gap.of_rows()}", flush=True),
+    )
+    partial = Path(tempfile.mkdtemp()) / chosen.name
+    it.export(folder, partial, temperature=temperature)
+    model, exact = it.load(partial), with_temperature(trained, temperature)
+    test = data["test"].some(chosen.images)
+    result = it.evaluate(model, test.images, **model.of(test, only=model.untold))
+    before = it.evaluate(exact, test.some(1000).images, **model.of(test.some(1000), only=model.untold))
+    after = it.evaluate(model, test.some(1000).images, **model.of(test.some(1000), only=model.untold))
+    mini = it.load_data("cifar10-mini", "test", shape=config.model.shape)
+    gap = entropy_gap(model, test.some(chosen.samples), seed=1, photographs=result.per_image[:, None]).of_rows()
+    card = Card(
+        summary=SUMMARIES[chosen.name],
+        parameters=sum(p.numel() for p in model.parameters()),
+        images_seen=read_state(folder).images_seen,
+        bits_per_dim=result.bits_per_dim,
+        standard_error=result.standard_error,
+        images=len(test),
+        mini_bits_per_dim=it.bits_per_dim(model, mini.images, **model.of(mini, only=model.untold)),
+        lost_by_rounding=after.bits_per_dim - before.bits_per_dim,
+        entropy_gap=gap[2],
+        entropy_gap_error=gap[3],
+        commit=subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
+        date=date.today().isoformat(),
+    )
+    (partial / "card.json").write_text(json.dumps(asdict(card), indent=1) + "\n")
+    shutil.rmtree(HOME / chosen.name, ignore_errors=True)
+    shutil.move(partial, HOME / chosen.name)
+    picture = ROOT / "docs" / "images" / f"model-{chosen.name}.png"
+    grids.save_png(drawn(model, test), picture)
+    page = ROOT / "docs" / "models" / f"{chosen.name}.md"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(written(chosen.name, card, config, read_state(folder).seconds, temperature))
+    print(json.dumps(asdict(card), indent=1))
+
+
+def drawn(model: it.ImageModel, test: it.ImageData) -> object:
+    """Samples of seed 0, not picked: a grid, a row for each class, or enlargements beside what was given."""
+    label = model.config.condition(it.Label)
+    if label is not None:
+        rows = generate_each(model, "label", label.choices, 8, seed=0).numpy()
+        return grids.labelled_rows(list(zip(label.choices, rows, strict=True)))
+    if model.config.conditions:
+        shown = test.some(10)
+        low = model.config.condition(it.Low)
+        given = it.box_mean(shown.images, low.factor)
+        large = it.enlarge(model, torch.from_numpy(given), samples=6, seed=0)
+        small = given.repeat(low.factor, 2).repeat(low.factor, 3)
+        rows = np.concatenate([small[:, None], large.numpy(), shown.images[:, None]], 1)
+        return grids.labelled_rows([("", row) for row in rows], ["given", *["drawn"] * 6, "original"])
+    return grids.grid(it.generate(model, 64, seed=0).numpy(), columns=16)
+
+
+def written(name: str, card: Card, config: RunConfig, seconds: float, temperature: float) -> str:
+    """The model's page."""
+    rate = card.images_seen / seconds
+    digits = max(0, 3 - math.ceil(math.log10(rate)))
+    text = (ROOT / "docs" / "models" / "about" / f"{name}.md").read_text()
+    flags = f"--train.images {config.train.images}" + (
+        f" --train.minutes {config.train.minutes:g}" if config.train.minutes else ""
+    )
+    return f"""# `{name}`
+
+{card.summary}. `image-transformer sample {name}`, `it.load("{name}")`.
+
+![Samples of seed 0, not picked](../images/model-{name}.png)
+
+| | |
+|---|---|
+| bits/dim, {card.images:,} test images of CIFAR-10 | **{card.bits_per_dim:.4f}** ± {card.standard_error:.4f} |
+| bits/dim, the 1,000 test images of `cifar10-mini`, which come with the package | {card.mini_bits_per_dim:.4f} |
+| entropy gap, bits/dim | {card.entropy_gap:+.3f} ± {card.entropy_gap_error:.3f} |
+| lost by rounding to 16 bits, bits/dim (1,000 images) | {card.lost_by_rounding:+.5f} |
+| built-in temperature, found on validation images | {temperature:g} |
+| parameters | {card.parameters:,} |
+| images seen | {card.images_seen:,} ({card.images_seen / 45_000:.1f} passes over the training images) |
+| training time | {seconds / 3600:.1f} hours, {rate:.{digits}f} images a second |
+| augmentation | {config.data.augmentation or "none"} |
+| recipe | `{config.recipe}`: `image-transformer train {config.recipe} {flags}` |
+| measured at commit | {card.commit}, {card.date} |
+
+{text}"""
+
+
+if __name__ == "__main__":
+    main()
