@@ -57,6 +57,7 @@ def main() -> None:
     before = it.evaluate(exact, test.some(1000).images, **model.of(test.some(1000), only=model.untold))
     after = it.evaluate(model, test.some(1000).images, **model.of(test.some(1000), only=model.untold))
     mini = it.load_data("cifar10-mini", "test", shape=config.model.shape)
+    few = mini.some(100)
     gap = entropy_gap(model, test.some(chosen.samples), seed=1, photographs=result.per_image[:, None]).of_rows()
     card = Card(
         summary=SUMMARIES[chosen.name],
@@ -66,6 +67,7 @@ def main() -> None:
         standard_error=result.standard_error,
         images=len(test),
         mini_bits_per_dim=it.bits_per_dim(model, mini.images, **model.of(mini, only=model.untold)),
+        mini_100_bits_per_dim=it.bits_per_dim(model, few.images, **model.of(few, only=model.untold)),
         lost_by_rounding=after.bits_per_dim - before.bits_per_dim,
         entropy_gap=gap[2],
         entropy_gap_error=gap[3],

@@ -92,7 +92,8 @@ def told(chosen: Any, model: ModelConfig, *, needed: bool) -> dict[str, Any]:
     for kind in (kind for kind in CONDITIONS if kind.flag):
         value, condition = getattr(chosen, kind.name), model.condition(kind)
         if value is not None and condition is None:
-            raise UsageError(f"--{kind.name}: this model is not {kind.adjective}")
+            can = " and ".join(one.noun for one in model.conditions) or "nothing"
+            raise UsageError(f"--{kind.name}: this model is not {kind.adjective}; it is told {can}")
         if value is not None:
             condition.check(value, 1, model.shape)
             found[kind.name] = value

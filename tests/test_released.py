@@ -1,0 +1,111 @@
+"""Released models: they load by name, are what their cards say, and are refused when they are not whole."""
+
+import shutil
+
+import pytest
+
+import image_transformer as it
+from image_transformer.checkpoint import READ, DamagedError, find, read_state
+from image_transformer.cli.main import main
+from image_transformer.released import card_of, folder_of, model_names
+
+every_released = pytest.mark.parametrize("name", model_names())
+MOST_MB = 12
+
+
+def mini(model, count=None):
+    data = it.load_data("cifar10-mini", "test", shape=model.config.shape).some(count)
+    return data.images, model.of(data, only=model.untold)
+
+
+@every_released
+def test_bits_per_dim_on_the_embedded_images_are_those_of_the_card(name):
+    model = it.load(name)
+    images, told = mini(model, 100)
+    card = card_of(name)
+    assert it.bits_per_dim(model, images, **told) == pytest.approx(card.mini_100_bits_per_dim, abs=0.001)
+    assert sum(p.numel() for p in model.parameters()) == card.parameters
+    assert read_state(folder_of(name)).images_seen == card.images_seen
+    assert abs(card.lost_by_rounding) <= 0.002
+
+
+@pytest.mark.slow
+@every_released
+def test_bits_per_dim_on_all_of_the_embedded_images_are_those_of_the_card(name):
+    model = it.load(name)
+    images, told = mini(model)
+    assert it.bits_per_dim(model, images, **told) == pytest.approx(card_of(name).mini_bits_per_dim, abs=0.001)
+
+
+def test_all_of_them_fit_into_the_package_and_are_listed(capsys):
+    files = [
+        file for file in HOME.rglob("*") if file.is_file() and file.suffix != ".py" and "__pycache__" not in str(file)
+    ]
+    assert sum(file.stat().st_size for file in files) <= MOST_MB * 1e6
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    for name in model_names():
+        assert name in printed and f"{card_of(name).bits_per_dim:.3f}" in printed
+
+
+@every_released
+def test_a_flipped_bit_is_refused(name, tmp_path):
+    shutil.copytree(folder_of(name), tmp_path / "copy")
+    weights = tmp_path / "copy" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"model\.safetensors is truncated or damaged"):
+        it.load(tmp_path / "copy")
+
+
+def test_formats_that_were_released_stay_readable():
+    assert {2, 3} <= set(READ)  # whoever drops one must convert the released files
+    for name in model_names():
+        assert read_state(folder_of(name)).format in READ
+
+
+@pytest.fixture
+def release(monkeypatch, tmp_path):
+    """A world in which one small model is released, called ducks."""
+    model = it.ImageModel(it.Modern(shape=(3, 4, 4), depth=1, width=8, heads=2))
+    run = it.RunConfig("ducks", model.config)
+    from image_transformer import checkpoint
+
+    checkpoint.save(tmp_path / "run", run, checkpoint.State(), model.state_dict(), {})
+    it.export(tmp_path / "run", tmp_path / "home" / "ducks")
+    (tmp_path / "home" / "ducks" / "card.json").write_text("{}")
+    monkeypatch.setattr("image_transformer.released.HOME", tmp_path / "home")
+    monkeypatch.chdir(tmp_path)
+    return model
+
+
+def test_names_are_taken_where_a_model_is_wanted_but_folders_come_first(release, tmp_path, capsys):
+    assert main(["sample", "ducks", "--count", "2"]) == 0
+    assert (tmp_path / "samples.png").exists()
+    (tmp_path / "ducks").mkdir()  # a folder of pictures, perhaps
+    assert find("ducks") == tmp_path / "home" / "ducks"
+    it.export(tmp_path / "run", tmp_path / "ducks" / "own")
+    shutil.copytree(tmp_path / "ducks" / "own", tmp_path / "ducks", dirs_exist_ok=True)
+    assert str(find("ducks")) == "ducks"
+    capsys.readouterr()
+    assert main(["sample", "duks"]) == 1
+    assert capsys.readouterr().err.strip().endswith("did you mean 'ducks'?")
+
+
+def test_a_model_asked_for_what_it_cannot_do_says_what_it_can(release, capsys):
+    assert main(["sample", "ducks", "--label", "cat"]) == 2
+    error = capsys.readouterr().err
+    assert "--label: this model is not class-conditional" in error and "it is told nothing" in error
+    assert main(["superres", "ducks", "photo.png"]) == 1
+    assert "super-resolution" in capsys.readouterr().err
+
+
+def test_an_exported_model_is_the_model_in_16_bits(tmp_path, release):
+    exported = it.load(it.export(tmp_path / "run", tmp_path / "light", temperature=0.9))
+    assert exported.config.temperature == 0.9
+    for name, tensor in release.state_dict().items():
+        assert (exported.state_dict()[name] == tensor.half()).all(), name
+    assert next(exported.parameters()).dtype == it.load(tmp_path / "run").dtype
+    with pytest.raises(FileExistsError, match="is there already"):
+        it.export(tmp_path / "run", tmp_path / "light")
