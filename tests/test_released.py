@@ -38,9 +38,7 @@ def test_bits_per_dim_on_all_of_the_embedded_images_are_those_of_the_card(name):
 
 
 def test_all_of_them_fit_into_the_package_and_are_listed(capsys):
-    files = [
-        file for file in HOME.rglob("*") if file.is_file() and file.suffix != ".py" and "__pycache__" not in str(file)
-    ]
+    files = [file for name in model_names() for file in folder_of(name).iterdir()]
     assert sum(file.stat().st_size for file in files) <= MOST_MB * 1e6
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
