@@ -4,8 +4,8 @@ python benchmarks/equal_time.py tiny --seconds 300 --seeds 0 1 --variant today= 
 
 A variant is a name and the flags that it changes, as `image-transformer train` takes them. All take turns of a few
 seconds in one process, so that whatever else the machine does meets all of them alike; the learning rate follows the
-CPU time of each. Every result is a line of JSON in --out, which a second call skips; the table says how far each variant
-is from the first one, image by image.
+CPU time of each. Every result is a line of JSON in --out, which a second call skips; the table says how far each
+variant is from the first one, image by image.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import image_transformer as it
-from image_transformer.cli.train import ALIASES, _parse
+from image_transformer.cli.train import ALIASES, parse_run
 from image_transformer.config.run import RunConfig
 from image_transformer.training.run import Run
 
@@ -88,11 +88,10 @@ def train(chosen: Any, variants: dict[str, str], seconds: float, seed: int, done
             if key(chosen, flags, seconds, seed) in done:
                 continue
             words = [ALIASES.get(word, word) for word in flags.split()]
-            parsed = _parse(chosen.recipe, words, it.recipe(chosen.recipe, data={"source": chosen.data}))
+            parsed = parse_run(chosen.recipe, words, it.recipe(chosen.recipe, data={"source": chosen.data}))
             config = replace(parsed.train, seed=seed, images=10**9, minutes=None)
-            runs[name] = Timed(
-                RunConfig(chosen.recipe, parsed.model, parsed.data, config), Path(folder) / name, seconds
-            )
+            run_config = RunConfig(chosen.recipe, parsed.model, parsed.data, config)
+            runs[name] = Timed(run_config, Path(folder) / name, seconds)
         while any(run.progress < 1 for run in runs.values()):
             for run in runs.values():
                 run.turn()
@@ -109,10 +108,8 @@ def train(chosen: Any, variants: dict[str, str], seconds: float, seed: int, done
         done[line["key"]] = line
         with open(chosen.out, "a") as file:
             file.write(json.dumps(line) + "\n")
-        print(
-            f"{seconds:g} s, seed {seed}, {name}: {result.bits_per_dim:.4f}, {run.state.images_seen:,} images",
-            flush=True,
-        )
+        found = f"{result.bits_per_dim:.4f} bits/dim after {run.state.images_seen:,} images"
+        print(f"{seconds:g} s, seed {seed}, {name}: {found}", flush=True)
 
 
 def show(chosen: Any, variants: dict[str, str], done: dict[str, dict[str, Any]]) -> None:
@@ -122,10 +119,9 @@ def show(chosen: Any, variants: dict[str, str], done: dict[str, dict[str, Any]])
         first = [done[key(chosen, next(iter(variants.values())), seconds, seed)] for seed in chosen.seeds]
         for name, flags in variants.items():
             lines = [done[key(chosen, flags, seconds, seed)] for seed in chosen.seeds]
-            difference = np.mean(
-                [np.subtract(a["per_image"], b["per_image"]) for a, b in zip(lines, first, strict=True)], 0
-            )
-            each = [a["bits_per_dim"] - b["bits_per_dim"] for a, b in zip(lines, first, strict=True)]
+            pairs = list(zip(lines, first, strict=True))
+            difference = np.mean([np.subtract(a["per_image"], b["per_image"]) for a, b in pairs], 0)
+            each = [a["bits_per_dim"] - b["bits_per_dim"] for a, b in pairs]
             table.add_row(
                 name, flags, f"{seconds:g}", f"{np.mean([line['images'] for line in lines]):,.0f}",
                 f"{np.mean([line['bits_per_dim'] for line in lines]):.4f}", f"{difference.mean():+.4f}",

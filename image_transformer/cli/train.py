@@ -52,13 +52,13 @@ def run(args: list[str]) -> None:
     parts = (word.partition("=") for word in rest)
     rest = [ALIASES.get(flag, flag) + equals + value for flag, equals, value in parts]
     base = starting_from(base, _value_of("--train.init", rest))
-    chosen = _parse(name, rest, base)
+    chosen = parse_run(name, rest, base)
     out = chosen.out or Path("runs") / base.recipe
     if chosen.resume and (out / "config.yaml").exists():  # the run's own values, not the recipe's, are the defaults
         saved = load_config(out / "config.yaml")
         if saved.recipe != base.recipe:
             raise ValueError(f"{out} is a run of the recipe {saved.recipe}, not of {base.recipe}")
-        chosen = _parse(name, rest, saved)
+        chosen = parse_run(name, rest, saved)
 
     from image_transformer.training.errors import Interrupted
     from image_transformer.training.loop import train
@@ -78,7 +78,7 @@ def _find(name: str) -> RunConfig:
         raise UsageError(str(error)) from None
 
 
-def _parse(name: str, args: list[str], config: RunConfig) -> Any:
+def parse_run(name: str, args: list[str], config: RunConfig) -> Any:
     """The verb with the fields of `config` as defaults. --model.family comes first: the other flags are its fields."""
     model, rest = config.model, list(args)
     family = _value_of("--model.family", rest, remove=True)
