@@ -254,6 +254,7 @@ def test_a_run_that_was_written_before_conditions_were_values_still_means_the_sa
     }  # fmt: skip
     config = from_dict(RunConfig, {"recipe": "x", "model": old}).model
     assert config.conditions == (Label(("cat", "dog")), Low(4)) and config.encoder_depth == 1
+    assert config.mix == 0 and recipe("tiny").model.mix > 0  # neighbours were not mixed
     old |= {"family": "paper", "order": "raster", "classes": None, "factor": None}
     config = from_dict(RunConfig, {"model": old}).model
     assert config.conditions == () and config.positions == "sinusoidal"

@@ -12,9 +12,10 @@ from torch.nn.functional import layer_norm, linear, pad, relu, scaled_dot_produc
 from image_transformer.config.model import Modern, Paper
 from image_transformer.geometry.neighbours import NUM_NEIGHBOURS, nearest_generated, neighbour_table
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
-from image_transformer.geometry.patterns import Full, Local1D
+from image_transformer.geometry.patterns import Full, Local1D, Near
 from image_transformer.inference.scoring import bits_per_dim
 from image_transformer.model import ImageModel
+from image_transformer.networks.mixing import Mixing
 from image_transformer.networks.transformer import Reach
 
 SHAPE = (3, 4, 5)
@@ -172,6 +173,25 @@ def test_modern_starts_with_blocks_and_head_that_add_nothing(likelihood):
     x = torch.randn(1, model.layout.num_positions, 16)
     reach = Reach(network.tiled[0], network.mixing)
     assert torch.equal(network.blocks[0](x, network.rotary(slice(None)), reach), x)
+
+
+@pytest.mark.parametrize("order", [Raster(), Wavefront(0), Wavefront(1), BlockRaster((2, 3))], ids=str)
+def test_mixing_has_the_gradients_of_its_sum(order):
+    lay = layout(order, (1, 3, 4), False)
+    mixing = Mixing(Near(nearest_generated(order)[:5]), lay)
+    x = torch.randn(2, 12, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(mixing, (x, weight))
+    p, (gradient,) = lay.positions, torch.autograd.grad(mixing(x, weight)[0, :, 0].sum(), x)
+    taps = gradient[0, :, 0].detach() - 1
+    for i in range(12):  # a state is mixed into those whose neighbour it is
+        its = [
+            weight[n, 0].item()
+            for n, (down, right) in enumerate(nearest_generated(order)[:5])
+            for q in range(12)
+            if (p.row[q] + down, p.col[q] + right) == (p.row[i], p.col[i]) and p.front[i] < p.front[q]
+        ]
+        assert taps[i].item() == pytest.approx(sum(its))
 
 
 def test_modern_neighbours_at_the_edges():
