@@ -10,7 +10,6 @@ from typing import Any, Literal
 from image_transformer.cli import UsageError
 from image_transformer.cli.flags import at_least, model_argument, parse, say
 
-
 WIDE = 0.1  # bits/dim, an entropy gap that is worth closing
 
 
