@@ -23,6 +23,7 @@ from image_transformer.geometry.patterns import Dilated as Dilated
 from image_transformer.geometry.patterns import Full as Full
 from image_transformer.geometry.patterns import Local1D as Local1D
 from image_transformer.geometry.patterns import Local2D as Local2D
+from image_transformer.geometry.patterns import Nothing as Nothing
 from image_transformer.inference.completion import complete as complete
 from image_transformer.inference.completion import known_side as known_side
 from image_transformer.inference.enlarging import enlarge as enlarge

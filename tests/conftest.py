@@ -18,7 +18,7 @@ from image_transformer.config.model import Modern
 from image_transformer.config.run import RunConfig
 from image_transformer.config.train import TrainConfig
 from image_transformer.geometry.order import BlockRaster, Layout, Order, Raster, Wavefront, layout
-from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Pattern, receptive_field
+from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Nothing, Pattern, receptive_field
 from image_transformer.model import ImageModel
 from image_transformer.words import to_text
 
@@ -35,6 +35,7 @@ SCHEMES: list[tuple[Order, tuple[Pattern, ...]]] = [
     (Wavefront(slope=1), (Local1D(query=5, memory=4),)),
     (Wavefront(slope=2), (Local1D(query=3, memory=5), Local2D(query=(2, 2), memory=(2, 3)))),
     (Wavefront(slope=0), (Full(), Dilated(query=4, memory=2, count=2, gap=3))),
+    (Wavefront(slope=1), (Nothing(), Local1D(query=4, memory=5), Nothing())),
 ]
 FAMILIES = ("paper", "modern")
 LIKELIHOODS = ("categorical", "dmol", "chained")
@@ -48,7 +49,7 @@ def scheme_id(scheme: object) -> str:
 
 
 def _goes_together(scheme: tuple[Order, tuple[Pattern, ...]], family: str) -> bool:
-    return not (isinstance(scheme[0], Wavefront) and family == "paper")
+    return family == "modern" or not (isinstance(scheme[0], Wavefront) or Nothing() in scheme[1])
 
 
 every_model = pytest.mark.parametrize(

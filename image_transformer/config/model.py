@@ -13,11 +13,11 @@ from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.config.checks import check, check_choices, check_least
 from image_transformer.geometry.order import BlockRaster, Order, Raster, Wavefront
-from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Pattern
+from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Nothing, Pattern
 from image_transformer.likelihoods import Name
 
 ORDERS = (Raster, BlockRaster, Wavefront)
-PATTERNS = (Full, Local1D, Local2D, Dilated)
+PATTERNS = (Full, Local1D, Local2D, Dilated, Nothing)
 CONDITIONS: tuple[type[Condition], ...] = (Label, Low)
 
 
@@ -74,7 +74,7 @@ class Transformer(ModelConfig):
 
     attention: tuple[Pattern, ...] = (Local1D(256, 256),)
     """Patterns of the layers, repeated to the depth: full, local1d:QUERY:MEMORY, local2d:HxW:HxW,
-    dilated:QUERY:MEMORY:COUNT:GAP."""
+    dilated:QUERY:MEMORY:COUNT:GAP, none (a feed-forward layer alone; modern family only)."""
     depth: int = 12
     """Layers."""
     heads: int = 8
@@ -133,6 +133,7 @@ class Paper(Transformer):
             "the paper family shifts its inputs along the sequence, so no two pixels can be drawn together: "
             "the wavefront order needs the modern family, the paper's goes with --model.order raster",
         )
+        check(Nothing() not in self.attention, "every layer of the paper family attends: none is for the modern family")
         check(
             self.positions != "sinusoidal" or self.width % 4 == 0,
             f"sinusoidal positions need a model.width that 4 divides, got {self.width}",

@@ -141,6 +141,22 @@ class Dilated:
 
 
 @dataclass(frozen=True)
+class Nothing:
+    """No attention: the layer is a feed-forward layer alone."""
+
+    name: ClassVar[str] = "none"
+
+    def sees(self, q: Positions, k: Positions) -> BoolArray:
+        return k.index == q.index
+
+    def block(self, p: Positions) -> IntArray:
+        return p.index // 32
+
+    def nearby(self, q: Positions, layout: Layout) -> IntArray:
+        return q.index
+
+
+@dataclass(frozen=True)
 class Near:
     """Each position also sees the positions at `offsets` (rows down, columns right), those in earlier fronts.
 
@@ -174,7 +190,7 @@ class Near:
         return np.stack(found)
 
 
-Pattern = Full | Local1D | Local2D | Dilated | Near
+Pattern = Full | Local1D | Local2D | Dilated | Nothing | Near
 
 
 @dataclass(frozen=True, eq=False)

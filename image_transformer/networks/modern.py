@@ -23,7 +23,7 @@ from image_transformer.config.model import Modern
 from image_transformer.geometry.boxes import place_of_box, places_in_boxes
 from image_transformer.geometry.neighbours import nearest_generated, neighbour_table
 from image_transformer.geometry.order import Layout
-from image_transformer.geometry.patterns import Near
+from image_transformer.geometry.patterns import Near, Nothing
 from image_transformer.likelihoods.base import Likelihood, to_unit
 from image_transformer.networks.attention import Attend, full_attention
 from image_transformer.networks.skip import LinearSkip
@@ -68,7 +68,8 @@ class ModernTransformer(LocalTransformer):
         self.dropout = nn.Dropout(config.dropout)
         self.rotary = Rotary2D(p.row, p.col, config.head_width)
         self.encoders = self.readers(self.ENCODERS, config)
-        self.blocks = nn.ModuleList(Block(config, len(self.encoders) > 0, config.mix) for _ in range(config.depth))
+        cross = len(self.encoders) > 0
+        self.blocks = nn.ModuleList(Block(config, cross, config.mix, p != Nothing()) for p in config.patterns)
         self.head = nn.Linear(width, likelihood.num_params, bias=False)
         likelihood.init_head(self.head.weight)
         phase = next((one.phase for one in self.local.values()), None)
@@ -238,15 +239,15 @@ def _norm(x: Tensor) -> Tensor:
 class Block(nn.Module):
     """Self-attention and gated feed-forward on normalised inputs; both start at zero (Zhang et al., 2019: fixup).
 
-    With `cross`, attention to what an encoder has read comes between them; with `mix`, the feed-forward layer is given
-    a mixture of the states at so many neighbours and its own.
+    With `cross`, attention to what an encoder has read comes between them; a block that does not attend has neither.
+    With `mix`, the feed-forward layer is given a mixture of the states at so many neighbours and its own.
     """
 
-    def __init__(self, config: Modern, cross: bool = False, mix: int = 0) -> None:
+    def __init__(self, config: Modern, cross: bool = False, mix: int = 0, attends: bool = True) -> None:
         super().__init__()
         self.mix = nn.Parameter(torch.zeros(mix, config.width)) if mix else None
-        self.attention = SelfAttention(config)
-        self.cross = CrossAttention(config) if cross else None
+        self.attention = SelfAttention(config) if attends else None
+        self.cross = CrossAttention(config) if cross and attends else None
         self.gate_up = nn.Linear(config.width, 2 * config.feed_forward, bias=False)
         self.down = nn.Linear(config.feed_forward, config.width, bias=False)
         nn.init.zeros_(self.down.weight)
@@ -258,7 +259,8 @@ class Block(nn.Module):
         return self.cross.keys_and_values(states, rotate)
 
     def forward(self, x: Tensor, rotate: Rotation, reach: Reach, memory: KeysValues | None = None) -> Tensor:
-        x = x + self.dropout(self.attention(_norm(x), rotate, reach.attend))
+        if self.attention is not None and reach.attend is not None:
+            x = x + self.dropout(self.attention(_norm(x), rotate, reach.attend))
         if self.cross is not None and memory is not None:
             x = x + self.dropout(self.cross(_norm(x), rotate, memory))
         seen = _norm(x)

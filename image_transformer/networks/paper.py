@@ -63,6 +63,7 @@ class PaperTransformer(LocalTransformer):
         x = content + self.positions(at)
         x = self.dropout(x if context.added is None else x + context.added)
         for layer, (block, reach) in enumerate(zip(self.blocks, reaches, strict=True)):
+            assert reach.attend is not None
             x = block(x, reach.attend, context.of_layer(layer))
         with torch.autocast(x.device.type, enabled=False):  # a mean in bfloat16 would be off by half a level
             return self.head(x.to(self.head.weight.dtype))

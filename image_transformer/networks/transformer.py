@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from image_transformer.conditions.base import Condition, Given
 from image_transformer.config.model import Transformer
 from image_transformer.geometry.order import IntArray, Layout
-from image_transformer.geometry.patterns import BoolArray, Near, Pattern
+from image_transformer.geometry.patterns import BoolArray, Near, Nothing, Pattern
 from image_transformer.geometry.schedule import Schedule, as_early_as_possible
 from image_transformer.networks.attention import Attend, TiledAttention
 from image_transformer.networks.base import Network
@@ -31,12 +31,13 @@ KeysValues = tuple[Tensor, Tensor]  # (b, a, m, e) each
 class Context:
     """What a transformer has read of the conditions of a batch of images, once for all positions and layers.
 
-    added: what is added to every position, `(b, 1, d)`. memory: for each layer what it attends to beside the image.
+    added: what is added to every position, `(b, 1, d)`. memory: for each layer what it attends to beside the image,
+    None for one that does not attend.
     given: the conditions themselves, for local features of them.
     """
 
     added: Tensor | None = None
-    memory: tuple[KeysValues, ...] = ()
+    memory: tuple[KeysValues | None, ...] = ()
     given: Given = field(default_factory=dict)
 
     def of_layer(self, layer: int) -> KeysValues | None:
@@ -45,9 +46,9 @@ class Context:
 
 @dataclass(frozen=True)
 class Reach:
-    """How a layer sees other positions: attention to those of its pattern, and the mixing of neighbours, if any."""
+    """How a layer sees other positions, if at all: attention to those of its pattern, and the mixing of neighbours."""
 
-    attend: Attend
+    attend: Attend | None
     mix: Mix | None = None
 
 
@@ -88,14 +89,21 @@ class LocalTransformer(Network):
         for condition in config.conditions:
             if not any(type(condition) in kinds for kinds in (self.VECTORS, self.FEATURES, self.ENCODERS)):
                 raise ValueError(f"the {config.family} family cannot be told {condition.noun} ({condition.name})")
-        tiled = {pattern: TiledAttention(pattern, layout, config.groups) for pattern in config.patterns}
-        self.tiled = nn.ModuleList(tiled[p] for p in config.patterns)  # layers of one pattern share its tables
+        self.attending = tuple(pattern for pattern in config.patterns if pattern != Nothing())
+        tiled = {pattern: TiledAttention(pattern, layout, config.groups) for pattern in self.attending}
+        self.tiled = nn.ModuleList(tiled[p] for p in self.attending)  # layers of one pattern share its tables
         self.mixing = None if near is None else Mixing(near, layout)
 
     @property
     def sights(self) -> tuple[Pattern, ...]:
         """All that any layer sees by."""
-        return self.config.patterns if self.near is None else (*self.config.patterns, self.near)
+        return self.attending if self.near is None else (*self.attending, self.near)
+
+    def reaches(self, attends: Sequence[Attend], mixes: Sequence[Mix | None]) -> list[Reach]:
+        """One for each layer, of an `Attend` for each that attends, and a `Mix` for each."""
+        left = iter(attends)
+        patterns = self.config.patterns
+        return [Reach(None if p == Nothing() else next(left), mix) for p, mix in zip(patterns, mixes, strict=True)]
 
     def slots(self, image: Tensor, at: Tensor | slice, reaches: Sequence[Reach], context: Context) -> Tensor:
         """Parameters `(b, l, p)` of positions `at`, each layer seeing others by its own of `reaches`."""
@@ -109,14 +117,17 @@ class LocalTransformer(Network):
     def read(self, given: Given) -> Context:
         added = [vector(given[name]) for name, vector in self.vectors.items()]
         read = [encoder(given[name]) for name, encoder in self.encoders.items()]
-        memory: list[KeysValues] = []
+        memory: list[KeysValues | None] = []
         for block in self.blocks if read else ():
+            if block.cross is None:
+                memory.append(None)
+                continue
             keys, values = zip(*(block.remember(*one) for one in read), strict=True)
             memory.append((_joined(keys), _joined(values)))
         return Context(torch.stack(added).sum(0) if added else None, tuple(memory), given)
 
     def forward(self, image: Tensor, context: Context | None = None) -> Tensor:
-        reaches = [Reach(tiled, self.mixing) for tiled in self.tiled]
+        reaches = self.reaches(list(self.tiled), [self.mixing] * self.config.depth)
         return self.slots(image, slice(None), reaches, context or Context())
 
     def schedule(self, known: BoolArray | None = None) -> Schedule:
@@ -137,7 +148,7 @@ class LocalTransformer(Network):
         """An empty cache for the steps of `schedule`."""
         config, weight = self.config, next(self.parameters())
         return KVCache(
-            config.patterns, self.layout, schedule or self.schedule(), batch, config.heads, config.head_width,
+            self.attending, self.layout, schedule or self.schedule(), batch, config.heads, config.head_width,
             groups=config.groups, prefilled=prefilled, device=weight.device, dtype=weight.dtype,
         )  # fmt: skip
 
@@ -171,28 +182,36 @@ class CachedDecoder:
         self.num_bytes = cache.num_bytes + (0 if mixing is None else mixing.num_bytes)
 
     def prefill(self, image: Tensor) -> Tensor:
-        reaches = [self._storing(tiled, layer) for layer, tiled in enumerate(self.network.tiled)]
+        attends = [self._attending(tiled, number) for number, tiled in enumerate(self.network.tiled)]
+        reaches = self.network.reaches(attends, [self._mixing(layer) for layer in range(self.network.config.depth)])
         return self.network.slots(image, slice(None), reaches, self.context)
 
     def step(self, image: Tensor, at: Tensor) -> Tensor:
-        attends = self.cache.attends(at)
-        mixes = [None] * len(attends) if self.mixing is None else self.mixing.mixes(at)
-        reaches = [Reach(*both) for both in zip(attends, mixes, strict=True)]
-        return self.network.slots(image, at, reaches, self.context)
+        mixes = [None] * self.network.config.depth if self.mixing is None else self.mixing.mixes(at)
+        return self.network.slots(image, at, self.network.reaches(self.cache.attends(at), mixes), self.context)
 
-    def _storing(self, tiled: nn.Module, layer: int) -> Reach:
+    def _attending(self, tiled: nn.Module, number: int) -> Attend:
+        """Attention over the whole image that keeps what later steps see of it."""
+
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self.cache.store(layer, k, v)
+            self.cache.store(number, k, v)
             out: Tensor = tiled(q, k, v)
             return out
 
+        return attend
+
+    def _mixing(self, layer: int) -> Mix | None:
+        """The mixing of the whole image that keeps what later steps see of it."""
+        cache, whole = self.mixing, self.network.mixing
+        if cache is None or whole is None:
+            return None
+
         def mix(x: Tensor, weight: Tensor) -> Tensor:
-            assert self.mixing is not None and self.network.mixing is not None
-            self.mixing.store(layer, x)
-            mixed: Tensor = self.network.mixing(x, weight)
+            cache.store(layer, x)
+            mixed: Tensor = whole(x, weight)
             return mixed
 
-        return Reach(attend, mix)
+        return mix
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

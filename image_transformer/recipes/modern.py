@@ -92,7 +92,7 @@ def cifar10() -> RunConfig:
         model=Modern(attention=(near, near, far), depth=6, width=160, heads=4, feed_forward=432),
         data=DataConfig(source="cifar10"),
         train=TrainConfig(
-            images=400_000, batch=8, warmup=1_000, lr=5e-4, closed_form_start=True,
+            images=400_000, batch=8, warmup=1_000, lr=5e-4, closed_form_start=True, compile="on",
             validate_every=20_000, validation_images=500, sample_every=20_000, save_every=2_000,
         ),
     )  # fmt: skip
