@@ -101,11 +101,12 @@ def shrunken(config: RunConfig) -> RunConfig:
     """The recipe with everything small but the same parts: it builds, trains and samples in seconds."""
     model = config.model
     divide = 32 if model.likelihood == "categorical" else 16
-    attention = tuple(
-        Local2D((2, 3), (2, 2)) if isinstance(p, Local2D) else Local1D(max(1, p.query // divide), p.memory // divide)
-        for p in model.attention
-        if isinstance(p, Local1D | Local2D)
-    )
+    small = {
+        Local1D: lambda p: Local1D(max(1, p.query // divide), p.memory // divide),
+        Local2D: lambda p: Local2D((2, 3), (2, 2)),
+        Nothing: lambda p: p,
+    }
+    attention = tuple(small[type(p)](p) for p in model.attention)
     order = BlockRaster((2, 3)) if isinstance(model.order, BlockRaster) else model.order
     low = model.condition(Low)
     conditions = tuple(Low(2) if one == low else one for one in model.conditions)
@@ -119,6 +120,7 @@ def shrunken(config: RunConfig) -> RunConfig:
         images=8,
         batch=4,
         minutes=None,
+        compile="off",
         validate_every=8,
         validation_images=3,
         sample_every=8,

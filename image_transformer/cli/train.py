@@ -9,9 +9,10 @@ from typing import Any
 from image_transformer.cli import UsageError, recipes
 from image_transformer.cli.flags import parse
 from image_transformer.config.data import DataConfig
-from image_transformer.config.model import FAMILIES, ModelConfig
+from image_transformer.config.model import FAMILIES, ModelConfig, Paper
 from image_transformer.config.run import RunConfig, load_config
 from image_transformer.config.train import TrainConfig
+from image_transformer.geometry.patterns import Nothing
 from image_transformer.recipes import recipe, starting_from
 from image_transformer.words import did_you_mean
 
@@ -107,4 +108,6 @@ def of_family(model: ModelConfig, family: str) -> ModelConfig:
     kept = {f.name: getattr(model, f.name) for f in fields(kind) if hasattr(model, f.name)}
     if model.order == own.order:  # each family has an order of its own
         del kept["order"]
+    if kind is Paper and "attention" in kept:  # its layers all attend
+        kept["attention"] = tuple(one for one in kept["attention"] if one != Nothing()) or Paper.attention
     return kind(**kept)

@@ -47,7 +47,8 @@ class EntropyGap:
             error = standard_error(samples - photographs)
         else:
             error = math.hypot(standard_error(samples), standard_error(photographs))
-        return photographs.mean(), samples.mean(), samples.mean() - photographs.mean(), error
+        a, b = float(photographs.mean()), float(samples.mean())
+        return a, b, b - a, float(error)
 
     def table(self) -> Table:
         """All rows, then bands of them."""
