@@ -35,8 +35,8 @@ SUMMARIES = {
 ABOUT = """## What it is for
 
 For trying the library at once, as a start for training on images of your own (`--init {name}`), and for research and
-teaching about exact likelihoods. It knows 32x32 photographs of ten kinds of things: airplanes, automobiles, birds, cats,
-deer, dogs, frogs, horses, ships and trucks.
+teaching about exact likelihoods. It knows 32x32 photographs of ten kinds of things: airplanes, automobiles, birds,
+cats, deer, dogs, frogs, horses, ships and trucks.
 
 ## What it is bad at
 

@@ -52,7 +52,6 @@ def run(args: list[str]) -> None:
     base = load_config(Path(name)) if name.endswith((".yaml", ".yml")) else _find(name)
     parts = (word.partition("=") for word in rest)
     rest = [ALIASES.get(flag, flag) + equals + value for flag, equals, value in parts]
-    base = starting_from(base, _value_of("--train.init", rest))
     chosen = parse_run(name, rest, base)
     out = chosen.out or Path("runs") / base.recipe
     if chosen.resume and (out / "config.yaml").exists():  # the run's own values, not the recipe's, are the defaults
@@ -80,7 +79,11 @@ def _find(name: str) -> RunConfig:
 
 
 def parse_run(name: str, args: list[str], config: RunConfig) -> Any:
-    """The verb with the fields of `config` as defaults. --model.family comes first: the other flags are its fields."""
+    """The verb with the fields of `config` as defaults.
+
+    --train.init and --model.family come first: the other flags are about the fields of the model that they name.
+    """
+    config = starting_from(config, _value_of("--train.init", args))
     model, rest = config.model, list(args)
     family = _value_of("--model.family", rest, remove=True)
     if family is not None:
