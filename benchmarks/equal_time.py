@@ -4,8 +4,8 @@ python benchmarks/equal_time.py tiny --seconds 300 --seeds 0 1 --variant today= 
 
 A variant is a name and the flags that it changes, as `image-transformer train` takes them. All take turns of a few
 seconds in one process, so that whatever else the machine does meets all of them alike; the learning rate follows the
-CPU time of each. Every result is a line of JSON in --out, which a second call skips; the table says how far each
-variant is from the first one, image by image.
+CPU time of each. Every result is a line of JSON in --out, which a second call at the same commit skips; the table says
+how far each variant is from the first one, image by image.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
 import tempfile
 import time
 from dataclasses import replace
@@ -27,9 +28,11 @@ from rich.table import Table
 import image_transformer as it
 from image_transformer.cli.train import ALIASES, parse_run
 from image_transformer.config.run import RunConfig
-from image_transformer.training.run import Run
+from image_transformer.training.run import Run, load_split
 
 TURN = 5.0  # CPU-seconds
+ROOT = Path(__file__).parent.parent
+COMMIT = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
 EVALUATED = 500  # validation images
 
 
@@ -72,7 +75,7 @@ def main() -> None:
 
 
 def key(chosen: argparse.Namespace, flags: str, seconds: float, seed: int) -> str:
-    return json.dumps([chosen.recipe, chosen.data, flags, seconds, seed])
+    return json.dumps([COMMIT, chosen.recipe, chosen.data, flags, seconds, seed])
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
@@ -96,7 +99,7 @@ def train(chosen: Any, variants: dict[str, str], seconds: float, seed: int, done
             for run in runs.values():
                 run.turn()
     for name, run in runs.items():
-        some = run.validation.some(EVALUATED)
+        some = load_split(run.config, "validation").some(EVALUATED)
         result = it.evaluate(run.weights, some.images, **run.weights.of(some, only=run.weights.untold))
         line = {
             "key": key(chosen, variants[name], seconds, seed),

@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 import subprocess
+import sys
 import tempfile
 from dataclasses import asdict
 from datetime import date
@@ -20,7 +21,7 @@ import torch
 
 import image_transformer as it
 from image_transformer.checkpoint import find, read_config, read_state
-from image_transformer.config.run import RunConfig
+from image_transformer.config.run import RunConfig, to_dict
 from image_transformer.inference.sampling import generate_each
 from image_transformer.measures.gap import calibrate, entropy_gap, with_temperature
 from image_transformer.released import HOME, Card
@@ -63,11 +64,14 @@ def main() -> None:
     parser.add_argument("name", choices=SUMMARIES)
     parser.add_argument("--samples", type=int, default=1000, help="drawn to calibrate, and for the entropy gap")
     parser.add_argument("--images", type=int, default=10_000, help="of the test set")
+    parser.add_argument("--hardware", default="one core of an AMD EPYC")
     chosen = parser.parse_args()
+    if subprocess.check_output(["git", "status", "--porcelain", "image_transformer"], cwd=ROOT):
+        sys.exit("commit first: the card names the commit that the figures are of")
     folder = find(chosen.run)
     config, trained = read_config(folder), it.load(folder)
     data = {split: it.load_data("cifar10", split, shape=config.model.shape) for split in ("validation", "test")}
-    temperature = calibrate(
+    temperature, _ = calibrate(
         trained,
         data["validation"].some(chosen.samples),
         tell=lambda t, gap: print(f"temperature {t:g}: {gap.of_rows()}", flush=True),
@@ -104,7 +108,7 @@ def main() -> None:
     grids.save_png(drawn(model, test), picture)
     page = ROOT / "docs" / "models" / f"{chosen.name}.md"
     page.parent.mkdir(exist_ok=True)
-    page.write_text(written(chosen.name, card, config, read_state(folder).seconds, temperature))
+    page.write_text(written(chosen.name, card, config, read_state(folder).seconds, temperature, chosen.hardware))
     print(json.dumps(asdict(card), indent=1))
 
 
@@ -125,14 +129,22 @@ def drawn(model: it.ImageModel, test: it.ImageData) -> object:
     return grids.grid(it.generate(model, 64, seed=0).numpy(), columns=16)
 
 
-def written(name: str, card: Card, config: RunConfig, seconds: float, temperature: float) -> str:
+def flags(config: RunConfig) -> str:
+    """The flags in which a run differs from its recipe."""
+    own, of_recipe, found = to_dict(config), to_dict(it.recipe(config.recipe)), ""
+    for room in ("model", "data", "train"):
+        for field, value in own[room].items():
+            if field != "conditions" and value != of_recipe[room][field]:
+                words = value if isinstance(value, list) else [value]
+                found += f" --{room}.{field.replace('_', '-')} {' '.join(map(str, words))}"
+    return found
+
+
+def written(name: str, card: Card, config: RunConfig, seconds: float, temperature: float, hardware: str) -> str:
     """The model's page."""
     rate = card.images_seen / seconds
     digits = max(0, 2 - math.floor(math.log10(rate)))
     text = ABOUT.format(name=name, bad=BAD[name])
-    flags = f"--train.images {config.train.images}" + (
-        f" --train.minutes {config.train.minutes:g}" if config.train.minutes else ""
-    )
     return f"""# `{name}`
 
 {card.summary}. `image-transformer sample {name}`, `it.load("{name}")`.
@@ -148,9 +160,9 @@ def written(name: str, card: Card, config: RunConfig, seconds: float, temperatur
 | built-in temperature, found on validation images | {temperature:g} |
 | parameters | {card.parameters:,} |
 | images seen | {card.images_seen:,} of a training split of 48,000 |
-| training time | {seconds / 3600:.1f} hours of one core of an AMD EPYC, {rate:.{digits}f} images a second |
+| training time | {seconds / 3600:.1f} hours, {hardware}, {rate:.{digits}f} images a second |
 | augmentation | {config.data.augmentation or "none"} |
-| recipe | `{config.recipe}`: `image-transformer train {config.recipe} {flags}` |
+| recipe | `{config.recipe}`: `image-transformer train {config.recipe}{flags(config)}` |
 | measured at commit | {card.commit}, {card.date} |
 
 {text}"""

@@ -100,17 +100,17 @@ def export(path: str | Path, out: str | Path, *, temperature: float | None = Non
     """
     folder, out = find(path), Path(out)
     if out.exists():
-        raise FileExistsError(f"{out} is there already: choose another --out")
-    read_state(folder)
-    weights = safetensors.torch.load(read_file(folder, "model.safetensors"))
+        raise FileExistsError(f"{out} is there already: choose another folder")
+    state, config, weights = read_state(folder), read_config(folder), _read_weights(folder)
     rounded = {name: x.half() if x.dtype == torch.float32 else x for name, x in weights.items()}
-    config = read_config(folder)
+    rounded = {name: x if x.isfinite().all() else weights[name] for name, x in rounded.items()}  # too large for 16 bits
     if temperature is not None:
+        state = replace(state, validation_bpd=None)
         config = replace(config, model=replace(config.model, temperature=temperature))
     files = {
         "model.safetensors": safetensors.torch.save(rounded),
         "config.yaml": yaml.safe_dump(to_dict(config), sort_keys=False).encode(),
-        "state.json": read_file(folder, "state.json"),
+        "state.json": json.dumps(asdict(state)).encode(),
     }
     files[SUMS] = sums(files)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -241,8 +241,9 @@ def find(path: str | Path) -> Path:
     if name in model_names():
         return folder_of(name)
     if not path.exists():
-        hint = f"; {did_you_mean(name, model_names())}" if path.name == name else ""
-        raise CheckpointError(f"no model at {name}: expected a run folder, a checkpoint or a released model{hint}")
+        hint = did_you_mean(name, model_names())
+        hint = hint if hint.startswith("did") else "image-transformer models lists the released ones"
+        raise CheckpointError(f"no model at {name}: expected a run folder, a checkpoint or a released model; {hint}")
     raise CheckpointError(f"{path} is neither a run folder (with checkpoints/) nor a checkpoint (model.safetensors)")
 
 
@@ -258,16 +259,21 @@ def load(path: str | Path, device: str | torch.device | None = None) -> ImageMod
     folder = find(path)
     try:
         read_state(folder)
-        config = read_config(folder)
-        weights = safetensors.torch.load(read_file(folder, "model.safetensors"))
-    except safetensors.SafetensorError as error:
-        raise DamagedError(f"{folder / 'model.safetensors'} is truncated or damaged: {error}") from None
+        config, weights = read_config(folder), _read_weights(folder)
     except DamagedError as error:
         others = [other.name for other in checkpoints(Path(path)) if other != folder]
         raise DamagedError(f"{error}; {path} also holds {', '.join(others)}" if others else str(error)) from None
     model = ImageModel(config.model)
-    load_weights(model, tensors_of_today(weights), folder)
+    load_weights(model, weights, folder)
     return model.to(device or default_device()).eval()
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights for use, by the names that they have now."""
+    try:
+        return tensors_of_today(safetensors.torch.load(read_file(folder, "model.safetensors")))
+    except safetensors.SafetensorError as error:
+        raise DamagedError(f"{folder / 'model.safetensors'} is truncated or damaged: {error}") from None
 
 
 def read_config(folder: Path) -> RunConfig:

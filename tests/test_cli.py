@@ -236,6 +236,20 @@ def test_debug_shows_the_traceback():
         main(["evaluate", "nowhere", "--debug"])
 
 
+def test_the_smallest_scale_reaches_the_likelihood():
+    small, usual = (ImageModel(recipe("tiny", model={"min_log_scale": s}).model) for s in (-9.0, -7.0))
+    assert (small.likelihood.min_log_scale, usual.likelihood.min_log_scale) == (-9, -7)
+
+
+def test_a_wide_entropy_gap_comes_with_what_closes_it(run, images_file, capsys):
+    assert main(["evaluate", str(run), "--gap", "0"]) == 0
+    assert "entropy gap" not in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--gap", "2", "--json"]) == 0
+    assert abs(json.loads(capsys.readouterr().out)["entropy_gap"]) > 0.1
+    assert main(["evaluate", str(run), "--gap", "1"]) == 0
+    assert "entropy gap" in capsys.readouterr().out
+
+
 def test_a_recipe_can_be_trained_in_another_family(images_file, capsys):
     """With the fields that both families have; the others are flags of the family that was asked for."""
     paper = ["--model.family", "paper", "--model.positions", "learned"]

@@ -107,9 +107,13 @@ def test_calibration_finds_the_temperature_of_a_world_that_the_model_is_too_wide
         model.likelihood.split(model.network.skip.bias)[2].sub_(3)
     data = own_world(model, 400, temperature=0.7)
     tried = []
-    found = calibrate(model, data, seed=3, tell=lambda temperature, gap: tried.append((temperature, gap)))
+    found, left = calibrate(model, data, seed=3, tell=lambda temperature, gap: tried.append((temperature, gap)))
     assert found == pytest.approx(0.7, abs=0.04)
     assert tried[0][0] == 1 and len(tried) <= 5
-    assert found in [temperature for temperature, _ in tried]
+    assert (found, left) in tried
+    *_, gap, error = left.of_rows()
+    assert abs(gap) < 3 * error
+    with pytest.raises(ValueError, match="at least 2 images, got 1"):
+        calibrate(model, data.some(1))
     wide, right = (with_temperature(model, t).log_prob(torch.from_numpy(data.images)).mean() for t in (1.0, found))
     assert right > wide + 0.02

@@ -6,8 +6,9 @@ import torch
 from conftest import SCHEMES, every_scheme, every_shape, layouts
 from torch.nn.functional import scaled_dot_product_attention
 
-from image_transformer.geometry.order import BlockRaster, Raster, layout
-from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, receptive_field, tiles
+from image_transformer.geometry.neighbours import nearest_generated
+from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
+from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Near, Nothing, receptive_field, tiles
 from image_transformer.networks import attention
 from image_transformer.networks.attention import TiledAttention
 
@@ -170,5 +171,17 @@ def test_impossible_sizes_are_refused(bad):
         bad()
 
 
+@pytest.mark.parametrize("sub_pixels", [True, False])
+@pytest.mark.parametrize("order", [Raster(), Wavefront(0), Wavefront(1), BlockRaster((2, 3))], ids=str)
+def test_the_table_of_neighbours_is_what_is_seen(order, sub_pixels):
+    lay = layout(order, (3, 4, 5), sub_pixels)
+    near, p = Near(nearest_generated(order)[:6]), lay.positions
+    table = near.table(lay)
+    for q in range(lay.num_positions):
+        seen = {k for k in range(lay.num_positions) if near.sees(p[np.array([q])], p[np.array([k])])[0]}
+        assert seen == {q, *table[:, q][table[:, q] >= 0].tolist()}
+        assert all(p.front[k] < p.front[q] and p.channel[k] == p.channel[q] for k in seen - {q})
+
+
 def test_schemes_cover_every_pattern():
-    assert {type(p) for _, patterns in SCHEMES for p in patterns} == {Full, Local1D, Local2D, Dilated}
+    assert {type(p) for _, patterns in SCHEMES for p in patterns} == {Full, Local1D, Local2D, Dilated, Nothing}

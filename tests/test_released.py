@@ -2,7 +2,9 @@
 
 import shutil
 
+import numpy as np
 import pytest
+import torch
 
 import image_transformer as it
 from image_transformer.checkpoint import READ, DamagedError, find, read_state
@@ -107,3 +109,30 @@ def test_an_exported_model_is_the_model_in_16_bits(tmp_path, release):
     assert next(exported.parameters()).dtype == it.load(tmp_path / "run").dtype
     with pytest.raises(FileExistsError, match="is there already"):
         it.export(tmp_path / "run", tmp_path / "light")
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "light"), "--calibrate", "500"]) == 2
+
+
+def test_a_weight_that_16_bits_cannot_hold_is_kept_whole(tmp_path, release):
+    from image_transformer import checkpoint
+
+    with torch.no_grad():
+        release.network.head.weight[0, 0] = 1e5
+    checkpoint.save(
+        tmp_path / "wide", it.RunConfig("ducks", release.config), checkpoint.State(), release.state_dict(), {}
+    )
+    exported = it.load(it.export(tmp_path / "wide", tmp_path / "kept"))
+    assert exported.network.head.weight[0, 0] == 1e5
+
+
+def test_calibration_is_built_in_and_released_folders_stay_as_they_are(tmp_path, release, capsys):
+    np.save("images.npy", np.random.default_rng(0).integers(0, 256, (60, 3, 4, 4)).astype(np.uint8))
+    assert main(["export", "ducks", "--out", "right", "--calibrate", "3", "--data", "images.npy"]) == 0
+    said = capsys.readouterr()
+    built_in = it.load("right").config.temperature
+    assert f"built in: temperature {built_in:g}" in said.out and "gap" in said.err
+    before = {file: file.read_bytes() for file in (tmp_path / "home" / "ducks").iterdir()}
+    release_config = find("ducks") / "config.yaml"
+    assert release_config in before
+    assert main(["evaluate", "ducks", "--data", "images.npy", "--gap", "2"]) == 0
+    assert main(["sample", "ducks"]) == 0
+    assert {file: file.read_bytes() for file in (tmp_path / "home" / "ducks").iterdir()} == before

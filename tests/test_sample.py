@@ -8,8 +8,9 @@ import pytest
 import torch
 from conftest import every_model, every_scheme, make_model, random_images
 
+from image_transformer.geometry.boxes import box_mean
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront
-from image_transformer.geometry.patterns import Full, Local1D
+from image_transformer.geometry.patterns import Full, Local1D, Nothing
 from image_transformer.geometry.schedule import cache_plan, front_by_front
 from image_transformer.inference import memory
 from image_transformer.inference.sampling import generate, generate_naive, noise
@@ -290,6 +291,30 @@ def test_filters_that_keep_everything_change_no_consistent_image():
     plain = generate(model, 3, **how)
     assert torch.equal(plain, generate(model, 3, top_k=256, **how))
     assert torch.equal(plain, generate(model, 3, top_p=1.0, **how))
+
+
+@pytest.mark.parametrize("fields", [{"mix": 0}, {"mix": 1}, {"factor": 2}, {"temperature": 0.7}], ids=str)
+@pytest.mark.parametrize("patterns", [(Nothing(), Nothing()), (Nothing(), Local1D(3, 4))], ids=str)
+def test_layers_that_mix_or_attend_or_do_neither_are_cached_exactly(patterns, fields):
+    model = make_model((Wavefront(1), patterns), (3, 4, 6), **fields)
+    known, mask = random_images(2, (3, 4, 6)), torch.zeros(4, 6, dtype=torch.bool)
+    mask[0] = mask[2, 3] = True
+    told = {"low": random_images(2, (3, 2, 3))} if "factor" in fields else {}
+    for given in ({}, {"known": known, "known_mask": mask}):
+        assert torch.equal(generate(model, 2, **told, **given), generate_naive(model, 2, **told, **given))
+
+
+def test_a_built_in_temperature_holds_for_consistent_samples_as_for_their_likelihood():
+    """A model that is sharper by itself draws and scores as one that is asked for it."""
+    plain, sharp = (make_model((Wavefront(1), (Local1D(3, 4),)), (3, 4, 4), factor=2, temperature=t) for t in (1, 0.5))
+    low = random_images(3, (3, 2, 2))
+    drawn = generate(sharp, 3, low=low, consistent=True)
+    assert torch.equal(drawn, generate(plain, 3, low=low, consistent=True, temperature=0.5))
+    assert torch.equal(drawn, generate_naive(sharp, 3, low=low, consistent=True))
+    assert torch.equal(box_mean(drawn, 2), low)
+    held, free = (sharp.log_prob(drawn, low=low, consistent=c) for c in (True, False))
+    assert (held.sum((1, 2, 3)) >= free.sum((1, 2, 3))).all() and held.isfinite().all()
+    assert not torch.allclose(held, plain.log_prob(drawn, low=low, consistent=True))
 
 
 def test_plans_of_the_cache_are_shared_by_equal_schedules():

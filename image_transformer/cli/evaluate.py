@@ -109,6 +109,7 @@ def run(args: list[str]) -> None:
         own_one = f"their own {condition.noun.removeprefix('the ')}"
         said.append(f"{100 * accuracy:.1f} % of {len(right)} images are likeliest under {own_one}")
     if chosen.gap:
+        say(f"the bits of {min(chosen.gap, len(data))} images that the model draws; --gap 0 leaves this out")
         with bar("steps") as progress:
             costs = result.per_image[:, None]
             gap = entropy_gap(model, data.some(chosen.gap), photographs=costs, progress=progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from image_transformer.cli import UsageError
 from image_transformer.cli.flags import at_least, model_argument, parse, say
 
 
@@ -15,8 +16,8 @@ class Export:
     out: Path = Path("exported")
     """Folder to write, a checkpoint that every verb takes."""
     calibrate: int = 0
-    """Draw so many images at each of a few temperatures, and build in the one at which they cost the model as much as
-    photographs of the validation split do: 500 are a good number."""
+    """Draw so many images, at least 2, at each of up to five temperatures, and build in the one at which they cost the
+    model as much as photographs of the validation split do. 500 are a good number, and take some minutes."""
     data: str | None = None
     """Photographs to calibrate with; what the model was trained on if not given."""
 
@@ -25,6 +26,8 @@ def run(args: list[str]) -> None:
     path, rest = model_argument("export", args)
     chosen = parse(Export, "export MODEL", rest)
     at_least(0, calibrate=chosen.calibrate)
+    if chosen.out.exists():
+        raise UsageError(f"--out {chosen.out} is there already: choose another")
 
     from image_transformer.checkpoint import export
 
@@ -32,6 +35,7 @@ def run(args: list[str]) -> None:
     if chosen.calibrate:
         from image_transformer.cli.trained import load_trained
         from image_transformer.measures.gap import EntropyGap, calibrate
+        from image_transformer.show.progress import bar
 
         def tell(temperature: float, gap: EntropyGap) -> None:
             photographs, _, difference, error = gap.of_rows()
@@ -39,5 +43,8 @@ def run(args: list[str]) -> None:
 
         trained = load_trained(path)
         data = trained.data("validation", chosen.data).some(chosen.calibrate)
-        temperature = calibrate(trained.model, data, tell=tell)
+        with bar("steps") as progress:
+            temperature, left = calibrate(trained.model, data, tell=tell, progress=progress)
+        *_, gap, error = left.of_rows()
+        print(f"built in: temperature {temperature:g}, where the entropy gap is {gap:+.3f} ± {error:.3f} bits/dim")
     print(export(path, chosen.out, temperature=temperature))

@@ -29,7 +29,7 @@ Autoregressive image models with exact likelihoods.
   superres MODEL IMAGE...  enlarge images of any size, in several ways
   export MODEL             the model alone, in 16 bits, to pass on
 
-MODEL is a run folder, a checkpoint in it, or the name of a released model.
+MODEL is a run folder, a checkpoint in it, or the name of a released model (of which train makes others: --init MODEL).
 image-transformer VERB --help shows the flags of a verb.
 """
 

@@ -18,6 +18,8 @@ class Models:
 
 def run(args: list[str]) -> None:
     parse(Models, "models", args)
+    if not model_names():
+        return print("none came with this package")
     table = Table("model", "what it is", box=None, pad_edge=False)
     for column in ("parameters", "bits/dim", "MB"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -29,6 +29,7 @@ def run(args: list[str]) -> None:
     from image_transformer.cli.trained import load_trained
     from image_transformer.measures.assessment import assess
     from image_transformer.measures.chain_rule import check_chain, follow_chain_rule
+    from image_transformer.released import HOME
     from image_transformer.show.page import write_report
 
     trained = load_trained(path)
@@ -37,6 +38,8 @@ def run(args: list[str]) -> None:
         check_chain(trained.model, *chain)
     folder = trained.folder
     home = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    if folder.parent == HOME:  # what came with the package stays as it is
+        home = Path("runs") / folder.name
     train, test = (trained.data(split) for split in ("train", "test"))
     found = assess(trained.model, train, test, chosen, say)
     if chain:

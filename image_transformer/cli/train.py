@@ -12,7 +12,7 @@ from image_transformer.config.data import DataConfig
 from image_transformer.config.model import FAMILIES, ModelConfig, Paper
 from image_transformer.config.run import RunConfig, load_config
 from image_transformer.config.train import TrainConfig
-from image_transformer.geometry.patterns import Nothing
+from image_transformer.geometry.patterns import attends
 from image_transformer.recipes import recipe, starting_from
 from image_transformer.words import did_you_mean
 
@@ -112,5 +112,5 @@ def of_family(model: ModelConfig, family: str) -> ModelConfig:
     if model.order == own.order:  # each family has an order of its own
         del kept["order"]
     if kind is Paper and "attention" in kept:  # its layers all attend
-        kept["attention"] = tuple(one for one in kept["attention"] if one != Nothing()) or Paper.attention
+        kept["attention"] = tuple(one for one in kept["attention"] if attends(one)) or Paper.attention
     return kind(**kept)

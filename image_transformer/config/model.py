@@ -13,7 +13,7 @@ from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.config.checks import check, check_choices, check_least
 from image_transformer.geometry.order import BlockRaster, Order, Raster, Wavefront
-from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Nothing, Pattern
+from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Nothing, Pattern, attends
 from image_transformer.likelihoods import Name
 
 ORDERS = (Raster, BlockRaster, Wavefront)
@@ -35,7 +35,7 @@ class ModelConfig:
     """Logistics in the mixture (dmol only)."""
     min_log_scale: float = -7.0
     """The smallest log-scale of a logistic, on values of [-1, 1] (dmol, chained): with -7 a value that is certain still
-    costs 0.039 bits, with -8 0.00002. Drawings need less than photographs."""
+    costs 0.039 bits (dmol), with -8 0.00002. Drawings need less than photographs."""
     temperature: float = 1.0
     """Built into the model, in its likelihoods as in its samples: below 1 its conditionals are sharper. `export
     --calibrate` finds the one at which samples are as likely as photographs."""
@@ -133,7 +133,10 @@ class Paper(Transformer):
             "the paper family shifts its inputs along the sequence, so no two pixels can be drawn together: "
             "the wavefront order needs the modern family, the paper's goes with --model.order raster",
         )
-        check(Nothing() not in self.attention, "every layer of the paper family attends: none is for the modern family")
+        check(
+            all(attends(one) for one in self.attention),
+            "every layer of the paper family attends: none is for the modern family",
+        )
         check(
             self.positions != "sinusoidal" or self.width % 4 == 0,
             f"sinusoidal positions need a model.width that 4 divides, got {self.width}",

@@ -164,7 +164,6 @@ class Near:
     """
 
     offsets: tuple[tuple[int, int], ...]
-    name: ClassVar[str] = "near"
 
     def sees(self, q: Positions, k: Positions) -> BoolArray:
         down, right = k.row - q.row, k.col - q.col
@@ -190,7 +189,13 @@ class Near:
         return np.stack(found)
 
 
-Pattern = Full | Local1D | Local2D | Dilated | Nothing | Near
+Pattern = Full | Local1D | Local2D | Dilated | Nothing
+Sight = Pattern | Near  # all that says who sees whom
+
+
+def attends(pattern: Pattern) -> bool:
+    """Whether layers of this pattern attend at all."""
+    return not isinstance(pattern, Nothing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +211,7 @@ class Tiles:
 
 
 @lru_cache(maxsize=64)
-def tiles(pattern: Pattern, layout: Layout) -> tuple[Tiles, ...]:
+def tiles(pattern: Sight, layout: Layout) -> tuple[Tiles, ...]:
     """The pattern as full tiles: every query is in exactly one, beside all keys that its block sees.
 
     Derived from `sees`. Blocks cut off by an edge of the image form tiles of their own, so nothing is padded.
@@ -231,7 +236,7 @@ def _stacked(group: list[tuple[IntArray, IntArray, BoolArray]]) -> Tiles:
     return Tiles(np.stack(queries), np.stack(keys), np.stack(masks[:1] if shared else masks))
 
 
-def receptive_field(patterns: tuple[Pattern, ...], layout: Layout) -> BoolArray:
+def receptive_field(patterns: tuple[Sight, ...], layout: Layout) -> BoolArray:
     """`(l, l)`: True where the input of slot k can reach the output of slot q through all layers.
 
     Multiplies l x l matrices: for small images and for drawing, not for the fast path.

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from image_transformer.geometry.order import IntArray, Layout
-from image_transformer.geometry.patterns import BoolArray, Pattern, tiles
+from image_transformer.geometry.patterns import BoolArray, Sight, tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ def front_by_front(layout: Layout) -> Schedule:
 
 
 def as_early_as_possible(
-    patterns: Sequence[Pattern], inputs: IntArray, layout: Layout, known: BoolArray | None = None
+    patterns: Sequence[Sight], inputs: IntArray, layout: Layout, known: BoolArray | None = None
 ) -> Schedule:
     """Each position as soon as all that it depends on is there; exact, whatever the depth of the network.
 
@@ -81,7 +81,7 @@ def _wait_for_seen(step: IntArray, members: IntArray, seen: list[_Seen]) -> None
 class _Seen:
     """The slots that a query sees, looked up in the tiles of a pattern."""
 
-    def __init__(self, pattern: Pattern, layout: Layout) -> None:
+    def __init__(self, pattern: Sight, layout: Layout) -> None:
         self.groups = tiles(pattern, layout)
         self.group, self.tile, self.row = np.empty((3, layout.num_positions), np.int64)
         for i, group in enumerate(self.groups):
@@ -106,7 +106,7 @@ class CachePlan:
 
 
 @lru_cache(maxsize=16)  # masks of large images are large
-def cache_plan(pattern: Pattern, layout: Layout, schedule: Schedule, prefilled: bool = False) -> CachePlan:
+def cache_plan(pattern: Sight, layout: Layout, schedule: Schedule, prefilled: bool = False) -> CachePlan:
     """The smallest cache that holds, at every step, all that the pattern can still see.
 
     A slot is given to a new position once no later step reads its old one. If step 0 is `prefilled`, that is

@@ -75,8 +75,8 @@ def entropy_gap(
 ) -> EntropyGap:
     """The gap between a sample for each image of `data`, told what that one is, and these images.
 
-    photographs: bits/dim of other images (n, 1) to compare with instead, if the model is told nothing: more than are
-    drawn make the error smaller.
+    photographs: bits/dim of other images (n, 1) to compare with instead: more than are drawn make the error smaller.
+    Not used if the model is told something, for then sample and photograph go in pairs.
     """
     given = model.of(data)
     drawn = generate(model, len(data), seed=seed, progress=progress, **given)
@@ -89,18 +89,27 @@ def entropy_gap(
 
 
 def calibrate(
-    model: ImageModel, data: ImageData, *, seed: int = 0, tell: Callable[[float, EntropyGap], None] | None = None
-) -> float:
-    """The built-in temperature at which samples cost the model as much as photographs do: its gap is 0.
+    model: ImageModel,
+    data: ImageData,
+    *,
+    seed: int = 0,
+    tell: Callable[[float, EntropyGap], None] | None = None,
+    progress: Progress | None = None,
+) -> tuple[float, EntropyGap]:
+    """The built-in temperature at which samples cost the model as much as photographs do, and the gap that is left.
 
     A sample is drawn for each image of `data` and at each of a few temperatures (`tell` is called with each): the more
     images, the nearer. bits/dim have their minimum near temperature 1, where the gap falls steeply: to close a gap of
-    0.4 costs about 0.001 bits/dim.
+    0.4 costs about 0.001 bits/dim. ValueError for fewer than 2 images.
     """
+    if len(data) < 2:
+        raise ValueError(f"calibration needs at least 2 images, got {len(data)}")
     tried: list[tuple[float, float]] = []
+    found: dict[float, EntropyGap] = {}
     temperature = model.config.temperature
     for _ in range(MOST_TRIES):
-        gap = entropy_gap(with_temperature(model, temperature), data, seed=seed)
+        gap = entropy_gap(with_temperature(model, temperature), data, seed=seed, progress=progress)
+        found[temperature] = gap
         if tell is not None:
             tell(temperature, gap)
         *_, difference, error = gap.of_rows()
@@ -111,10 +120,10 @@ def calibrate(
         if len(tried) > 1:
             (a, gap_a), (b, gap_b) = tried[:2]
             slope = float(np.clip((gap_a - gap_b) / (a - b), *SLOPES))
-        temperature = round(tried[0][0] - tried[0][1] / slope, 4)
-        if any(temperature == one for one, _ in tried) or not LOWEST < temperature < HIGHEST:
+        temperature = float(np.clip(round(tried[0][0] - tried[0][1] / slope, 4), LOWEST, HIGHEST))
+        if temperature in found:
             break
-    return tried[0][0]
+    return tried[0][0], found[tried[0][0]]
 
 
 def with_temperature(model: ImageModel, temperature: float) -> ImageModel:
@@ -130,16 +139,18 @@ def overconfidence(model: ImageModel, data: ImageData, *, batch: int = 4) -> NDA
 
     Above 0 the conditionals are too narrow, below 0 too wide, where the context is a photograph's.
     """
+    given, found, training = model.of(data), [], model.training
     model.eval()
-    given, found = model.of(data), []
-    for first in range(0, len(data), batch):
-        rows = slice(first, first + batch)
-        images = torch.from_numpy(data.images[rows].copy()).to(model.device)
-        part = select(given, rows)
-        params, values = model(images, part), images.flatten(1)[:, model.values]
-        surprise = -model.likelihood.log_prob(params, values)
-        expected = torch.stack([_entropy(model, params, values[..., :i]) for i in range(values.shape[-1])], -1)
-        found.append((surprise - expected).flatten(1).double().mean(1).cpu() / math.log(2))
+    try:
+        for first in range(0, len(data), batch):
+            rows = slice(first, first + batch)
+            images = torch.from_numpy(data.images[rows].copy()).to(model.device)
+            params, values = model(images, select(given, rows)), images.flatten(1)[:, model.values]
+            surprise = -model.likelihood.log_prob(params, values)
+            expected = torch.stack([_entropy(model, params, values[..., :i]) for i in range(values.shape[-1])], -1)
+            found.append((surprise - expected).flatten(1).double().mean(1).cpu() / math.log(2))
+    finally:
+        model.train(training)
     return torch.cat(found).numpy()
 
 

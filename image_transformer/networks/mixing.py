@@ -106,8 +106,10 @@ class MixingCache:
         def mix_in(layer: int) -> Mix:
             def mix(x: Tensor, weight: Tensor) -> Tensor:
                 self._write(layer, slot, x)
-                near = self.states[layer][:, sources]  # (b, n, f, d)
-                return x + (near * weight[:, None].to(x.dtype)).sum(1)
+                out = x.clone()
+                for at, its in zip(sources, weight, strict=True):
+                    out.addcmul_(self.states[layer].index_select(1, at), its)
+                return out
 
             return mix
 

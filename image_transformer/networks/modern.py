@@ -23,7 +23,7 @@ from image_transformer.config.model import Modern
 from image_transformer.geometry.boxes import place_of_box, places_in_boxes
 from image_transformer.geometry.neighbours import nearest_generated, neighbour_table
 from image_transformer.geometry.order import Layout
-from image_transformer.geometry.patterns import Near, Nothing
+from image_transformer.geometry.patterns import Near, attends
 from image_transformer.likelihoods.base import Likelihood, to_unit
 from image_transformer.networks.attention import Attend, full_attention
 from image_transformer.networks.skip import LinearSkip
@@ -69,7 +69,7 @@ class ModernTransformer(LocalTransformer):
         self.rotary = Rotary2D(p.row, p.col, config.head_width)
         self.encoders = self.readers(self.ENCODERS, config)
         cross = len(self.encoders) > 0
-        self.blocks = nn.ModuleList(Block(config, cross, config.mix, p != Nothing()) for p in config.patterns)
+        self.blocks = nn.ModuleList(Block(config, cross, config.mix, attends(p)) for p in config.patterns)
         self.head = nn.Linear(width, likelihood.num_params, bias=False)
         likelihood.init_head(self.head.weight)
         phase = next((one.phase for one in self.local.values()), None)
@@ -100,14 +100,23 @@ class ModernTransformer(LocalTransformer):
             return params if self.skip is None else params + self.skip(features, at)
 
     def take_over(self, name: str, old: Tensor, new: Tensor) -> tuple[Tensor, str] | None:
-        if name in ("rows.weight", "columns.weight"):  # the ends on the ends
+        if name.endswith(("rows.weight", "columns.weight")):  # the ends on the ends
             stretched = interpolate(old.T[None], size=len(new), mode="linear", align_corners=True)[0].T
             return stretched, f"is stretched from {len(old)} to {len(new)}"
         if name == "stem.weight" and len(old) == len(new):  # the neighbours come first
             common = min(old.shape[1], new.shape[1])
             filled = torch.cat([old[:, :common], torch.zeros_like(new[:, common:])], 1)
             return filled, f"is taken over for {common} of {new.shape[1]} inputs"
-        return (new, "starts anew") if name.startswith("skip.") else None
+        if name.startswith("skip."):  # one map for each place in a box of a low-resolution image, or one for all
+            each = self.layout.channels if "means" in name else self.head.out_features
+            phases = [len(x) // each for x in (old, new)]
+            one = old.unflatten(0, (phases[0], -1)).mean(0)
+            every = one.repeat(phases[1], *[1] * (one.ndim - 1))
+            if name == "skip.means.weight":
+                common = min(one.shape[1], new.shape[1])
+                every = torch.cat([every[:, :common], torch.zeros_like(new[:, common:])], 1)
+            return every, "is that of all places in a box"
+        return None
 
     @torch.no_grad()
     def closed_form_start(self, image: Tensor, given: Given) -> None:

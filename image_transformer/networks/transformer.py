@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from image_transformer.conditions.base import Condition, Given
 from image_transformer.config.model import Transformer
 from image_transformer.geometry.order import IntArray, Layout
-from image_transformer.geometry.patterns import BoolArray, Near, Nothing, Pattern
+from image_transformer.geometry.patterns import BoolArray, Near, Sight, attends
 from image_transformer.geometry.schedule import Schedule, as_early_as_possible
 from image_transformer.networks.attention import Attend, TiledAttention
 from image_transformer.networks.base import Network
@@ -89,21 +89,21 @@ class LocalTransformer(Network):
         for condition in config.conditions:
             if not any(type(condition) in kinds for kinds in (self.VECTORS, self.FEATURES, self.ENCODERS)):
                 raise ValueError(f"the {config.family} family cannot be told {condition.noun} ({condition.name})")
-        self.attending = tuple(pattern for pattern in config.patterns if pattern != Nothing())
+        self.attending = tuple(pattern for pattern in config.patterns if attends(pattern))
         tiled = {pattern: TiledAttention(pattern, layout, config.groups) for pattern in self.attending}
         self.tiled = nn.ModuleList(tiled[p] for p in self.attending)  # layers of one pattern share its tables
         self.mixing = None if near is None else Mixing(near, layout)
 
     @property
-    def sights(self) -> tuple[Pattern, ...]:
+    def sights(self) -> tuple[Sight, ...]:
         """All that any layer sees by."""
         return self.attending if self.near is None else (*self.attending, self.near)
 
-    def reaches(self, attends: Sequence[Attend], mixes: Sequence[Mix | None]) -> list[Reach]:
+    def reaches(self, attend: Sequence[Attend], mix: Sequence[Mix | None]) -> list[Reach]:
         """One for each layer, of an `Attend` for each that attends, and a `Mix` for each."""
-        left = iter(attends)
+        left = iter(attend)
         patterns = self.config.patterns
-        return [Reach(None if p == Nothing() else next(left), mix) for p, mix in zip(patterns, mixes, strict=True)]
+        return [Reach(next(left) if attends(p) else None, its) for p, its in zip(patterns, mix, strict=True)]
 
     def slots(self, image: Tensor, at: Tensor | slice, reaches: Sequence[Reach], context: Context) -> Tensor:
         """Parameters `(b, l, p)` of positions `at`, each layer seeing others by its own of `reaches`."""
@@ -164,7 +164,7 @@ class LocalTransformer(Network):
 
     def pass_bytes(self, positions: int) -> int:
         config, size = self.config, next(self.parameters()).element_size()
-        kept = 4 * config.width + 3 * config.feed_forward + 4 * config.heads * config.head_width  # in a layer
+        kept = 6 * config.width + 3 * config.feed_forward + 4 * config.heads * config.head_width  # in a layer
         states = sum(encoder.num_states for encoder in self.encoders.values())
         memory = states * config.heads * (2 * config.depth * config.head_width + 2 * (positions + states))
         return (positions * kept + memory) * size

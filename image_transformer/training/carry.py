@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 
 from image_transformer.checkpoint import CheckpointError
+from image_transformer.config.model import ModelConfig
 from image_transformer.model import ImageModel
+
+FREE = ("shape", "conditions", "encoder_depth", "dropout", "temperature", "min_log_scale")  # fields that may differ
 
 
 @torch.no_grad()
 def carry_over(source: ImageModel, model: ImageModel) -> list[str]:
     """Copy the weights of `source` into `model` as far as they fit; returns, in words, what was done to the others.
 
-    The vectors of a condition's choices go by their names, new ones get the mean of the old. What else fits another
-    shape or other conditions, and how, is for the network to say (`Network.take_over`). CheckpointError if the networks
-    themselves differ.
+    Only shape and conditions may differ, and what has no part in the weights: CheckpointError names another field. The
+    vectors of a condition's choices go by their names, new ones get the mean of the old. How other weights fit another
+    shape or other conditions is for the network to say (`Network.take_over`).
     """
+    _check_same_network(source.config, model.config)
     found, state, said = source.state_dict(), model.state_dict(), []
     for name, new in state.items():
         old = found.get(name)
         if old is None:
-            said.append(f"{name} is new")
+            said.append(f"{_module(name)} is new")
             continue
         choices = [_choices(name, one) for one in (source, model)]
         if choices[0] != choices[1] and all(choices):
@@ -39,7 +45,25 @@ def carry_over(source: ImageModel, model: ImageModel) -> list[str]:
                 )
             new.copy_(took[0])
             said.append(f"{name} {took[1]}")
-    return said + [f"{name} is left out" for name in found if name not in state]
+    said += [f"{_module(name)} is left out" for name in found if name not in state]
+    return list(dict.fromkeys(said))
+
+
+def _check_same_network(old: ModelConfig, new: ModelConfig) -> None:
+    if type(old) is not type(new):
+        raise CheckpointError(f"cannot start from a model of the {old.family} family, this one is {new.family}")
+    for name in (f.name for f in fields(old) if f.name not in FREE):
+        if getattr(old, name) != getattr(new, name):
+            raise CheckpointError(
+                f"cannot start from a model of another network: its model.{name} is {getattr(old, name)}, "
+                f"here {getattr(new, name)}"
+            )
+
+
+def _module(name: str) -> str:
+    """The part of the network that a tensor belongs to, such as network.encoders.low or network.blocks.1.cross."""
+    parts = name.split(".")
+    return ".".join(parts[: 4 if parts[1] == "blocks" else 3])
 
 
 def _choices(name: str, model: ImageModel) -> tuple[str, ...]:

@@ -54,8 +54,8 @@ class Muon(Optimizer):
                 if p.grad is not None:
                     by_shape[p.shape].append(p)
             for (rows, columns), alike in by_shape.items():
-                pieces = max(1, round(rows / columns))
-                pieces = pieces if rows % pieces == 0 else 1
+                divisors = (n for n in range(1, rows + 1) if rows % n == 0)
+                pieces = min(divisors, key=lambda n: abs(n - rows / columns))
                 smoothed = torch.stack([self._smoothed(p) for p in alike]).to(self.dtype)
                 updates = orthogonal(smoothed.view(-1, rows // pieces, columns)).view(smoothed.shape)
                 step = -group["lr"] * max(1.0, rows / pieces / columns) ** 0.5
