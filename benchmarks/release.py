@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -50,9 +51,9 @@ The weights are Apache-2.0, like the code. The authors of CIFAR-10 (Krizhevsky, 
 the weights hold none of them.
 """
 BAD = {
-    "cifar10": "It was trained on CPUs, for hours: its samples have the light and the textures of photographs, but no "
+    "cifar10": "It was trained on a CPU: its samples have the light and the textures of photographs, but no "
     "objects that one could name. ",
-    "cifar10-class": "It was trained on CPUs, for hours: many of its samples do not show their class. ",
+    "cifar10-class": "It was trained on a CPU: many of its samples do not show their class. ",
     "cifar10-superres": "It invents what the 8x8 pixels do not say, and does not know faces or text: nothing that it "
     "adds may be taken for evidence. ",
 }
@@ -145,6 +146,7 @@ def written(name: str, card: Card, config: RunConfig, seconds: float, temperatur
     rate = card.images_seen / seconds
     digits = max(0, 2 - math.floor(math.log10(rate)))
     text = ABOUT.format(name=name, bad=BAD[name])
+    text = "\n".join(textwrap.fill(line, 120) if len(line) > 120 else line for line in text.splitlines())
     return f"""# `{name}`
 
 {card.summary}. `image-transformer sample {name}`, `it.load("{name}")`.
@@ -165,7 +167,8 @@ def written(name: str, card: Card, config: RunConfig, seconds: float, temperatur
 | recipe | `{config.recipe}`: `image-transformer train {config.recipe}{flags(config)}` |
 | measured at commit | {card.commit}, {card.date} |
 
-{text}"""
+{text}
+"""
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 from conftest import make_model, random_images, shrunken
 
 from image_transformer import checkpoint
-from image_transformer.checkpoint import CheckpointError
+from image_transformer.checkpoint import CheckpointError, export
 from image_transformer.cli.main import main
 from image_transformer.conditions.label import Label
 from image_transformer.geometry.boxes import box_mean
@@ -128,7 +128,9 @@ def test_starting_from_a_model_that_is_not_there_is_one_line(capsys):
 
 
 def test_a_recipe_with_init_has_the_network_of_that_model_and_its_own_conditions(trained):
-    config = recipe("small-class", train={"init": str(trained)})
+    calibrated = export(trained, trained.parent / "calibrated", temperature=0.9)
+    config = recipe("small-class", train={"init": str(calibrated)})
+    assert config.model.temperature == 1.0
     assert config.model.width == 16
     assert config.model.conditions == (Label(),)
-    assert config.train.init == str(trained)
+    assert config.train.init == str(calibrated)

@@ -76,6 +76,7 @@ def recipe(
 def starting_from(config: RunConfig, init: str | None) -> RunConfig:
     """The run with the network of the model `init`, to start from its weights; shape and conditions stay the run's.
 
+    A temperature that was built in is not taken over: weights are trained at 1, and calibrated afterwards.
     CheckpointError (a ValueError) if there is no such model.
     """
     if init is None:
@@ -83,7 +84,9 @@ def starting_from(config: RunConfig, init: str | None) -> RunConfig:
     from image_transformer.checkpoint import find, read_config
 
     model = read_config(find(init)).model
-    model = replace(model, shape=config.model.shape, conditions=config.model.conditions)
+    model = replace(
+        model, shape=config.model.shape, conditions=config.model.conditions, temperature=config.model.temperature
+    )
     return replace(config, model=model, train=replace(config.train, init=init))
 
 
