@@ -47,8 +47,8 @@ class Card:
 def model_names() -> list[str]:
     """The names of the released models, which every verb and `it.load` take.
 
-    >>> [it.load(name).config.shape for name in it.model_names()]
-    []
+    >>> "cifar10" in it.model_names()
+    True
     """
     return sorted(folder.parent.name for folder in HOME.glob("*/card.json"))
 
