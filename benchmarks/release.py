@@ -17,16 +17,13 @@ from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
-import numpy as np
-import torch
-
 import image_transformer as it
 from image_transformer.checkpoint import find, read_config, read_state
 from image_transformer.config.run import RunConfig, to_dict
-from image_transformer.inference.sampling import generate_each
 from image_transformer.measures.gap import calibrate, entropy_gap, with_temperature
 from image_transformer.released import HOME, Card
 from image_transformer.show import grids
+from image_transformer.training.due import sample_picture
 
 ROOT = Path(__file__).parent.parent
 SUMMARIES = {
@@ -86,7 +83,8 @@ def main() -> None:
     after = it.evaluate(model, test.some(1000).images, **model.of(test.some(1000), only=model.untold))
     mini = it.load_data("cifar10-mini", "test", shape=config.model.shape)
     few = mini.some(100)
-    gap = entropy_gap(model, test.some(chosen.samples), seed=1, photographs=result.per_image[:, None]).of_rows()
+    all_of_them = None if model.config.conditions else result.per_image[:, None]
+    gap = entropy_gap(model, test.some(chosen.samples), seed=1, photographs=all_of_them).of_rows()
     card = Card(
         summary=SUMMARIES[chosen.name],
         parameters=sum(p.numel() for p in model.parameters()),
@@ -105,29 +103,15 @@ def main() -> None:
     (partial / "card.json").write_text(json.dumps(asdict(card), indent=1) + "\n")
     shutil.rmtree(HOME / chosen.name, ignore_errors=True)
     shutil.move(partial, HOME / chosen.name)
-    picture = ROOT / "docs" / "images" / f"model-{chosen.name}.png"
-    grids.save_png(drawn(model, test), picture)
+    if model.config.conditions:
+        picture = sample_picture(model, test)
+    else:
+        picture = grids.grid(it.generate(model, 64).numpy(), columns=16)
+    grids.save_png(picture, ROOT / "docs" / "images" / f"model-{chosen.name}.png")
     page = ROOT / "docs" / "models" / f"{chosen.name}.md"
     page.parent.mkdir(exist_ok=True)
     page.write_text(written(chosen.name, card, config, read_state(folder).seconds, temperature, chosen.hardware))
     print(json.dumps(asdict(card), indent=1))
-
-
-def drawn(model: it.ImageModel, test: it.ImageData) -> object:
-    """Samples of seed 0, not picked: a grid, a row for each class, or enlargements beside what was given."""
-    label = model.config.condition(it.Label)
-    if label is not None:
-        rows = generate_each(model, "label", label.choices, 8, seed=0).numpy()
-        return grids.labelled_rows(list(zip(label.choices, rows, strict=True)))
-    if model.config.conditions:
-        shown = test.some(10)
-        low = model.config.condition(it.Low)
-        given = it.box_mean(shown.images, low.factor)
-        large = it.enlarge(model, torch.from_numpy(given), samples=6, seed=0)
-        small = given.repeat(low.factor, 2).repeat(low.factor, 3)
-        rows = np.concatenate([small[:, None], large.numpy(), shown.images[:, None]], 1)
-        return grids.labelled_rows([("", row) for row in rows], ["given", *["drawn"] * 6, "original"])
-    return grids.grid(it.generate(model, 64, seed=0).numpy(), columns=16)
 
 
 def flags(config: RunConfig) -> str:

@@ -67,13 +67,7 @@ def save(
     home.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(dict(training), buffer)
-    files = {
-        "model.safetensors": safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in weights.items()}),
-        "config.yaml": yaml.safe_dump(to_dict(config), sort_keys=False).encode(),
-        "state.json": json.dumps(asdict(state)).encode(),
-        "training.pt": buffer.getvalue(),
-    }
-    files[SUMS] = sums(files)
+    files = {**_model_files(config, state, weights), "training.pt": buffer.getvalue()}
     before = [folder for folder in checkpoints(run) if _number(folder)[0] == state.images_seen]
     folder = home / (f"{name}-{_number(before[-1])[1] + 1}" if before else name)
     try:
@@ -107,23 +101,26 @@ def export(path: str | Path, out: str | Path, *, temperature: float | None = Non
     if temperature is not None:
         state = replace(state, validation_bpd=None)
         config = replace(config, model=replace(config.model, temperature=temperature))
-    files = {
-        "model.safetensors": safetensors.torch.save(rounded),
-        "config.yaml": yaml.safe_dump(to_dict(config), sort_keys=False).encode(),
-        "state.json": json.dumps(asdict(state)).encode(),
-    }
-    files[SUMS] = sums(files)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _write_folder(out, files)
+    _write_folder(out, _model_files(config, state, rounded))
     return out
 
 
+def _model_files(config: RunConfig, state: State, weights: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """The files of a checkpoint that say what its model is."""
+    return {
+        "model.safetensors": safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in weights.items()}),
+        "config.yaml": yaml.safe_dump(to_dict(config), sort_keys=False).encode(),
+        "state.json": json.dumps(asdict(state)).encode(),
+    }
+
+
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files into a new folder, which appears when all of them are on the disk."""
+    """Write files and their sums into a new folder, which appears when all of them are on the disk."""
     partial = folder.parent / f".partial-{uuid.uuid4().hex}"
     partial.mkdir()
     try:
-        for name, content in files.items():
+        for name, content in {**files, SUMS: sums(files)}.items():
             with open(partial / name, "wb") as opened:
                 opened.write(content)
                 opened.flush()

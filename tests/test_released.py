@@ -69,7 +69,7 @@ def test_formats_that_were_released_stay_readable():
 def release(monkeypatch, tmp_path):
     """A world in which one small model is released, called ducks."""
     model = it.ImageModel(it.Modern(shape=(3, 4, 4), depth=1, width=8, heads=2))
-    run = it.RunConfig("ducks", model.config)
+    run = it.RunConfig("ducks", model.config, it.DataConfig(size=(4, 4)))
     from image_transformer import checkpoint
 
     checkpoint.save(tmp_path / "run", run, checkpoint.State(), model.state_dict(), {})
@@ -135,4 +135,7 @@ def test_calibration_is_built_in_and_released_folders_stay_as_they_are(tmp_path,
     assert release_config in before
     assert main(["evaluate", "ducks", "--data", "images.npy", "--gap", "2"]) == 0
     assert main(["sample", "ducks"]) == 0
+    assert main(["report", "ducks", "--images", "2"]) == 0
+    assert (tmp_path / "reports" / "ducks" / "report.html").exists()
+    assert not (tmp_path / "runs").exists()  # where a run of that name may be
     assert {file: file.read_bytes() for file in (tmp_path / "home" / "ducks").iterdir()} == before

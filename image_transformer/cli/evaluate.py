@@ -111,8 +111,8 @@ def run(args: list[str]) -> None:
     if chosen.gap:
         say(f"the bits of {min(chosen.gap, len(data))} images that the model draws; --gap 0 leaves this out")
         with bar("steps") as progress:
-            costs = result.per_image[:, None]
-            gap = entropy_gap(model, data.some(chosen.gap), photographs=costs, progress=progress)
+            all_of_them = None if model.config.conditions else result.per_image[:, None]
+            gap = entropy_gap(model, data.some(chosen.gap), photographs=all_of_them, progress=progress)
         photographs, samples, difference, error = gap.of_rows()
         figures |= {"entropy_gap": difference, "entropy_gap_error": error if len(gap.samples) > 1 else None}
         figures |= {"bits_per_dim_of_samples": samples, "samples": len(gap.samples)}

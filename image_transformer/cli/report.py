@@ -39,7 +39,7 @@ def run(args: list[str]) -> None:
     folder = trained.folder
     home = folder.parent.parent if folder.parent.name == "checkpoints" else folder
     if folder.parent == HOME:  # what came with the package stays as it is
-        home = Path("runs") / folder.name
+        home = Path("reports") / folder.name
     train, test = (trained.data(split) for split in ("train", "test"))
     found = assess(trained.model, train, test, chosen, say)
     if chain:

@@ -83,24 +83,22 @@ def parse_run(name: str, args: list[str], config: RunConfig) -> Any:
 
     --train.init and --model.family come first: the other flags are about the fields of the model that they name.
     """
-    config = starting_from(config, _value_of("--train.init", args))
-    model, rest = config.model, list(args)
-    family = _value_of("--model.family", rest, remove=True)
-    if family is not None:
-        model = of_family(model, family)
+    init, _ = _taken("--train.init", args)
+    config = starting_from(config, init)
+    family, rest = _taken("--model.family", args)
+    model = config.model if family is None else of_family(config.model, family)
     return parse(Train, f"train {name}", rest, Train(model, config.data, config.train))
 
 
-def _value_of(flag: str, args: list[str], remove: bool = False) -> str | None:
-    """The value that the words of a command line give to a flag that has to be known before the others."""
+def _taken(flag: str, args: list[str]) -> tuple[str | None, list[str]]:
+    """The value of a flag that has to be known before the others, None if it has none, and the words without it."""
     for i, word in enumerate(args):
         name, equals, value = word.partition("=")
-        if name == flag and (equals or i + 1 < len(args)):
-            found = value if equals else args[i + 1]
-            if remove:
-                args[i : i + (1 if equals else 2)] = []
-            return found
-    return None
+        if name == flag and equals:
+            return value, args[:i] + args[i + 1 :]
+        if name == flag and i + 1 < len(args):
+            return args[i + 1], args[:i] + args[i + 2 :]
+    return None, args
 
 
 def of_family(model: ModelConfig, family: str) -> ModelConfig:

@@ -72,13 +72,16 @@ def bits_per_dim(model: ImageModel, images: Images, **options: Any) -> float:
     return evaluate(model, images, **options).bits_per_dim
 
 
-def bits(model: ImageModel, images: Images, *, batch: int = 32, **told: Any) -> NDArray[np.float64]:
+def bits(
+    model: ImageModel, images: Images, *, batch: int = 32, progress: Progress | None = None, **told: Any
+) -> NDArray[np.float64]:
     """Bits of every sub-pixel given all earlier ones, (n, c, h, w): where in the images the bits go.
 
     >>> it.bits(model, images).shape
     (2, 3, 8, 8)
     """
-    return np.concatenate([nats.numpy() for nats in _nats(model, images, told, batch=batch)]) / math.log(2)
+    parts = _nats(model, images, told, batch=batch, progress=progress)
+    return np.concatenate([nats.numpy() for nats in parts]) / math.log(2)
 
 
 def classify(

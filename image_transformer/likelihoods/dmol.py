@@ -172,9 +172,8 @@ class DiscretizedLogisticMixture:
         Expectation maximisation; the components' own masses are computed once.
         """
         _, means, log_scales, coefficients = self.split(mixture)
-        mass = _joint_masses(means, log_scales.clamp(min=self.min_log_scale), coefficients, values)[
-            ..., -1, :
-        ]  # (n, K)
+        log_scales = log_scales.clamp(min=self.min_log_scale)
+        mass = _joint_masses(means, log_scales, coefficients, values)[..., -1, :]  # (n, K)
         logits = torch.zeros(self.components, dtype=mass.dtype, device=mass.device)
         for _ in range(rounds):
             logits = log_softmax(logits + mass, -1).logsumexp(0) - math.log(len(mass))

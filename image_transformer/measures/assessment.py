@@ -5,6 +5,9 @@ Everything lands in the run's folder (`measures.json`, `pictures/*.png`), from w
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from image_transformer.config.measuring import Plan
 from image_transformer.data.images import ImageData
 from image_transformer.inference.enlarging import enlarges
@@ -12,7 +15,7 @@ from image_transformer.inference.sampling import generate_each
 from image_transformer.inference.scoring import chosen_from, classify, evaluate
 from image_transformer.measures.enlargements import SHOWN, enlargements
 from image_transformer.measures.found import Assessment, Say, mean_and_error
-from image_transformer.measures.gap import entropy_gap, overconfidence
+from image_transformer.measures.gap import bits_of_rows, entropy_gap, overconfidence
 from image_transformer.model import ImageModel
 from image_transformer.show import grids
 from image_transformer.show.progress import bar
@@ -27,7 +30,9 @@ def assess(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say
     """Measure a model on test images: its likelihood, and what its conditions do. `train` is what it learned from."""
     found, some = Assessment(), test.some(plan.images)
     say(f"bits/dim of {len(some):,} images of {test.name}, {test.split} split")
-    rows = _likelihoods(model, some)
+    with bar("images") as progress:
+        photographs = bits_of_rows(model, some.images, progress=progress, **model.of(some))
+    rows = _likelihoods(model, some, photographs.mean(1))
     chosen = chosen_from(model)
     if chosen is not None:
         tried = test.some(min(len(some), BAYES))
@@ -43,7 +48,9 @@ def assess(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say
     found.tables.append(Table(f"{len(some):,} images of the {test.split} split", ["", "figure", "±"], rows))
     say(f"the bits of {len(some):,} images that the model draws")
     with bar("steps") as progress:
-        found.tables.append(entropy_gap(model, some, seed=plan.seed, progress=progress).table())
+        found.tables.append(
+            entropy_gap(model, some, photographs=photographs, seed=plan.seed, progress=progress).table()
+        )
     if enlarges(model):
         found.add(enlargements(model, train, test, plan, say))
     elif chosen is not None and len(model.config.conditions) == 1:
@@ -55,15 +62,13 @@ def assess(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say
     return found
 
 
-def _likelihoods(model: ImageModel, data: ImageData) -> list[list[str]]:
-    given = model.of(data)
-    with bar("images") as progress:
-        free = evaluate(model, data.images, progress=progress, **given).per_image
+def _likelihoods(model: ImageModel, data: ImageData, free: NDArray[np.float64]) -> list[list[str]]:
+    """Rows of a table; `free` are the bits/dim of each image (n,) under the model as it is."""
     told = " and ".join(condition.noun for condition in model.config.conditions)
     rows = [["bits/dim" + (f" given {told}" if told else ""), *mean_and_error(free)]]
     if enlarges(model):
         with bar("images") as progress:
-            held = evaluate(model, data.images, consistent=True, progress=progress, **given).per_image
+            held = evaluate(model, data.images, consistent=True, progress=progress, **model.of(data)).per_image
         rows.append(["bits/dim of the consistent model", *mean_and_error(held)])
         rows.append(["gained by consistency", *mean_and_error(free - held)])
     return rows

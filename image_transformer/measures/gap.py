@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from image_transformer.conditions.base import select
 from image_transformer.data.images import ImageData
 from image_transformer.inference.sampling import Progress, generate
-from image_transformer.inference.scoring import bits, standard_error
+from image_transformer.inference.scoring import Images, bits, standard_error
 from image_transformer.model import ImageModel
 from image_transformer.show.records import Table
 
@@ -75,17 +76,20 @@ def entropy_gap(
 ) -> EntropyGap:
     """The gap between a sample for each image of `data`, told what that one is, and these images.
 
-    photographs: bits/dim of other images (n, 1) to compare with instead: more than are drawn make the error smaller.
-    Not used if the model is told something, for then sample and photograph go in pairs.
+    photographs: bits/dim of the rows of these images (n, h), if they are known already. If the model is told nothing
+    they may be others, or whole images (n, 1): more than are drawn make the error smaller.
     """
     given = model.of(data)
     drawn = generate(model, len(data), seed=seed, progress=progress, **given)
-    told = {name: value for name, value in given.items() if name in model.untold}
-    follow = {name: value for name, value in given.items() if name not in told}  # samples keep what they were told
-    samples = bits(model, drawn, batch=batch, **told, **follow).mean((1, 3))
-    if photographs is None or given:
-        photographs = bits(model, data.images, batch=batch, **told).mean((1, 3))
+    samples = bits_of_rows(model, drawn, batch=batch, **given)
+    if photographs is None:
+        photographs = bits_of_rows(model, data.images, batch=batch, **given)
     return EntropyGap(photographs, samples, paired=bool(given))
+
+
+def bits_of_rows(model: ImageModel, images: Images, **options: Any) -> NDArray[np.float64]:
+    """bits/dim of each row of uint8 `images` (n, c, h, w), (n, h); options as in `bits`."""
+    return bits(model, images, **options).mean((1, 3))
 
 
 def calibrate(

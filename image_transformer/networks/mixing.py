@@ -49,22 +49,28 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight, sources, targets)
-        return _mixed(x, weight, sources)
+        return _mixed(x, _with_zero(x), weight, sources)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight, sources, targets = ctx.saved_tensors
-        padded = pad(x, (0, 0, 0, 1))
-        by_weight = [(grad * padded.index_select(1, at)).sum((0, 1)) for at in sources]
-        return _mixed(grad, weight, targets), torch.stack(by_weight), None, None
+        states = _with_zero(x)
+        by_weight = [(grad * states.index_select(1, at)).sum((0, 1)) for at in sources]
+        return _mixed(grad, _with_zero(grad), weight, targets), torch.stack(by_weight), None, None
 
 
-def _mixed(x: Tensor, weight: Tensor, sources: Tensor) -> Tensor:
-    padded, out = pad(x, (0, 0, 0, 1)), x.clone()
+def _mixed(x: Tensor, states: Tensor, weight: Tensor, sources: Tensor) -> Tensor:
+    """`x` (b, l, d) plus the weighted sum of the `states` (b, m, d) at `sources` (n, l)."""
+    out = x.clone()
     for at, its in zip(sources, weight, strict=True):
-        out.addcmul_(padded.index_select(1, at), its)
+        out.addcmul_(states.index_select(1, at), its)
     return out
+
+
+def _with_zero(x: Tensor) -> Tensor:
+    """States `(b, l, d)` and, last, what is mixed in where there is no neighbour."""
+    return pad(x, (0, 0, 0, 1))
 
 
 class MixingCache:
@@ -106,10 +112,7 @@ class MixingCache:
         def mix_in(layer: int) -> Mix:
             def mix(x: Tensor, weight: Tensor) -> Tensor:
                 self._write(layer, slot, x)
-                out = x.clone()
-                for at, its in zip(sources, weight, strict=True):
-                    out.addcmul_(self.states[layer].index_select(1, at), its)
-                return out
+                return _mixed(x, self.states[layer], weight, sources)
 
             return mix
 

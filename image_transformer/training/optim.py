@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +55,7 @@ class Muon(Optimizer):
                 if p.grad is not None:
                     by_shape[p.shape].append(p)
             for (rows, columns), alike in by_shape.items():
-                divisors = (n for n in range(1, rows + 1) if rows % n == 0)
-                pieces = min(divisors, key=lambda n: abs(n - rows / columns))
+                pieces = _square_pieces(rows, columns)
                 smoothed = torch.stack([self._smoothed(p) for p in alike]).to(self.dtype)
                 updates = orthogonal(smoothed.view(-1, rows // pieces, columns)).view(smoothed.shape)
                 step = -group["lr"] * max(1.0, rows / pieces / columns) ** 0.5
@@ -70,6 +70,13 @@ class Muon(Optimizer):
             state["momentum_buffer"] = torch.zeros_like(p)
         momentum: Tensor = state["momentum_buffer"].lerp_(p.grad, 1 - self.MOMENTUM)
         return p.grad.lerp(momentum, self.MOMENTUM)
+
+
+@lru_cache
+def _square_pieces(rows: int, columns: int) -> int:
+    """Into how many equal pieces a matrix is cut, one above the other, so that they are as square as can be."""
+    divisors = (n for n in range(1, rows + 1) if rows % n == 0)
+    return min(divisors, key=lambda n: abs(n - rows / columns))
 
 
 def orthogonal(matrices: Tensor, coefficients: Sequence[float] = (3.4445, -4.7750, 2.0315), steps: int = 5) -> Tensor:
