@@ -304,6 +304,17 @@ def test_layers_that_mix_or_attend_or_do_neither_are_cached_exactly(patterns, fi
         assert torch.equal(generate(model, 2, **told, **given), generate_naive(model, 2, **told, **given))
 
 
+def test_a_position_waits_for_the_states_of_its_neighbours_not_only_for_their_values():
+    """Where nearly all is known: the value of a neighbour is there at once, its state may still wait for another pixel
+    that is drawn first."""
+    model = make_model((Wavefront(1), (Nothing(), Nothing())), (3, 2, 12))
+    known, mask = random_images(4, (3, 2, 12)), torch.ones(2, 12, dtype=torch.bool)
+    mask[1, 1] = mask[1, 5] = False  # 5 has no input from 1, but mixes in states of 3 and 4, which have
+    assert not np.isin(model.layout.at[1, 1, 0], model.network.inputs[model.layout.at[1, 5, 0]])
+    drawn = generate(model, 4, known=known, known_mask=mask)
+    assert torch.equal(drawn, generate_naive(model, 4, known=known, known_mask=mask))
+
+
 def test_a_built_in_temperature_holds_for_consistent_samples_as_for_their_likelihood():
     """A model that is sharper by itself draws and scores as one that is asked for it."""
     plain, sharp = (make_model((Wavefront(1), (Local1D(3, 4),)), (3, 4, 4), factor=2, temperature=t) for t in (1, 0.5))
