@@ -236,6 +236,15 @@ def test_debug_shows_the_traceback():
         main(["evaluate", "nowhere", "--debug"])
 
 
+def test_an_error_as_long_as_a_compilers_is_cut(monkeypatch, capsys):
+    def fail(args):
+        raise RuntimeError("error: " + "overflow in conversion\n" * 10_000)
+
+    monkeypatch.setattr("image_transformer.cli.models.run", fail)
+    said = error_of(["models"], capsys)
+    assert said.startswith("image-transformer: error: overflow in") and len(said) < 1100 and "--debug" in said
+
+
 def test_the_smallest_scale_reaches_the_likelihood():
     small, usual = (ImageModel(recipe("tiny", model={"min_log_scale": s}).model) for s in (-9.0, -7.0))
     assert (small.likelihood.min_log_scale, usual.likelihood.min_log_scale) == (-9, -7)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from textwrap import shorten
 
 from image_transformer import __version__
 from image_transformer.cli import UsageError
 from image_transformer.words import did_you_mean
 
 VERBS = ("demo", "models", "recipes", "train", "evaluate", "report", "sample", "complete", "superres", "export")
+LONGEST = 1000  # characters of an error: a compiler's can fill a book
 USAGE = """usage: image-transformer VERB ...
 
 Autoregressive image models with exact likelihoods.
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = shorten(str(error), LONGEST, placeholder=" ... (--debug shows the rest)") or type(error).__name__
         print(f"image-transformer: {message}", file=sys.stderr)
         return 1
     return 0
