@@ -96,16 +96,15 @@ def test_the_low_resolution_image_says_what_is_left_of_each_box():
     features = model.network.local.low(image, low, slice(None))[0]
     rest = (features[:, -1] + 1) * 127.5
     torch.testing.assert_close(rest, torch.tensor([65.0, (260 - 10) / 3, (260 - 30) / 2, 260 - 60.0]))
-    torch.testing.assert_close((features[:, :-1] + 1) * 127.5, torch.full((4, 9), 65.0))
+    torch.testing.assert_close((features[:, :-1] + 1) * 127.5, torch.full((4, 1), 65.0))
 
 
-def test_the_low_resolution_pixels_around_a_box_are_told_row_by_row():
-    model = conditional_model("raster", shape=(1, 4, 6), classes=None)
-    low = torch.tensor([[[[1, 2, 3], [4, 5, 6]]]], dtype=torch.uint8)
-    features = model.network.local.low(torch.zeros(1, 1, 4, 6, dtype=torch.uint8), low, slice(None))[0]
-    told = ((features[:, :9] + 1) * 127.5).round().int().tolist()
-    first, below = [1, 1, 2, 1, 1, 2, 4, 4, 5], [2, 3, 3, 5, 6, 6, 5, 6, 6]
-    assert told[0] == told[1] == told[7] == first and told[16] == told[23] == below
+def test_the_mean_of_its_own_box_is_told_to_each_position():
+    model = conditional_model("raster", shape=(3, 2, 6), classes=None)
+    low = torch.arange(9, dtype=torch.uint8).view(1, 3, 1, 3)
+    features = model.network.local.low(torch.zeros(1, 3, 2, 6, dtype=torch.uint8), low, slice(None))[0]
+    told = ((features[:, :3] + 1) * 127.5).round().int().tolist()
+    assert told == 2 * [[0, 3, 6], [0, 3, 6], [1, 4, 7], [1, 4, 7], [2, 5, 8], [2, 5, 8]]
 
 
 def test_cross_attention_knows_where_things_are_but_not_absolutely():
