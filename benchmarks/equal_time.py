@@ -15,7 +15,6 @@ import json
 import math
 import subprocess
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,23 +35,10 @@ COMMIT = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=RO
 EVALUATED = 500  # validation images
 
 
-class Timed(Run):
-    """A run whose progress is the CPU time of its own updates."""
-
-    def __init__(self, config: RunConfig, out: Path, seconds: float) -> None:
-        super().__init__(config, out)
-        self.spent, self.budget = 0.0, seconds
-
-    @property
-    def progress(self) -> float:
-        return min(1.0, self.spent / self.budget)
-
-    def turn(self) -> None:
-        end = min(self.budget, self.spent + TURN)
-        while self.spent < end:
-            began = time.process_time()
-            self.update()
-            self.spent += time.process_time() - began
+def turn(run: Run) -> None:
+    end = run.state.seconds + TURN
+    while run.state.seconds < end and not run.finished:
+        run.update()
 
 
 def main() -> None:
@@ -85,19 +71,18 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 
 def train(chosen: Any, variants: dict[str, str], seconds: float, seed: int, done: dict[str, dict[str, Any]]) -> None:
     """Train all variants that are not done, in turns."""
-    runs: dict[str, Timed] = {}
+    runs: dict[str, Run] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, flags in variants.items():
             if key(chosen, flags, seconds, seed) in done:
                 continue
             words = [ALIASES.get(word, word) for word in flags.split()]
             parsed = parse_run(chosen.recipe, words, it.recipe(chosen.recipe, data={"source": chosen.data}))
-            config = replace(parsed.train, seed=seed, images=10**9, minutes=None)
-            run_config = RunConfig(chosen.recipe, parsed.model, parsed.data, config)
-            runs[name] = Timed(run_config, Path(folder) / name, seconds)
-        while any(run.progress < 1 for run in runs.values()):
+            config = replace(parsed.train, seed=seed, images=10**9, minutes=seconds / 60, clock="cpu")
+            runs[name] = Run(RunConfig(chosen.recipe, parsed.model, parsed.data, config), Path(folder) / name)
+        while not all(run.finished for run in runs.values()):
             for run in runs.values():
-                run.turn()
+                turn(run)
     for name, run in runs.items():
         some = load_split(run.config, "validation").some(EVALUATED)
         result = it.evaluate(run.weights, some.images, **run.weights.of(some, only=run.weights.untold))

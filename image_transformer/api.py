@@ -9,6 +9,10 @@ from image_transformer.config.data import DataConfig as DataConfig
 from image_transformer.config.model import ModelConfig as ModelConfig
 from image_transformer.config.model import Modern as Modern
 from image_transformer.config.model import Paper as Paper
+from image_transformer.config.rivals import GatedPixelCNN as GatedPixelCNN
+from image_transformer.config.rivals import PixelCNN as PixelCNN
+from image_transformer.config.rivals import PixelCNNpp as PixelCNNpp
+from image_transformer.config.rivals import PixelRNN as PixelRNN
 from image_transformer.config.run import RunConfig as RunConfig
 from image_transformer.config.sampling import Sampling as Sampling
 from image_transformer.config.train import TrainConfig as TrainConfig

@@ -11,16 +11,25 @@ from torch import Tensor, nn
 from image_transformer.conditions.base import Given
 from image_transformer.conditions.limits import BoxLimits
 from image_transformer.config.model import ModelConfig, Modern, Paper
+from image_transformer.config.rivals import GatedPixelCNN, PixelCNN, PixelCNNpp, PixelRNN
 from image_transformer.data.images import ImageData, check_images
 from image_transformer.geometry.order import layout
 from image_transformer.geometry.patterns import BoolArray
 from image_transformer.geometry.schedule import Schedule
 from image_transformer.likelihoods.base import make_likelihood
+from image_transformer.networks import pixelcnn, pixelcnnpp, pixelrnn
 from image_transformer.networks.base import Network
 from image_transformer.networks.modern import ModernTransformer
 from image_transformer.networks.paper import PaperTransformer
 
-NETWORKS: dict[type[ModelConfig], Callable[..., Network]] = {Paper: PaperTransformer, Modern: ModernTransformer}
+NETWORKS: dict[type[ModelConfig], Callable[..., Network]] = {
+    Paper: PaperTransformer,
+    Modern: ModernTransformer,
+    PixelRNN: pixelrnn.PixelRNN,
+    PixelCNN: pixelcnn.PixelCNN,
+    GatedPixelCNN: pixelcnn.GatedPixelCNN,
+    PixelCNNpp: pixelcnnpp.PixelCNNpp,
+}
 
 
 class ImageModel(nn.Module):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.config.data import DataConfig
-from image_transformer.config.model import FAMILIES as KINDS
-from image_transformer.config.model import Modern
+from image_transformer.config.families import FAMILIES as KINDS
+from image_transformer.config.model import ModelConfig, Modern, Transformer
 from image_transformer.config.run import RunConfig
 from image_transformer.config.train import TrainConfig
 from image_transformer.geometry.order import BlockRaster, Layout, Order, Raster, Wavefront, layout
@@ -99,34 +99,33 @@ def promised(model: ImageModel, slot_inputs: np.ndarray) -> np.ndarray:
 
 def shrunken(config: RunConfig) -> RunConfig:
     """The recipe with everything small but the same parts: it builds, trains and samples in seconds."""
-    model = config.model
+    small = _small_transformer if isinstance(config.model, Transformer) else _small_rival
+    every = {"validate_every": 8, "validation_images": 3, "sample_every": 8, "save_every": 8}
+    train = replace(config.train, images=8, batch=4, minutes=None, compile="off", **every)
+    return replace(config, model=small(config.model), train=train)
+
+
+def _small_transformer(model: Transformer) -> Transformer:
     divide = 32 if model.likelihood == "categorical" else 16
     small = {
         Local1D: lambda p: Local1D(max(1, p.query // divide), p.memory // divide),
         Local2D: lambda p: Local2D((2, 3), (2, 2)),
         Nothing: lambda p: p,
+        Full: lambda p: p,
     }
     attention = tuple(small[type(p)](p) for p in model.attention)
     order = BlockRaster((2, 3)) if isinstance(model.order, BlockRaster) else model.order
     low = model.condition(Low)
     conditions = tuple(Low(2) if one == low else one for one in model.conditions)
-    shape = (3, 6, 8) if low else (3, 6, 7)
-    model = replace(
-        model, shape=shape, conditions=conditions, encoder_depth=1, order=order, attention=attention,
-        depth=2, width=16, heads=2, feed_forward=24, attention_width=None, components=3,
+    return replace(
+        model, shape=(3, 6, 8) if low else (3, 6, 7), conditions=conditions, encoder_depth=1, order=order,
+        attention=attention, depth=2, width=16, heads=2, feed_forward=24, attention_width=None, components=3,
     )  # fmt: skip
-    train = replace(
-        config.train,
-        images=8,
-        batch=4,
-        minutes=None,
-        compile="off",
-        validate_every=8,
-        validation_images=3,
-        sample_every=8,
-        save_every=8,
-    )
-    return replace(config, model=model, train=train)
+
+
+def _small_rival(model: ModelConfig) -> ModelConfig:
+    head = {"head_width": 8} if hasattr(model, "head_width") else {}
+    return replace(model, shape=(3, 4, 8), depth=1, width=6, components=3, **head)
 
 
 def tiny_config(folder: Path) -> RunConfig:

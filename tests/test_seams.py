@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 import image_transformer as it
 from image_transformer.cli.main import main
 from image_transformer.conditions.base import Condition
-from image_transformer.config.model import CONDITIONS, FAMILIES, ModelConfig
+from image_transformer.config.families import FAMILIES
+from image_transformer.config.model import CONDITIONS, ModelConfig
 from image_transformer.geometry.order import Order, Raster, Wavefront
 from image_transformer.geometry.patterns import Full, Local1D
 from image_transformer.inference.sampling import Drawing

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +97,17 @@ def test_ctrl_c_finishes_the_update_saves_and_can_be_resumed(config, tmp_path, m
     assert checkpoint.read_state(checkpoint.checkpoints(tmp_path / "cut")[-1]).images_seen == 24
     train(config, tmp_path / "cut", resume=True, show_progress=False)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("clock", ["wall", "cpu"])
+def test_the_clock_of_the_processor_does_not_count_waiting(config, tmp_path, monkeypatch, clock):
+    config = replace(config, train=replace(config.train, clock=clock, minutes=100.0))
+    run = Run(config, tmp_path / "run")
+    passes = run.passes
+    monkeypatch.setattr(run, "passes", lambda: (time.sleep(0.5), passes())[1])
+    run.update()
+    assert (run.state.seconds >= 0.5) == (clock == "wall")
+    assert run.progress == max(run.state.images_seen / config.train.images, run.state.seconds / 6000)
 
 
 def test_resumed_run_knows_the_best_score_so_far(config, tmp_path):

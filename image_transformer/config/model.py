@@ -1,7 +1,4 @@
-"""The configuration of a model: one frozen dataclass for each family of networks, whose fields are flags.
-
-To add a family: a dataclass here and in `FAMILIES`, and its network in `networks/`, named in `NETWORKS` of `model.py`.
-"""
+"""The configuration of a model: one frozen dataclass for each family of networks, whose fields are flags."""
 
 from __future__ import annotations
 
@@ -168,6 +165,3 @@ class Modern(Transformer):
     @property
     def groups(self) -> int:
         return self.heads // (self.kv_heads or self.heads)
-
-
-FAMILIES: dict[str, type[ModelConfig]] = {kind.family: kind for kind in (Modern, Paper)}

@@ -15,7 +15,8 @@ from image_transformer.conditions.base import Condition
 from image_transformer.config.checks import check
 from image_transformer.config.data import DataConfig
 from image_transformer.config.earlier import fields_of_today
-from image_transformer.config.model import CONDITIONS, FAMILIES, ORDERS, PATTERNS, ModelConfig, Modern
+from image_transformer.config.families import FAMILIES
+from image_transformer.config.model import CONDITIONS, ORDERS, PATTERNS, ModelConfig, Modern
 from image_transformer.config.train import TrainConfig
 from image_transformer.files import write_atomically
 from image_transformer.geometry.order import Order

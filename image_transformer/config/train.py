@@ -15,7 +15,9 @@ class TrainConfig:
     images: int = 100_000
     """Images to train on in all."""
     minutes: float | None = None
-    """Stop after this many minutes of training, if `images` are not reached before; the schedule follows the clock."""
+    """Stop after this many minutes of updates, if `images` are not reached before; the schedule follows the clock."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """What `minutes` count: real time, or the processor's, which pauses and other work on the machine do not change."""
     batch: int = 16
     """Images per update."""
     micro_batch: int | None = None

@@ -1,6 +1,6 @@
 """Recipes: one function for each claimed result. `image-transformer train RECIPE` runs one, with any field by flag.
 
-To add one: a function in `modern.py` or `paper.py`, and its name in `RECIPES`.
+To add one: a function in `modern.py`, `paper.py` or `rivals.py`, and its name in `RECIPES`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from image_transformer.config.run import RunConfig
-from image_transformer.recipes import modern, paper
+from image_transformer.recipes import modern, paper, rivals
 from image_transformer.words import did_you_mean
 
 RECIPES: tuple[Callable[[], RunConfig], ...] = (
@@ -37,6 +37,12 @@ RECIPES: tuple[Callable[[], RunConfig], ...] = (
     paper.paper_superres_cifar10_1d,
     paper.paper_superres_cifar10_2d,
     paper.paper_imagenet32,
+    rivals.pixelrnn_row,
+    rivals.pixelrnn_diagonal,
+    rivals.pixelcnn,
+    rivals.gated_pixelcnn,
+    rivals.pixelcnn_pp,
+    rivals.dense_transformer,
 )
 
 

@@ -79,11 +79,12 @@ class Run:
 
     def update(self) -> None:
         """One optimizer step on the next batch. TrainingError if the update before it was not finite."""
-        began, seen = time.perf_counter(), self.state.images_seen
+        clock = time.process_time if self.config.train.clock == "cpu" else time.perf_counter
+        began, seen = clock(), self.state.images_seen
         reading = self.learner.update(self.passes(), images_seen=seen, progress=self.progress)
         self.read_newest()  # figures are read an update later
         self._newest, self.previous = reading, seen
-        seconds = time.perf_counter() - began
+        seconds = clock() - began
         self.state = State(images_seen=seen + self.config.train.batch, seconds=self.state.seconds + seconds)
         self.window.append((math.nan, seconds))
 

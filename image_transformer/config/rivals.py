@@ -1,0 +1,118 @@
+"""The configurations of the rivals: networks of other papers, to be compared with at equal terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from image_transformer.config.checks import check, check_least
+from image_transformer.config.model import ModelConfig
+from image_transformer.geometry.order import Raster
+
+
+@dataclass(frozen=True)
+class Rival(ModelConfig):
+    """What the rivals have in common: layers of feature maps over the whole image, in raster order."""
+
+    width: int = 128
+    """Hidden units of a layer, h in the papers."""
+    depth: int = 12
+    """Layers."""
+    linear_skip: bool = False
+    """Add the best linear prediction from the nearest pixels, fitted before training, to the means (dmol, chained): not
+    of the papers, but what `modern` starts from."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "model", 1, "depth")
+        check(isinstance(self.order, Raster), f"the {self.family} family runs in raster order alone")
+        check(
+            self.likelihood != "categorical" or not self.linear_skip,
+            "model.linear_skip adds to means, which categorical has not: it goes with dmol and chained",
+        )
+
+
+@dataclass(frozen=True)
+class PixelRNN(Rival):
+    """Long short-term memory along rows or diagonals (van den Oord et al., 2016, *Pixel recurrent neural networks*)."""
+
+    family: ClassVar[str] = "pixelrnn"
+
+    layer: Literal["row", "diagonal"] = "row"
+    """Row LSTM, or Diagonal BiLSTM, which sees all earlier pixels."""
+    kernel: int = 3
+    """Pixels of a row that a Row LSTM sees of its input and of the states above."""
+    head_width: int = 1024
+    """Feature maps of the two layers before the output."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "model", 1, "head_width")
+        check_odd(self, "kernel")
+
+
+@dataclass(frozen=True)
+class PixelCNN(Rival):
+    """Masked convolutions, with their blind spot (van den Oord et al., 2016, *Pixel recurrent neural networks*)."""
+
+    family: ClassVar[str] = "pixelcnn"
+
+    depth: int = 15
+    """Layers."""
+    kernel: int = 3
+    """Side of the convolutions' squares."""
+    head_width: int = 1024
+    """Feature maps of the two layers before the output."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "model", 1, "head_width")
+        check_odd(self, "kernel")
+
+
+@dataclass(frozen=True)
+class GatedPixelCNN(Rival):
+    """A vertical and a horizontal stack of gated convolutions, without a blind spot (van den Oord et al., 2016b)."""
+
+    family: ClassVar[str] = "gated-pixelcnn"
+
+    depth: int = 15
+    """Layers."""
+    kernel: int = 5
+    """Side of the convolutions' squares; the first layer's are of 7 x 7."""
+    head_width: int = 1024
+    """Feature maps of the layer before the output."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "model", 1, "head_width")
+        check_odd(self, "kernel")
+
+
+@dataclass(frozen=True)
+class PixelCNNpp(Rival):
+    """PixelCNN++ (Salimans et al., 2017): gated residual layers that go down to a quarter of the size and up again."""
+
+    family: ClassVar[str] = "pixelcnn++"
+
+    width: int = 160
+    """Feature maps."""
+    depth: int = 5
+    """Residual layers of each size, on the way down and, one more at the smaller sizes, on the way up."""
+    dropout: float = 0.5
+    """Dropout in every residual layer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(0 <= self.dropout < 1, f"model.dropout must lie in [0, 1), got {self.dropout}")
+        check(self.likelihood != "categorical", "the pixelcnn++ family predicts whole pixels: dmol or chained")
+        _, height, width = self.shape
+        check(
+            height % 4 == 0 and width % 4 == 0,
+            f"the pixelcnn++ family halves the image twice: 4 must divide height and width, got {height}x{width}",
+        )
+
+
+def check_odd(config: Rival, field: str) -> None:
+    value = getattr(config, field)
+    check(value >= 1 and value % 2 == 1, f"model.{field} must be odd, got {value}")

@@ -1,0 +1,139 @@
+"""PixelCNN and Gated PixelCNN: masked convolutions, in one stack and in two."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.nn.functional import pad, relu
+
+from image_transformer.conditions.base import Condition
+from image_transformer.conditions.label import Label
+from image_transformer.config.rivals import GatedPixelCNN as GatedConfig
+from image_transformer.config.rivals import PixelCNN as Config
+from image_transformer.geometry.order import Layout
+from image_transformer.geometry.schedule import Schedule
+from image_transformer.likelihoods.base import Likelihood
+from image_transformer.networks.raster import RasterNetwork, RowByRow, exactly
+from image_transformer.networks.transformer import Vector
+
+FIRST = 7  # side of the first layer's squares
+
+
+class PixelCNN(RasterNetwork):
+    """One stack of masked convolutions (van den Oord et al., 2016, *Pixel recurrent neural networks*, 3.3 and table 1).
+
+    Its mask A and B leave a blind spot: a pixel to the right of a line that falls away from the predicted one by the
+    reach of one layer for each row is never seen, at any depth.
+    """
+
+    def __init__(self, config: Config, layout: Layout, likelihood: Likelihood) -> None:
+        super().__init__(config, layout, likelihood, config.head_width)
+        width = 2 * config.width
+        self.stem = self.masked(layout.channels, width, FIRST, first=True)
+        self.blocks = nn.ModuleList(Residual(self, config) for _ in range(config.depth))
+        self.before_head = nn.ModuleList(
+            self.masked(inputs, config.head_width, 1) for inputs in (width, config.head_width)
+        )
+
+    def features(self, x: Tensor, context: Tensor | None) -> Tensor:
+        x = exactly(self.stem, x)
+        for block in self.blocks:
+            x = block(x)
+        for layer in self.before_head:
+            x = layer(relu(x))
+        return relu(x)
+
+
+class Residual(nn.Module):
+    """2 h maps -> h -> h by the masked square -> 2 h, added (3.3, figure 5 on the left)."""
+
+    def __init__(self, network: RasterNetwork, config: Config) -> None:
+        super().__init__()
+        h = config.width
+        self.narrow = network.masked(2 * h, h, 1)
+        self.square = network.masked(h, h, config.kernel)
+        self.wide = network.masked(h, 2 * h, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.wide(relu(self.square(relu(self.narrow(relu(x))))))
+
+
+class GatedPixelCNN(RasterNetwork):
+    """Two stacks of gated convolutions (van den Oord et al., 2016, *Conditional image generation with PixelCNN
+    decoders*, 2.2, 2.3 and figure 2): a vertical one that sees all rows above, and a horizontal one that is fed by it.
+    """
+
+    VECTORS: ClassVar[dict[type[Condition], Any]] = {Label: Vector}
+
+    blocks: Any
+
+    def __init__(self, config: GatedConfig, layout: Layout, likelihood: Likelihood) -> None:
+        super().__init__(config, layout, likelihood, config.head_width)
+        channels, width = layout.channels, config.width
+        kernels = [FIRST, *[config.kernel] * (config.depth - 1)]
+        self.blocks = nn.ModuleList(
+            Gated(self, width if i else channels, kernel, first=i == 0) for i, kernel in enumerate(kernels)
+        )
+        self.before_head = self.masked(width, config.head_width, 1)
+
+    def features(self, x: Tensor, context: Tensor | None) -> Tensor:
+        return self.along(x, self.above(x, context), context)
+
+    def above(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+        """What the vertical stack says to each layer of the horizontal one, `(b, 2 d, h, w)`, of the rows above."""
+        said = []
+        for block in self.blocks:
+            x, to_horizontal = block.vertically(x, context)
+            said.append(to_horizontal)
+        return tuple(said)
+
+    def along(self, x: Tensor, above: tuple[Tensor, ...], context: Tensor | None) -> Tensor:
+        """Feature maps of the rows `x`."""
+        for block, said in zip(self.blocks, above, strict=True):
+            x = block.horizontally(x, said, context)
+        return relu(self.before_head(relu(x)))
+
+    def decoder(self, context: Any, batch: int, schedule: Schedule, *, prefilled: bool = False) -> RowByRow:
+        def above(x: Tensor, row: int) -> tuple[Tensor, ...]:
+            return tuple(one[:, :, row : row + 1] for one in self.above(x[:, :, : row + 1], context))
+
+        def along(x: Tensor, row: int, held: tuple[Tensor, ...]) -> Tensor:
+            return self.along(x[:, :, row : row + 1], held, context)
+
+        return RowByRow(self, context, above, along)
+
+
+class Gated(nn.Module):
+    """A layer of both stacks: tanh of one half of the maps times the sigmoid of the other (2.1)."""
+
+    def __init__(self, network: RasterNetwork, inputs: int, kernel: int, first: bool) -> None:
+        super().__init__()
+        width = network.config.width
+        self.reach, self.first = kernel // 2, first
+        self.vertical = nn.Conv2d(inputs, 2 * width, (self.reach + 1, kernel))
+        self.to_horizontal = nn.Conv2d(2 * width, 2 * width, 1)
+        self.horizontal = network.masked(inputs, 2 * width, (1, kernel), first=first, parts=2)
+        self.residual = network.masked(width, width, 1)
+        told = len(network.vectors) > 0
+        self.told = nn.ModuleList(nn.Linear(width, 2 * width, bias=False) for _ in range(2 if told else 0))
+
+    def vertically(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The maps of the vertical stack, and what each row tells the horizontal one: of the rows above it alone."""
+        padded = pad(x, (self.reach, self.reach, self.reach, 0))  # a row sees itself, in its own stack
+        maps = exactly(self.vertical, padded) if self.first else self.vertical(padded)
+        below = pad(maps, (0, 0, 1, 0))[:, :, :-1]
+        return gate(self._with(maps, context, 0)), self.to_horizontal(below)
+
+    def horizontally(self, x: Tensor, above: Tensor, context: Tensor | None) -> Tensor:
+        maps = exactly(self.horizontal, x) if self.first else self.horizontal(x)
+        out = self.residual(gate(self._with(maps + above, context, 1)))
+        return out if self.first else x + out
+
+    def _with(self, maps: Tensor, context: Tensor | None, stack: int) -> Tensor:
+        return maps if context is None else maps + self.told[stack](context)[:, :, None, None]
+
+
+def gate(maps: Tensor) -> Tensor:
+    tanh, sigmoid = maps.chunk(2, 1)
+    return tanh.tanh() * sigmoid.sigmoid()

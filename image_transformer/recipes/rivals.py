@@ -1,0 +1,57 @@
+"""Recipes of the rivals: the networks of their papers scaled down to what ten minutes of one core can train.
+
+All predict whole pixels by the same mixture, so that networks are compared and not likelihoods; the softmax of the
+PixelRNN papers is `--model.likelihood categorical`. Learning rates are the best of a sweep, see docs/results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from image_transformer.config.data import DataConfig
+from image_transformer.config.model import ModelConfig, Modern
+from image_transformer.config.rivals import GatedPixelCNN, PixelCNN, PixelCNNpp, PixelRNN
+from image_transformer.config.run import RunConfig
+from image_transformer.config.train import TrainConfig
+from image_transformer.geometry.order import Raster
+from image_transformer.geometry.patterns import Full
+
+
+def pixelrnn_row() -> RunConfig:
+    """PixelRNN with Row LSTMs, 0.4 M parameters, CIFAR-10, 10 minutes of one core."""
+    return _rival("pixelrnn-row", PixelRNN(depth=4, width=48, head_width=128))
+
+
+def pixelrnn_diagonal() -> RunConfig:
+    """PixelRNN with Diagonal BiLSTMs, 0.4 M parameters, CIFAR-10, 10 minutes of one core."""
+    return _rival("pixelrnn-diagonal", PixelRNN(layer="diagonal", depth=4, width=48, head_width=128))
+
+
+def pixelcnn() -> RunConfig:
+    """PixelCNN, 0.4 M parameters, CIFAR-10, 10 minutes of one core."""
+    return _rival("pixelcnn", PixelCNN(depth=8, width=56, head_width=128))
+
+
+def gated_pixelcnn() -> RunConfig:
+    """Gated PixelCNN, 0.8 M parameters, CIFAR-10, 10 minutes of one core."""
+    return _rival("gated-pixelcnn", GatedPixelCNN(depth=8, width=48, head_width=128))
+
+
+def pixelcnn_pp() -> RunConfig:
+    """PixelCNN++, 1.0 M parameters, CIFAR-10, 10 minutes of one core."""
+    return _rival("pixelcnn-pp", PixelCNNpp(depth=2, width=32, dropout=0.0))
+
+
+def dense_transformer() -> RunConfig:
+    """`modern` in raster order with attention to all earlier pixels and no mixing, 0.4 M parameters, 10 minutes."""
+    model = Modern(order=Raster(), attention=(Full(),), mix=0, depth=4, width=96, heads=2, feed_forward=192)
+    config = _rival("dense-transformer", model)
+    return replace(config, train=replace(config.train, optimizer="muon", lr=2.5e-4, closed_form_start=True))
+
+
+def _rival(name: str, model: ModelConfig) -> RunConfig:
+    train = TrainConfig(
+        images=1_000_000, minutes=10.0, clock="cpu", batch=8, optimizer="adam", lr=1e-3, decay=0.8, warmup=500,
+        closed_form_start=True, validate_every=5_000, validation_images=500, sample_every=1_000_000, save_every=5_000,
+    )  # fmt: skip
+    return RunConfig(name, model, DataConfig(source="cifar10"), train)
