@@ -387,7 +387,7 @@ def test_an_unwritable_cache_is_done_without(tmp_path, monkeypatch, images):
     [
         ("cifar-10", "did you mean cifar10?"),
         ("cifar10mini", "did you mean cifar10-mini?"),
-        ("zebra", "no such file, folder or data set; names are cifar10 and cifar10-mini"),
+        ("zebra", "no such file, folder or data set; names are cifar10, cifar10-mini, mirror, twins, bar"),
         ("./no/such/folder", "no such file"),
     ],
 )

@@ -14,7 +14,19 @@ from image_transformer import __version__
 from image_transformer.cli import UsageError
 from image_transformer.words import did_you_mean
 
-VERBS = ("demo", "models", "recipes", "train", "evaluate", "report", "sample", "complete", "superres", "export")
+VERBS = (
+    "demo",
+    "models",
+    "recipes",
+    "train",
+    "evaluate",
+    "report",
+    "sample",
+    "complete",
+    "superres",
+    "export",
+    "reproduce",
+)
 LONGEST = 1000  # characters of an error: a compiler's can fill a book
 USAGE = """usage: image-transformer VERB ...
 
@@ -30,6 +42,7 @@ Autoregressive image models with exact likelihoods.
   complete MODEL [IMAGE..] complete images of which a part is given
   superres MODEL IMAGE...  enlarge images of any size, in several ways
   export MODEL             the model alone, in 16 bits, to pass on
+  reproduce STUDY...       run an experiment again, and write its page
 
 MODEL is a run folder, a checkpoint in it, or the name of a released model (of which train makes others: --init MODEL).
 image-transformer VERB --help shows the flags of a verb.

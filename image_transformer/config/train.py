@@ -59,8 +59,8 @@ class TrainConfig:
     """Images between validations."""
     validation_images: int | None = None
     """Validation images to use; all if not given."""
-    sample_every: int = 50_000
-    """Images between sample pictures."""
+    sample_every: int | None = 50_000
+    """Images between sample pictures; none are drawn if not given."""
     save_every: int = 50_000
     """Images between checkpoints."""
     keep: int = 2

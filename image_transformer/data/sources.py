@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from image_transformer.data.images import DataError, first_line
+from image_transformer.data.made import MADE, make_splits
 
-NAMES = ("cifar10", "cifar10-mini")
+NAMES = ("cifar10", "cifar10-mini", *MADE)
 SPLITS = ("train", "validation", "test")
 ALIASES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
@@ -50,6 +51,8 @@ def locate(source: str) -> Source:
     if source == "cifar10-mini":
         return Source(str(MINI), tuple(sorted(MINI.iterdir())), _read_mini)
     path = Path(source).expanduser()
+    if source in MADE and not path.exists():
+        return Source(source, (), lambda found: {split: Pool(part) for split, part in make_splits(found.root).items()})
     if source == "cifar10" or (re.fullmatch(r"[\w-]+", source) and not path.exists()):
         path = _in_data_folder(source) or path
     if path.is_dir():
@@ -62,7 +65,7 @@ def locate(source: str) -> Source:
     files = [file.absolute() for file in files if file.is_file()]  # resolving could lose the suffix of a link
     if not files:
         near = difflib.get_close_matches(source, NAMES, 1)
-        hint = f"did you mean {near[0]}?" if near else f"names are {' and '.join(NAMES)}"
+        hint = f"did you mean {near[0]}?" if near else f"names are {', '.join(NAMES)}"
         hint += f"; for another, {_how_to_find(source)}" if re.fullmatch(r"[\w-]+", source) else ""
         raise DataError(f"{source}: no such file, folder or data set; {hint}")
     return _pick_reader(Path(os.path.commonpath([file.parent for file in files])), files)

@@ -125,6 +125,78 @@ def bars(values: Mapping[str, float], highlight: str | None = None, unit: str = 
     return _render(figure)
 
 
+def spreads(values: Mapping[str, tuple[float, float]], ideal: float | None = None) -> Image.Image:
+    """A point and its spread for each named (mean, spread) in bits/dim, from the top in the order given."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.36 * len(values) + 0.9), dpi=220, layout="constrained")
+    axes = figure.add_subplot(xlabel="bits/dim")
+    means, errors = zip(*values.values(), strict=True)
+    axes.errorbar(means, list(values), xerr=errors, fmt="o", color=PALETTE[0], ecolor=GREY, capsize=3, markersize=5)
+    for name, mean in zip(values, means, strict=True):
+        axes.annotate(f"{mean:.3f}", (mean, name), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+    if ideal is not None:
+        axes.axvline(ideal, color=GREY, linewidth=1, linestyle=(0, (4, 4)))
+        axes.annotate(
+            f"perfect {ideal:g}", (ideal, 1), (3, 2), ("data", "axes fraction"), textcoords="offset points", color=GREY
+        )
+    axes.margins(x=0.12, y=0.5 / len(values))
+    axes.invert_yaxis()
+    axes.grid(axis="x", color=PALE, alpha=0.5)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(left=False)
+    return _render(figure)
+
+
+STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))  # told apart without colours
+
+
+def learning_curves(curves: Mapping[str, Sequence[Sequence[tuple[float, float, float]]]]) -> Image.Image:
+    """bits/dim over CPU-seconds and over images, of each named list of curves, one for each seed, of (seconds, images,
+    bits/dim): their mean, and a band from the lowest to the highest. Named at the end of its line, the lowest last."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5.2), dpi=200, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    lowest = sorted(curves, key=lambda name: -np.mean([of[-1][2] for of in curves[name]]))
+    for number, name in enumerate(lowest):
+        colour, style = PALETTE[number % len(PALETTE)], STYLES[number // len(PALETTE) % len(STYLES)]
+        for axis, axes in enumerate((left, right)):
+            seeds = [np.asarray(of, np.float64) for of in curves[name]]
+            x = np.linspace(max(of[0, axis] for of in seeds), min(of[-1, axis] for of in seeds), 60)
+            y = np.stack([np.interp(x, of[:, axis], of[:, 2]) for of in seeds])
+            label = f"{name}  {y[:, -1].mean():.2f}" if axis == 0 else None
+            axes.plot(x, y.mean(0), color=colour, linestyle=style, linewidth=1.6, label=label)
+            axes.fill_between(x, y.min(0), y.max(0), color=colour, alpha=0.15, linewidth=0)
+    ends = [of[-1][2] for name in curves for of in curves[name]]
+    left.set(xlabel="CPU-seconds of one core", ylabel="bits/dim, validation images", xscale="log")
+    left.set_ylim(min(ends) - 0.1, min(max(ends) + 0.4, 8))
+    right.set(xlabel="images seen", xscale="log")
+    for axes in (left, right):
+        axes.grid(color=PALE, alpha=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    return _render(figure)
+
+
+def fields(found: Mapping[str, NDArray[np.float64]], columns: int = 4) -> Image.Image:
+    """Receptive fields (h, w), 0 where a network cannot look: of each what it may see, then how strongly it does."""
+    from matplotlib.figure import Figure
+
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.1 * rows), dpi=160, layout="constrained")
+    grid_of_axes = figure.subplots(rows, 2 * columns, squeeze=False)
+    for axes in grid_of_axes.flat:
+        axes.set_axis_off()
+    for number, (name, field) in enumerate(found.items()):
+        may, does = grid_of_axes[number // columns, 2 * (number % columns) :][:2]
+        may.imshow(field > 0, cmap="Greys", vmin=0, vmax=2)
+        strength = np.log10(np.maximum(field, 1e-6))
+        does.imshow(strength, cmap="magma", vmin=-6, vmax=-1)
+        may.set_title(name, fontsize=9, loc="left")
+    return _render(figure)
+
+
 def _hex(colour: tuple[int, int, int]) -> str:
     return "#" + bytes(colour).hex()
 

@@ -34,7 +34,7 @@ def do_what_is_due(run: Run) -> None:
     improved = due(train.validate_every) and validate(run)
     if improved or due(train.save_every):
         run.save()
-    if due(train.sample_every):
+    if train.sample_every is not None and due(train.sample_every):
         draw_samples(run)
 
 
