@@ -75,6 +75,7 @@ def rows_of(table):
 
 def test_report_of_super_resolution(capsys):
     options = ["--images", "6", "--several", "3", "--samples", "2", "--temperatures", "1.0", "0.7"]
+    options += ["--gan", "1e-6"]
     assert main(["report", "sr", *options, "--chain", "low", "high"]) == 0
     likelihood, gap, once, several, near, chain = read_tables("sr")
     model, test = checkpoint.load("sr"), load_data("pets.npz", "test", shape=(3, 12, 12)).some(6).images
@@ -86,15 +87,18 @@ def test_report_of_super_resolution(capsys):
     assert rows_of(gap)["all rows"][0] == f"{bits_per_dim(model, test):.3f}"
     figures = rows_of(once)
     assert list(figures) == [
-        "nearest", "bicubic", "L2 regression", "sample at 1.0", "sample at 0.7", "sample, consistent",
+        "nearest", "bicubic", "L2 regression", "sample of the GAN", "sample at 1.0", "sample at 0.7",
+        "sample, consistent",
     ]  # fmt: skip
+    assert float(figures["sample at 1.0"][-1]) > 0
     assert figures["nearest"][2] == figures["sample, consistent"][2] == "0.00"
     assert float(figures["sample at 1.0"][2]) > 0
     low = box_mean(np.array(test), 4)
     assert figures["bicubic"][0] == f"{measures.psnr(measures.bicubic(low, 4), test):.2f}"
     assert float(rows_of(several)["one sample at 0.7"][2]) < float(rows_of(several)["one sample at 1.0"][2])
     assert "mean of 2 samples at 0.7" in rows_of(several) and "3 test images" in several.caption
-    assert len(near.rows) == 4 and "chain rule" in chain.caption
+    assert "mean of 2 samples of the GAN" in rows_of(several)
+    assert len(near.rows) == 5 and "chain rule" in chain.caption
     page = (Path("sr") / "report.html").read_text()
     assert page.count("<table>") == 6 and "gained by consistency" in page
     assert {p.stem for p in Path("sr/pictures").glob("*.png")} == {"enlargements", "nearest-training-images"}

@@ -13,6 +13,7 @@ from PIL import Image
 from image_transformer.geometry.boxes import box_mean, nearest
 from image_transformer.measures import quality, two_sample
 from image_transformer.measures.fitting import shuffled
+from image_transformer.measures.gan import fit_gan
 from image_transformer.measures.regression import fit_regression
 from image_transformer.measures.two_sample import two_sample_test
 
@@ -237,6 +238,16 @@ def test_a_regression_without_training_is_the_nearest_enlargement() -> None:
     regression = fit_regression(noise(height=6, width=9), 3, updates=0)
     low = noise(130, height=5, width=4)  # of any size, in more than one batch
     assert np.array_equal(regression(low), nearest(low, 3))
+
+
+def test_a_gan_draws_others_for_other_noise_and_comes_closer_by_training() -> None:
+    train, held_out = smooth(200, 0), smooth(50, 1)
+    low = box_mean(held_out, 4)
+    start, trained = (fit_gan(train, 4, minutes=minutes, width=16, depth=1) for minutes in (1e-6, 0.1))
+    assert start.updates == 1 < trained.updates
+    assert quality.psnr(trained(low), held_out) > quality.psnr(start(low), held_out) + 1
+    assert np.array_equal(trained(low), trained(low)) and not np.array_equal(trained(low), trained(low, seed=1))
+    assert trained(low).shape == held_out.shape and trained(low).dtype == np.uint8
 
 
 def test_what_is_fitted_is_a_function_of_the_seed_and_draws_nothing_else() -> None:

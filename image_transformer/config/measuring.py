@@ -17,6 +17,8 @@ class Plan:
     """Super-resolution: how many times each of those is drawn."""
     temperatures: tuple[float, ...] = (1.0, 0.9, 0.8)
     """Super-resolution: temperatures to draw at."""
+    gan: float = 0.0
+    """Super-resolution: also train a GAN for so many CPU-minutes, to compare with; none if 0."""
     seed: int = 0
     """The noise of all samples follows from this."""
 
@@ -24,5 +26,7 @@ class Plan:
         for name, least in (("images", 1), ("several", 1), ("samples", 2), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.gan < 0:
+            raise ValueError(f"gan must be at least 0 minutes, got {self.gan}")
         if not self.temperatures or min(self.temperatures) <= 0:
             raise ValueError(f"temperatures must be some positive numbers, got {self.temperatures}")
