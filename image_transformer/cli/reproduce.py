@@ -53,7 +53,7 @@ def run(args: list[str]) -> None:
     except ValueError as error:
         raise UsageError(str(error)) from None
 
-    from image_transformer.reproduce.page import write_page
+    from image_transformer.reproduce.page import write_index, write_page
 
     out = chosen.out / "quick" if chosen.quick else chosen.out
     out.mkdir(parents=True, exist_ok=True)
@@ -68,11 +68,14 @@ def run(args: list[str]) -> None:
             results[trial.study].append(result)
             text = "[\n" + ",\n".join(map(json.dumps, results[trial.study])) + "\n]\n"
             write_atomically(out / f"{trial.study}.json", text.encode())
-            say(f"{trial.study}: {trial.row}, seed {trial.seed}: {result['bits_per_dim']:.4f} bits/dim")
+            figure = f": {result['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in result else ""
+            say(f"{trial.study}: {trial.row}, seed {trial.seed}{figure}")
     for one in wanted:
         if results[one.name]:
             write_page(one, results[one.name], out)
             print(out / f"{one.name}.md")
+    known = {one: _read(out / f"{one.name}.json") for one in studies().values()}
+    write_index({one: lines for one, lines in known.items() if lines}, out)
 
 
 def _in_turn(todo: list[Trial], jobs: int) -> Iterator[tuple[Trial, Result]]:

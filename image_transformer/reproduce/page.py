@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
@@ -18,6 +18,11 @@ from image_transformer.show.records import Table
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided at this scale"
 SAME = 0.01  # bits/dim that count as none
 ONE_SEED = 0.01  # standard error of a difference, where there is one seed alone: about what two seeds differ by
+
+
+EXPLAINED = """Claims with a number are the paper's, the others are ours. The figures are differences in bits/dim, seed by seed,
+and their standard errors. A claim holds, or does not, where they are beyond two standard errors; that of a single seed is
+taken to be 0.01."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,15 @@ class Results:
         pairs = list(zip(self.rows[row], self.rows[other], strict=False))
         each = [a["bits_per_dim"] - b["bits_per_dim"] for a, b in pairs]
         return fmean(each), stdev(each) / math.sqrt(len(each)) if len(each) > 1 else ONE_SEED
+
+    def costs(self) -> Table:
+        """What a study of costs measured."""
+        columns = ["", "parameters", "GFLOP of a gradient", "CPU-seconds of a gradient", "CPU-seconds to draw"]
+        rows = []
+        for row, (one, *_) in self.rows.items():
+            drawn = "" if one["draw"] is None else f"{one['draw']:.4f}"
+            rows.append([row, f"{one['parameters']:,}", f"{one['gflop']:.2f}", f"{one['learn']:.4f}", drawn])
+        return Table("For one image, of a batch of 2 (gradient) or 4 (drawing), with one thread.", columns, rows)
 
     def table(self) -> Table:
         first = next(iter(self.rows))
@@ -130,7 +144,7 @@ def write_page(study: Study, results: Sequence[Result], out: Path) -> None:
     machines = "; ".join(
         f"{w['processor']}, torch {w['torch']}, commit {w['commit']}, {w['date']}" for w in map(dict, where)
     )
-    spent = sum(one["cpu_seconds"] for one in all_of_them)
+    spent = sum(one.get("cpu_seconds", study.seconds) for one in all_of_them)
     some = "" if len(all_of_them) >= len(study.trials()) else ", not all of its trials yet"
     text = f"""# {study.title}
 
@@ -138,7 +152,7 @@ def write_page(study: Study, results: Sequence[Result], out: Path) -> None:
 
 ![{study.title}]({study.name}.png)
 
-{found.table().markdown()}
+{(found.costs() if study.kind == "cost" else found.table()).markdown()}
 
 {claims_table(found.verdicts()) if study.claims else ""}
 `image-transformer reproduce {study.name}`: {spent / 60:.0f} CPU-minutes{some}.
@@ -147,9 +161,38 @@ def write_page(study: Study, results: Sequence[Result], out: Path) -> None:
     write_atomically(out / f"{study.name}.md", text.encode())
 
 
-def claims_table(verdicts: Sequence[Verdict], where: Mapping[str, str] | None = None) -> str:
+def write_index(found: Mapping[Study, Sequence[Result]], out: Path) -> None:
+    """`README.md`: every study that has results, and every claim with its verdict."""
+    pages = "\n".join(f"- [{study.title}]({study.name}.md)" for study in found)
+    verdicts = [
+        replace(verdict, claim=f"[{verdict.claim}]({study.name}.md)")
+        for study, results in found.items()
+        for verdict in Results(study, results).verdicts()
+    ]
+    text = f"""# Results of `image-transformer reproduce`
+
+{pages}
+
+## Claims
+
+{EXPLAINED}
+
+{claims_table(verdicts)}"""
+    write_atomically(out / "README.md", text.encode())
+
+
+def claims_table(verdicts: Sequence[Verdict]) -> str:
     rows = [[one.claim, one.figure, one.verdict] for one in verdicts]
     return Table("", ["claim", "bits/dim, ± standard error", "verdict"], rows).markdown().strip() + "\n"
+
+
+def _by_size(results: Results) -> dict[str, list[tuple[int, float, float | None]]]:
+    """Of each network (side, seconds of a gradient, seconds to draw), from rows called "NETWORK, SIDE x SIDE"."""
+    found: dict[str, list[tuple[int, float, float | None]]] = {}
+    for row, (one, *_) in results.rows.items():
+        name, _, size = row.rpartition(", ")
+        found.setdefault(name, []).append((int(size.split()[0]), one["learn"], one["draw"]))
+    return found
 
 
 def draw(study: Study, results: Results, path: Path) -> None:
@@ -164,6 +207,11 @@ def draw(study: Study, results: Results, path: Path) -> None:
 
         fields = {row: np.array(found[0]["field"]) for row, found in results.rows.items() if "field" in found[0]}
         picture = charts.fields(fields)
+    elif study.kind == "cost" and study.measures:
+        picture = charts.costs(_by_size(results))
+    elif study.kind == "cost":
+        seconds = {row: (one["learn"], 0.0) for row, (one, *_) in results.rows.items()}
+        picture = charts.spreads(seconds, xlabel="CPU-seconds of a gradient, one image")
     else:
         picture = charts.spreads({row: results.mean(row) for row in results.rows}, study.ideal)
     save_png(picture, path)

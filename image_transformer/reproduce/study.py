@@ -35,16 +35,18 @@ class Trial:
     images: int
     """Test images that it is scored on."""
     measures: tuple[str, ...] = ()
-    """What is measured beside bits/dim: field."""
+    """What is measured besides: field (after a training), draw (the cost of it)."""
+    kind: str = "train"
+    """train, or cost: what the network costs, untrained."""
 
     @property
     def key(self) -> str:
         """A digest of all that the result depends on but the code: a trial whose definition changes is run again."""
-        what = [to_dict(self.config), self.seed, self.seconds, self.images, self.measures]
+        what = [to_dict(self.config), self.seed, self.seconds, self.images, self.measures, self.kind]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
     """A question, and the rows of the table that answers it."""
 
@@ -61,6 +63,7 @@ class Study:
     images: int = 2000
     """Test images."""
     measures: tuple[str, ...] = ()
+    kind: str = "train"
     plot: str = "bars"
     """bars, curves (over CPU-seconds and over images) or fields."""
     claims: tuple[Fields, ...] = ()
@@ -87,7 +90,7 @@ class Study:
                 mini = quick and config.data.source == "cifar10"
                 data = replace(config.data, source="cifar10-mini") if mini else config.data
                 config = replace(config, train=train, data=data)
-                found.append(Trial(self.name, row, seed, seconds, config, images, self.measures))
+                found.append(Trial(self.name, row, seed, seconds, config, images, self.measures, self.kind))
         return found
 
     def config(self, row: str) -> RunConfig:
@@ -114,6 +117,13 @@ def studies() -> dict[str, Study]:
 
 
 def _study(name: str, fields: dict[str, Any]) -> Study:
+    sides = fields.pop("sides", [])
+    if sides:  # each row once for each size
+        fields["rows"] = {
+            f"{row}, {side} x {side}": {**of, "model": {**of.get("model", {}), "shape": [3, side, side]}}
+            for row, of in fields["rows"].items()
+            for side in sides
+        }
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
     return Study(name, **plain)
 

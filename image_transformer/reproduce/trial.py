@@ -14,6 +14,7 @@ import torch
 from image_transformer import __version__, checkpoint
 from image_transformer.inference.scoring import evaluate
 from image_transformer.measures.field import field_of
+from image_transformer.reproduce.cost import cost_of
 from image_transformer.reproduce.study import Trial
 from image_transformer.show.records import read_metrics
 from image_transformer.training.loop import settled, train
@@ -23,8 +24,13 @@ Result = dict[str, Any]
 
 
 def run_trial(trial: Trial, folder: Path) -> Result:
-    """Train in `folder`, going on where an earlier call was interrupted; measure; and drop the folder."""
+    """All that is measured of a trial, with one thread; a training goes on in `folder` where it was interrupted."""
     torch.set_num_threads(1)
+    measured = cost_of(trial) if trial.kind == "cost" else _trained(trial, folder)
+    return {"key": trial.key, "row": trial.row, "seed": trial.seed, **measured, "where": where()}
+
+
+def _trained(trial: Trial, folder: Path) -> Result:
     config = settled(trial.config)
     train(config, folder, resume=(folder / "config.yaml").exists(), show_progress=False)
     newest = checkpoint.checkpoints(folder)[-1]  # not the best: nothing may be chosen by its score
@@ -33,9 +39,6 @@ def run_trial(trial: Trial, folder: Path) -> Result:
     scored = evaluate(model, test.images, **model.of(test, only=model.untold))
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "validation"]
     result: Result = {
-        "key": trial.key,
-        "row": trial.row,
-        "seed": trial.seed,
         "bits_per_dim": round(scored.bits_per_dim, 5),
         "standard_error": round(scored.standard_error, 5),
         "scored": len(test),
@@ -43,7 +46,6 @@ def run_trial(trial: Trial, folder: Path) -> Result:
         "cpu_seconds": round(state.seconds, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
         "curve": [[round(line["seconds"], 1), line["images"], round(line["bpd"], 4)] for line in lines],
-        "where": where(),
     }
     if "field" in trial.measures:
         result["field"] = field_of(model, test.some(8)).tolist()

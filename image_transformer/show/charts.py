@@ -125,12 +125,14 @@ def bars(values: Mapping[str, float], highlight: str | None = None, unit: str = 
     return _render(figure)
 
 
-def spreads(values: Mapping[str, tuple[float, float]], ideal: float | None = None) -> Image.Image:
-    """A point and its spread for each named (mean, spread) in bits/dim, from the top in the order given."""
+def spreads(
+    values: Mapping[str, tuple[float, float]], ideal: float | None = None, xlabel: str = "bits/dim"
+) -> Image.Image:
+    """A point and its spread for each named (mean, spread), from the top in the order given."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 0.36 * len(values) + 0.9), dpi=220, layout="constrained")
-    axes = figure.add_subplot(xlabel="bits/dim")
+    axes = figure.add_subplot(xlabel=xlabel)
     means, errors = zip(*values.values(), strict=True)
     axes.errorbar(means, list(values), xerr=errors, fmt="o", color=PALETTE[0], ecolor=GREY, capsize=3, markersize=5)
     for name, mean in zip(values, means, strict=True):
@@ -179,10 +181,33 @@ def learning_curves(curves: Mapping[str, Sequence[Sequence[tuple[float, float, f
     return _render(figure)
 
 
+def costs(found: Mapping[str, Sequence[tuple[int, float, float | None]]]) -> Image.Image:
+    """Of each named list (side, seconds to learn, seconds to draw) both over the pixels of an image, on log scales."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.4), dpi=200, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for number, (name, points) in enumerate(found.items()):
+        colour, style = PALETTE[number % len(PALETTE)], STYLES[number // len(PALETTE) % len(STYLES)]
+        for axes, axis in ((left, 1), (right, 2)):
+            shown = [(point[0] ** 2, point[axis]) for point in points if point[axis] is not None]
+            label = name if axis == 1 else None
+            axes.plot(*zip(*shown, strict=True), color=colour, linestyle=style, marker="o", markersize=4, label=label)
+    left.set_ylabel("CPU-seconds of a gradient, one image")
+    right.set_ylabel("CPU-seconds to draw one image")
+    for axes in (left, right):
+        axes.set(xlabel="pixels", xscale="log", yscale="log")
+        axes.grid(color=PALE, alpha=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    return _render(figure)
+
+
 def fields(found: Mapping[str, NDArray[np.float64]], columns: int = 4) -> Image.Image:
     """Receptive fields (h, w), 0 where a network cannot look: of each what it may see, then how strongly it does."""
     from matplotlib.figure import Figure
 
+    columns = min(columns, len(found))
     rows = -(-len(found) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.1 * rows), dpi=160, layout="constrained")
     grid_of_axes = figure.subplots(rows, 2 * columns, squeeze=False)
