@@ -20,9 +20,9 @@ SAME = 0.01  # bits/dim that count as none
 ONE_SEED = 0.01  # standard error of a difference, where there is one seed alone: about what two seeds differ by
 
 
-EXPLAINED = """Claims with a number are the paper's, the others are ours. The figures are differences in bits/dim, seed by seed,
-and their standard errors. A claim holds, or does not, where they are beyond two standard errors; that of a single seed is
-taken to be 0.01."""
+EXPLAINED = """Claims with a number are the paper's, the others are ours. Figures are differences in bits/dim, seed by
+seed, and their standard errors. A claim holds, or does not, where they are beyond two of these errors; that of a single
+seed is taken to be 0.01."""
 
 
 @dataclass(frozen=True)
