@@ -20,12 +20,14 @@ from pathlib import Path
 import image_transformer as it
 from image_transformer.checkpoint import find, read_config, read_state
 from image_transformer.config.run import RunConfig, to_dict
+from image_transformer.inference.scoring import chosen_from, classify
 from image_transformer.measures.gap import calibrate, entropy_gap, with_temperature
 from image_transformer.released import HOME, Card
 from image_transformer.show import grids
 from image_transformer.training.due import sample_picture
 
 ROOT = Path(__file__).parent.parent
+CLASSIFIED = 500  # test images whose class is guessed by likelihood
 SUMMARIES = {
     "cifar10": "CIFAR-10, 32x32, unconditional",
     "cifar10-class": "CIFAR-10, 32x32, told one of its ten classes",
@@ -85,6 +87,9 @@ def main() -> None:
     few = mini.some(100)
     all_of_them = None if model.config.conditions else result.per_image[:, None]
     gap = entropy_gap(model, test.some(chosen.samples), seed=1, photographs=all_of_them).of_rows()
+    tried = test.some(CLASSIFIED)
+    label = chosen_from(model)
+    right = label and classify(model, tried.images) == model.of(tried)[label.name].numpy()
     card = Card(
         summary=SUMMARIES[chosen.name],
         parameters=sum(p.numel() for p in model.parameters()),
@@ -99,6 +104,7 @@ def main() -> None:
         entropy_gap_error=gap[3],
         commit=subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
         date=date.today().isoformat(),
+        accuracy=None if right is None else float(right.mean()),
     )
     (partial / "card.json").write_text(json.dumps(asdict(card), indent=1) + "\n")
     shutil.rmtree(HOME / chosen.name, ignore_errors=True)
@@ -128,6 +134,11 @@ def flags(config: RunConfig) -> str:
 def written(name: str, card: Card, config: RunConfig, seconds: float, temperature: float, hardware: str) -> str:
     """The model's page."""
     rate = card.images_seen / seconds
+    accuracy = f"{100 * card.accuracy:.1f} % of {CLASSIFIED}" if card.accuracy is not None else ""
+    classes = f"| test images that are likeliest under their own class | {accuracy} |\n" if accuracy else ""
+    seen = f"{card.images_seen:,} of a training split of 48,000"
+    if config.train.init:
+        seen += f", after the {read_state(find(config.train.init)).images_seen:,} of the model that it started from"
     digits = max(0, 2 - math.floor(math.log10(rate)))
     text = ABOUT.format(name=name, bad=BAD[name])
     text = "\n".join(textwrap.fill(line, 120) if len(line) > 120 else line for line in text.splitlines())
@@ -142,10 +153,10 @@ def written(name: str, card: Card, config: RunConfig, seconds: float, temperatur
 | bits/dim, {card.images:,} test images of CIFAR-10 | **{card.bits_per_dim:.4f}** ± {card.standard_error:.4f} |
 | bits/dim, the 1,000 test images of `cifar10-mini`, which come with the package | {card.mini_bits_per_dim:.4f} |
 | entropy gap, bits/dim | {card.entropy_gap:+.3f} ± {card.entropy_gap_error:.3f} |
-| lost by rounding to 16 bits, bits/dim (1,000 images) | {card.lost_by_rounding:+.5f} |
+{classes}| lost by rounding to 16 bits, bits/dim (1,000 images) | {card.lost_by_rounding:+.5f} |
 | built-in temperature, found on validation images | {temperature:g} |
 | parameters | {card.parameters:,} |
-| images seen | {card.images_seen:,} of a training split of 48,000 |
+| images seen | {seen} |
 | training time | {seconds / 3600:.1f} hours, {hardware}, {rate:.{digits}f} images a second |
 | augmentation | {config.data.augmentation or "none"} |
 | recipe | `{config.recipe}`: `image-transformer train {config.recipe}{flags(config)}` |

@@ -42,6 +42,8 @@ class Card:
     entropy_gap_error: float
     commit: str
     date: str
+    accuracy: float | None = None
+    """Class-conditional: the share of test images that are likeliest under their own class."""
 
 
 def model_names() -> list[str]:
