@@ -1,11 +1,17 @@
 """Experiments that can be repeated: definitions hold together, verdicts follow from figures, nothing runs twice."""
 
+import fcntl
 import json
+import shutil
+import sys
+from concurrent.futures import Future
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import make_model, random_images
+from PIL import Image
 
 import image_transformer as it
 from image_transformer.cli.main import main
@@ -14,8 +20,10 @@ from image_transformer.data.made import MADE, ideal_bits_per_dim, make_splits
 from image_transformer.geometry.patterns import Local1D
 from image_transformer.measures.field import field_of
 from image_transformer.reproduce import page, study
+from image_transformer.reproduce.cost import cost_of
 from image_transformer.reproduce.page import FAILS, HOLDS, OPEN, Results
 from image_transformer.reproduce.study import Study, studies
+from image_transformer.reproduce.trial import run_trial
 
 STUDY = """
 sizes:
@@ -38,13 +46,12 @@ sizes:
 
 
 def results(**rows):
-    """Results of a study whose rows have these bits/dim, seed by seed."""
+    """Results of a study whose rows have these bits/dim, seed by seed; None for a training that diverged."""
     one = Study("s", "S", "?", {row: {"model": {"width": 16 * i}} for i, row in enumerate(rows, 2)}, seeds=9)
-    keys = {(trial.row, trial.seed): trial.key for trial in one.trials()}
     lines = [
-        {"key": keys[row, seed], "row": row, "seed": seed, "bits_per_dim": value, "standard_error": 0.01}
-        for row, of in rows.items()
-        for seed, value in enumerate(of)
+        (SimpleNamespace(row=row, seed=seed), {"failed": "not finite"} if value is None else {"bits_per_dim": value})
+        for row, values in rows.items()
+        for seed, value in enumerate(values)
     ]
     return Results(one, lines)
 
@@ -52,23 +59,45 @@ def results(**rows):
 @pytest.mark.parametrize(
     ("test", "rows", "verdict"),
     [
-        ("below", {"a": (3.0, 3.1), "b": (3.2, 3.3)}, HOLDS),
-        ("below", {"a": (3.2, 3.3), "b": (3.0, 3.1)}, FAILS),
-        ("below", {"a": (3.0, 3.3), "b": (3.2, 3.1)}, OPEN),
+        ("below", {"a": (3.00, 3.01), "b": (3.2, 3.21)}, HOLDS),
+        ("below", {"a": (3.20, 3.21), "b": (3.0, 3.01)}, FAILS),
+        ("below", {"a": (3.0, 3.2), "b": (3.2, 3.1)}, OPEN),
+        ("below", {"a": (3.0, 3.0001), "b": (3.0003, 3.03)}, OPEN),  # two seeds that agree prove nothing
         ("below", {"a": (3.0,), "b": (3.01,)}, OPEN),
         ("below", {"a": (3.0,), "b": (3.03,)}, HOLDS),
-        ("below", {"a": (3.0, 3.1), "b": (3.2, 3.3), "c": (2.9, 3.0)}, FAILS),
-        ("falls", {"a": (4.0, 4.1), "b": (3.5, 3.6), "c": (3.2, 3.3)}, HOLDS),
-        ("falls", {"a": (4.0, 4.1), "b": (3.5, 3.6), "c": (3.6, 3.7)}, FAILS),
-        ("first_gap_largest", {"a": (4.0, 4.1), "b": (3.5, 3.6), "c": (3.2, 3.3)}, HOLDS),
-        ("first_gap_largest", {"a": (4.0, 4.1), "b": (3.8, 3.9), "c": (3.2, 3.3)}, FAILS),
-        ("same", {"a": (3.0, 3.1), "b": (3.001, 3.101)}, HOLDS),
-        ("same", {"a": (3.0, 3.1), "b": (3.1, 3.2)}, FAILS),
+        ("below", {"a": (3.0,), "b": (None,)}, OPEN),
+        ("below", {"a": (3.0, None), "b": (None, 3.1)}, OPEN),  # no seed that both have
+        ("below", {"a": (3.00, 3.01), "b": (3.2, 3.21), "c": (2.8, 2.81)}, FAILS),
+        ("falls", {"a": (4.00, 4.01), "b": (3.5, 3.51), "c": (3.2, 3.21)}, HOLDS),
+        ("falls", {"a": (4.00, 4.01), "b": (3.5, 3.51), "c": (3.6, 3.61)}, FAILS),
+        ("first_gap_largest", {"a": (4.00, 4.01), "b": (3.5, 3.51), "c": (3.2, 3.21)}, HOLDS),
+        ("first_gap_largest", {"a": (4.00, 4.01), "b": (3.8, 3.81), "c": (3.2, 3.21)}, FAILS),
+        ("first_gap_largest", {"a": (4.0,), "b": (3.5,), "c": (3.4,), "d": (2.8,)}, FAILS),
+        ("same", {"a": (3.0, 3.0001), "b": (3.001, 3.0011)}, HOLDS),
+        ("same", {"a": (3.00, 3.01), "b": (3.1, 3.11)}, FAILS),
         ("same", {"a": (3.0, 3.1), "b": (3.0, 3.14)}, OPEN),
     ],
 )
-def test_a_verdict_follows_from_differences_seed_by_seed(test, rows, verdict):
+def test_a_verdict_follows_from_the_figures_and_their_spread(test, rows, verdict):
     assert page.TESTS[test](results(**rows), list(rows))[1] == verdict
+
+
+def test_a_verdict_is_wrong_one_time_in_twenty():
+    """Where there is no difference: of 2 and of 3 seeds, in studies of 4 rows."""
+    rng = np.random.default_rng(0)
+    for seeds in (2, 3):
+        found = [results(**{row: rng.normal(3, 0.01, seeds) for row in "abcd"}) for _ in range(400)]
+        wrong = [page.below(one, ["a", "b"])[1] != OPEN for one in found]
+        assert 0.02 < np.mean(wrong) < 0.09, seeds
+
+
+def test_the_error_of_a_contrast_is_that_of_its_sum():
+    """2 b - a - c of independent runs has 6 times the variance of one."""
+    rng = np.random.default_rng(0)
+    found = [results(**{row: rng.normal(3, 0.01, 2) for row in "abc"}) for _ in range(400)]
+    values, errors = zip(*(one.contrast({"a": -1, "b": 2, "c": -1}) for one in found), strict=True)
+    assert np.std(values) == pytest.approx(np.sqrt(np.square(errors).mean()), rel=0.1)
+    assert np.std(values) == pytest.approx(0.01 * np.sqrt(6 / 2), rel=0.1)
 
 
 def test_a_claim_about_rows_that_were_not_run_is_open():
@@ -98,30 +127,154 @@ def test_all_studies_fit_into_eight_hours_of_two_cores():
 
 def test_the_key_of_a_trial_is_that_of_its_definition():
     one = results(a=(3.0,)).study
-    (first, *_), (same, *_) = one.trials(), replace(one, title="T", question="!").trials()
+    (first, *_), (same, *_) = one.trials(), replace(one, title="T", rows={"other name": one.rows["a"]}).trials()
     longer, *_ = replace(one, seconds=301.0).trials()
-    assert first.key == same.key != longer.key
+    kept, *_ = replace(one, base={"train": {"keep": 3, "save_every": 7}}).trials()
+    assert first.key == same.key == kept.key != longer.key
+    assert len({trial.key for trial in one.trials()}) == one.seeds
 
 
-def test_a_study_is_run_once_and_its_page_says_what_came(tmp_path, monkeypatch, images_file, capsys):
+# ---- what the command does; trials are figures here, not trainings ----
+
+
+class Pool:
+    """Stands for a pool of processes: each trial is done when it is submitted."""
+
+    def __init__(self, jobs, context):
+        self.jobs = jobs
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def submit(self, run, trial, folder):
+        future = Future()
+        folder.mkdir(parents=True)
+        RAN.append(trial.key)
+        try:
+            future.set_result(FIGURES(trial))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+RAN: list = []
+FIGURES = None
+WHERE = {"processor": "abacus", "torch": "2", "commit": "abc", "date": "today", "version": "0"}
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """Two studies of which two rows are the same trial, and trials that cost nothing."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "studies.yaml").write_text(STUDY)
+    np.save("images.npy", np.zeros((60, 3, 6, 7), np.uint8))
+    (tmp_path / "studies.yaml").write_text(STUDY + STUDY.replace("sizes:", "others:").replace("width 32:", "large:"))
     monkeypatch.setattr(study, "FILE", tmp_path / "studies.yaml")
+    monkeypatch.setattr("image_transformer.cli.reproduce.ProcessPoolExecutor", Pool)
     study.studies.cache_clear()
-    try:
-        assert main(["reproduce", "sizes", "--out", "out", "--jobs", "1"]) == 0
-        raw = json.loads((tmp_path / "out" / "sizes.json").read_text())
-        assert {line["row"] for line in raw} == {"width 16", "width 32"}
-        assert all(line["cpu_seconds"] >= 1 and line["scored"] == 3 and line["images"] > 8 for line in raw)
-        text = (tmp_path / "out" / "sizes.md").read_text()
-        assert "Is wider better?" in text and "| width 32 |" in text and "| Wider is better |" in text
-        assert (tmp_path / "out" / "sizes.png").exists() and not any((tmp_path / "runs" / "reproduce").iterdir())
-        monkeypatch.setattr("image_transformer.cli.reproduce.get_context", lambda kind: pytest.fail("ran again"))
-        capsys.readouterr()
-        assert main(["reproduce", "sizes", "--out", "out"]) == 0
-        assert "left" not in capsys.readouterr().err
-    finally:
-        study.studies.cache_clear()
+    RAN.clear()
+
+    def figures(trial):
+        line = {"bits_per_dim": 3 + trial.config.model.width / 100, "parameters": 7, "images": 9, "cpu_seconds": 1.0}
+        return {**line, "scored": 6, "curve": [[1, 4, 3.5], [2, 8, 3.2]], "field": [[0, 1.0]], "where": WHERE}
+
+    monkeypatch.setattr(sys.modules[__name__], "FIGURES", figures)
+    yield tmp_path
+    study.studies.cache_clear()
+
+
+def test_what_serves_several_studies_is_run_once_and_nothing_twice(world, capsys):
+    assert main(["reproduce", "sizes", "sizes", "others", "--out", "out", "--jobs", "2"]) == 0
+    assert len(RAN) == len(set(RAN)) == 2, "the trials of both studies are the same"
+    for name, row in (("sizes", "width 32"), ("others", "large")):
+        text = (world / "out" / f"{name}.md").read_text()
+        assert f"| {row} | 7 | 9 | 3.320 |" in text and "abacus" in text
+    assert (world / "out" / "sizes.png").exists() and not any((world / "runs" / "reproduce").iterdir())
+    index = (world / "out" / "README.md").read_text()
+    assert (
+        "[Two widths](sizes.md)" in index
+        and "| [Wider is better](sizes.md) | +0.160 ± 0.010 | does not hold |" in index
+    )
+    assert main(["reproduce", "sizes", "--out", "out"]) == 0 and len(RAN) == 2
+    assert main(["reproduce", "all", "--out", "out", "--pages"]) == 0 and len(RAN) == 2
+
+
+def test_a_trial_that_fails_does_not_lose_those_before_it(world, monkeypatch, capsys):
+    figures = FIGURES
+
+    def second_fails(trial):
+        if trial.row == "width 32":
+            raise RuntimeError("the disk is full")
+        return figures(trial)
+
+    monkeypatch.setattr(sys.modules[__name__], "FIGURES", second_fails)
+    assert main(["reproduce", "sizes", "--out", "out", "--jobs", "1"]) == 1
+    assert (
+        "the disk is full" in capsys.readouterr().err
+        and len(json.loads((world / "out" / "sizes.json").read_text())) == 1
+    )
+    shutil.rmtree("runs")
+    monkeypatch.setattr(sys.modules[__name__], "FIGURES", figures)
+    assert main(["reproduce", "sizes", "--out", "out", "--jobs", "1"]) == 0
+    assert len(RAN) == 3 and len(json.loads((world / "out" / "sizes.json").read_text())) == 2
+
+
+def test_a_training_that_diverges_is_a_row_that_says_so(world, monkeypatch):
+    figures = FIGURES
+    diverged = {"failed": "the loss is not finite", "where": WHERE}
+    monkeypatch.setattr(
+        sys.modules[__name__], "FIGURES", lambda trial: diverged if trial.row == "width 16" else figures(trial)
+    )
+    assert main(["reproduce", "sizes", "--out", "out"]) == 0
+    text = (world / "out" / "sizes.md").read_text()
+    assert "| width 16 |  |  | diverged |" in text and "| Wider is better | diverged | not decided" in text
+
+
+def test_a_page_of_trials_that_are_defined_otherwise_now_is_left_alone(world, capsys):
+    assert main(["reproduce", "sizes", "--out", "out"]) == 0
+    (world / "studies.yaml").write_text(STUDY.replace("seconds: 1", "seconds: 2"))
+    study.studies.cache_clear()
+    before = (world / "out" / "sizes.md").read_text()
+    assert main(["reproduce", "sizes", "--out", "out", "--pages"]) == 0
+    assert "no results of its trials as they are defined now" in capsys.readouterr().err
+    assert (world / "out" / "sizes.md").read_text() == before
+
+
+def test_two_commands_do_not_write_into_one_folder(world, capsys):
+    (world / "out").mkdir()
+    with (world / "out" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert main(["reproduce", "sizes", "--out", "out"]) == 2
+    assert "another reproduce writes into out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("plot", ["bars", "curves", "fields"])
+def test_every_plot_is_drawn(world, plot):
+    text = (world / "studies.yaml").read_text()
+    (world / "studies.yaml").write_text(text.replace("  seeds: 1", f"  seeds: 2\n  plot: {plot}"))
+    study.studies.cache_clear()
+    assert main(["reproduce", "sizes", "--out", "out"]) == 0
+    assert np.asarray(Image.open(world / "out" / "sizes.png")).std() > 10
+
+
+def test_a_trial_is_trained_measured_and_goes_on_where_it_was_interrupted(world, monkeypatch, images_file):
+    trial, *_ = study.studies()["sizes"].trials()
+    trial = replace(trial, config=replace(trial.config, train=replace(trial.config.train, minutes=0.01)))
+    first = run_trial(trial, world / "run")
+    assert first["scored"] == 3 and first["images"] > 4 and first["cpu_seconds"] >= 0.6
+    assert np.shape(first["field"]) == (6, 7) and 3 < first["bits_per_dim"] < 9
+    again = run_trial(trial, world / "run")  # it is done: only measured
+    assert again == first
+
+
+def test_a_cost_is_counted_and_timed():
+    one, *_ = [t for t in studies()["cost"].trials() if t.row == "modern (tiny), 8 x 8"]
+    found = cost_of(one)
+    layers = 2 * 5 * 3 * 96 * 192 * 64 * 3  # products of the feed-forward layers alone, forward and backward
+    assert layers < found["gflop"] * 1e9 < 4 * layers
+    assert found["draw"] > 0 and 0 < found["learn"] < 5
 
 
 def test_an_unknown_study_offers_the_nearest(capsys):

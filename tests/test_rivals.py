@@ -185,7 +185,7 @@ def test_gated_layers_are_tanh_times_sigmoid_with_a_bias_for_the_class():
     above, told = torch.randn(2, 12, 4, 5, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64)
     across = nn.functional.pad(x, (1, 1)).unfold(3, 3, 1)[..., :2]  # the left one and its own
     maps = torch.einsum("bchwk,ock->bohw", across, block.horizontal.weight[:, :, 0, :2])
-    maps = maps + block.horizontal.bias[:, None, None] + above + (told @ block.told[1].weight.T)[:, :, None, None]
+    maps = maps + block.horizontal.bias[:, None, None] + above + (told @ block.by_class[1].weight.T)[:, :, None, None]
     gated = maps[:, :6].tanh() * maps[:, 6:].sigmoid()
     out = torch.einsum("bchw,oc->bohw", gated, block.residual.weight[:, :, 0, 0]) + block.residual.bias[:, None, None]
     torch.testing.assert_close(block.horizontally(x, above, told), x + out)

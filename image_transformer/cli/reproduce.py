@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,9 +18,9 @@ from image_transformer.cli.flags import at_least, parse, say
 from image_transformer.files import write_atomically
 
 if TYPE_CHECKING:
-    from image_transformer.reproduce.study import Trial
+    from image_transformer.reproduce.study import Study, Trial
 
-Result = dict[str, Any]
+RUNS = Path("runs/reproduce")  # a folder for each trial that is not done
 
 
 @dataclass(frozen=True)
@@ -38,61 +40,114 @@ class Reproduce:
 def run(args: list[str]) -> None:
     from image_transformer.reproduce.study import studies, study
 
-    names = []
+    names: dict[str, None] = {}
     while args and not args[0].startswith("-"):
-        names.append(args[0])
-        args = args[1:]
+        names[args[0]], args = None, args[1:]
     chosen = parse(Reproduce, "reproduce NAME... (or all)", args)
     at_least(1, jobs=chosen.jobs)
     if not names:
         raise UsageError(f"reproduce needs a study: all, {', '.join(studies())}")
-    if names == ["all"]:
-        names = [name for name, one in studies().items() if not one.by_name]
+    if list(names) == ["all"]:
+        names = {name: None for name, one in studies().items() if not one.by_name}
     try:
         wanted = [study(name) for name in names]
     except ValueError as error:
         raise UsageError(str(error)) from None
 
-    from image_transformer.reproduce.page import write_index, write_page
-
     out = chosen.out / "quick" if chosen.quick else chosen.out
     out.mkdir(parents=True, exist_ok=True)
-    results = {one.name: _read(out / f"{one.name}.json") for one in wanted}
-    trials = [trial for one in wanted for trial in one.trials(chosen.quick)]
-    done = {result["key"] for of in results.values() for result in of}
-    todo = [] if chosen.pages else [trial for trial in trials if trial.key not in done]
-    if todo:
-        minutes = sum(trial.seconds for trial in todo) / 60 / chosen.jobs
-        say(f"{len(todo)} of {len(trials)} trials are left, at least {minutes:.0f} minutes with --jobs {chosen.jobs}")
-        for trial, result in _in_turn(todo, chosen.jobs):
-            results[trial.study].append(result)
-            text = "[\n" + ",\n".join(map(json.dumps, results[trial.study])) + "\n]\n"
-            write_atomically(out / f"{trial.study}.json", text.encode())
-            figure = f": {result['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in result else ""
-            say(f"{trial.study}: {trial.row}, seed {trial.seed}{figure}")
-    for one in wanted:
-        if results[one.name]:
-            write_page(one, results[one.name], out)
-            print(out / f"{one.name}.md")
-    known = {one: _read(out / f"{one.name}.json") for one in studies().values()}
-    write_index({one: lines for one, lines in known.items() if lines}, out)
+    with _alone(out):
+        trials = {one: {trial.key: trial for trial in one.trials(chosen.quick)} for one in studies().values()}
+        known = {key: line for one in trials for key, line in _read(out, one).items()}  # some serve several studies
+        todo = {key: trial for one in wanted for key, trial in trials[one].items() if key not in known}
+        if todo and not chosen.pages:
+            minutes = sum(trial.seconds for trial in todo.values()) / 60 / chosen.jobs
+            say(f"{len(todo)} trials are left, at least {minutes:.0f} minutes with --jobs {chosen.jobs}")
+            for key, result in _all(todo, chosen.jobs):
+                known[key] = result
+                for one in trials:
+                    if key in trials[one]:
+                        _write(out, one, {key: known[key] for key in trials[one] if key in known})
+                shutil.rmtree(RUNS / key, ignore_errors=True)
+        _write_pages(wanted, trials, known, out)
 
 
-def _in_turn(todo: list[Trial], jobs: int) -> Iterator[tuple[Trial, Result]]:
-    """Trials and their results as they come; each runs in a process of its own, so many at once."""
+def _all(todo: dict[str, Trial], jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Keys and results as they come: trainings so many at once, then what is timed, alone."""
+    timed = {key: trial for key, trial in todo.items() if trial.kind == "cost"}
+    yield from _in_turn({key: trial for key, trial in todo.items() if key not in timed}, jobs)
+    yield from _in_turn(timed, 1)
+
+
+def _in_turn(todo: dict[str, Trial], jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each trial in a process of its own. Where this is interrupted, a trial that is done is only measured again."""
     from image_transformer.reproduce.trial import run_trial
     from image_transformer.show.progress import bar
 
+    waiting, done = list(todo.items()), 0
+    running: dict[Future[dict[str, Any]], str] = {}
+    if not waiting:
+        return
     with ProcessPoolExecutor(jobs, get_context("spawn")) as workers, bar("trials") as progress:
-        runs = {workers.submit(run_trial, trial, Path("runs/reproduce") / trial.key): trial for trial in todo}
+        while waiting or running:
+            while waiting and len(running) < jobs:  # no more, since what is queued cannot be called back
+                key, trial = waiting.pop(0)
+                running[workers.submit(run_trial, trial, RUNS / key)] = key
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                key, result = running.pop(future), future.result()
+                say(f"{todo[key].study}: {todo[key].row}, seed {todo[key].seed}: {_in_short(result)}")
+                yield key, result
+                done += 1
+                progress(done, len(todo))
+
+
+def _in_short(result: dict[str, Any]) -> str:
+    if "failed" in result:
+        return str(result["failed"])
+    return (
+        f"{result['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in result else f"{result['learn']:.4f} CPU-seconds"
+    )
+
+
+def _write_pages(
+    wanted: list[Study], trials: dict[Study, dict[str, Trial]], known: dict[str, dict[str, Any]], out: Path
+) -> None:
+    from image_transformer.reproduce.page import Results, write_index, write_page
+
+    found = {
+        one: Results(one, [(trial, known[key]) for key, trial in of.items() if key in known])
+        for one, of in trials.items()
+    }
+    for one in wanted:
+        if found[one].rows:
+            write_page(found[one], out)
+            print(out / f"{one.name}.md")
+        else:
+            say(f"{one.name}: no results of its trials as they are defined now")
+    write_index([results for results in found.values() if results.rows], out)
+
+
+def _read(out: Path, one: Study) -> dict[str, dict[str, Any]]:
+    path = out / f"{one.name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _write(out: Path, one: Study, lines: dict[str, dict[str, Any]]) -> None:
+    text = ",\n".join(f"{json.dumps(key)}: {json.dumps(line)}" for key, line in lines.items())
+    write_atomically(out / f"{one.name}.json", f"{{\n{text}\n}}\n".encode())
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else writes here meanwhile; where files cannot be locked, that is not checked."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
         try:
-            for count, future in enumerate(as_completed(runs), 1):
-                yield runs[future], future.result()
-                progress(count, len(todo))
-        except BaseException:
-            workers.shutdown(cancel_futures=True)
-            raise
-
-
-def _read(path: Path) -> list[Result]:
-    return json.loads(path.read_text()) if path.exists() else []
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"another reproduce writes into {folder}") from None
+        yield

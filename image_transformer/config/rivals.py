@@ -33,45 +33,42 @@ class Rival(ModelConfig):
 
 
 @dataclass(frozen=True)
-class PixelRNN(Rival):
+class Stack(Rival):
+    """Layers of one kind, then layers at each pixel."""
+
+    kernel: int = 3
+    """Pixels to a side of what a layer sees; the first layer sees 7."""
+    head_width: int = 1024
+    """Feature maps of the layers before the output."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "model", 1, "head_width")
+        check(self.kernel >= 1 and self.kernel % 2 == 1, f"model.kernel must be odd, got {self.kernel}")
+
+
+@dataclass(frozen=True)
+class PixelRNN(Stack):
     """Long short-term memory along rows or diagonals (van den Oord et al., 2016, *Pixel recurrent neural networks*)."""
 
     family: ClassVar[str] = "pixelrnn"
 
     layer: Literal["row", "diagonal"] = "row"
-    """Row LSTM, or Diagonal BiLSTM, which sees all earlier pixels."""
-    kernel: int = 3
-    """Pixels of a row that a Row LSTM sees of its input and of the states above."""
-    head_width: int = 1024
-    """Feature maps of the two layers before the output."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_least(self, "model", 1, "head_width")
-        check_odd(self, "kernel")
+    """Row LSTM, or Diagonal BiLSTM, which sees nearly all earlier pixels whatever the kernel."""
 
 
 @dataclass(frozen=True)
-class PixelCNN(Rival):
+class PixelCNN(Stack):
     """Masked convolutions, with their blind spot (van den Oord et al., 2016, *Pixel recurrent neural networks*)."""
 
     family: ClassVar[str] = "pixelcnn"
 
     depth: int = 15
     """Layers."""
-    kernel: int = 3
-    """Side of the convolutions' squares."""
-    head_width: int = 1024
-    """Feature maps of the two layers before the output."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_least(self, "model", 1, "head_width")
-        check_odd(self, "kernel")
 
 
 @dataclass(frozen=True)
-class GatedPixelCNN(Rival):
+class GatedPixelCNN(Stack):
     """A vertical and a horizontal stack of gated convolutions, without a blind spot (van den Oord et al., 2016b)."""
 
     family: ClassVar[str] = "gated-pixelcnn"
@@ -79,14 +76,7 @@ class GatedPixelCNN(Rival):
     depth: int = 15
     """Layers."""
     kernel: int = 5
-    """Side of the convolutions' squares; the first layer's are of 7 x 7."""
-    head_width: int = 1024
-    """Feature maps of the layer before the output."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_least(self, "model", 1, "head_width")
-        check_odd(self, "kernel")
+    """Pixels to a side of what a layer sees; the first layer sees 7."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +101,3 @@ class PixelCNNpp(Rival):
             height % 4 == 0 and width % 4 == 0,
             f"the pixelcnn++ family halves the image twice: 4 must divide height and width, got {height}x{width}",
         )
-
-
-def check_odd(config: Rival, field: str) -> None:
-    value = getattr(config, field)
-    check(value >= 1 and value % 2 == 1, f"model.{field} must be odd, got {value}")

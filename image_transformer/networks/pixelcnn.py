@@ -32,17 +32,21 @@ class PixelCNN(RasterNetwork):
         width = 2 * config.width
         self.stem = self.masked(layout.channels, width, FIRST, first=True)
         self.blocks = nn.ModuleList(Residual(self, config) for _ in range(config.depth))
-        self.before_head = nn.ModuleList(
-            self.masked(inputs, config.head_width, 1) for inputs in (width, config.head_width)
-        )
+        self.before_head = self.at_each(width, config.head_width, config.head_width)
+        self.reach = FIRST // 2 + config.depth * (config.kernel // 2)  # rows above that a pixel sees
 
     def features(self, x: Tensor, context: Tensor | None) -> Tensor:
         x = exactly(self.stem, x)
         for block in self.blocks:
             x = block(x)
-        for layer in self.before_head:
-            x = layer(relu(x))
-        return relu(x)
+        out: Tensor = self.before_head(x)
+        return out
+
+    def decoder(self, context: Any, batch: int, schedule: Schedule, *, prefilled: bool = False) -> RowByRow:
+        def along(x: Tensor, row: int, parts: tuple[Tensor, ...]) -> Tensor:
+            return self.features(x[:, :, max(0, row - self.reach) : row + 1], context)[:, :, -1:]
+
+        return RowByRow(self, context, lambda *above: (), along)
 
 
 class Residual(nn.Module):
@@ -53,7 +57,7 @@ class Residual(nn.Module):
         h = config.width
         self.narrow = network.masked(2 * h, h, 1)
         self.square = network.masked(h, h, config.kernel)
-        self.wide = network.masked(h, 2 * h, 1)
+        self.wide = network.masked(h, 2 * h, 1, start=config.depth**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.wide(relu(self.square(relu(self.narrow(relu(x))))))
@@ -75,7 +79,8 @@ class GatedPixelCNN(RasterNetwork):
         self.blocks = nn.ModuleList(
             Gated(self, width if i else channels, kernel, first=i == 0) for i, kernel in enumerate(kernels)
         )
-        self.before_head = self.masked(width, config.head_width, 1)
+        self.before_head = self.at_each(width, config.head_width)
+        self.reach = FIRST // 2 + (config.depth - 1) * (config.kernel // 2) + 1  # rows above that a pixel sees
 
     def features(self, x: Tensor, context: Tensor | None) -> Tensor:
         return self.along(x, self.above(x, context), context)
@@ -92,14 +97,16 @@ class GatedPixelCNN(RasterNetwork):
         """Feature maps of the rows `x`."""
         for block, said in zip(self.blocks, above, strict=True):
             x = block.horizontally(x, said, context)
-        return relu(self.before_head(relu(x)))
+        out: Tensor = self.before_head(x)
+        return out
 
     def decoder(self, context: Any, batch: int, schedule: Schedule, *, prefilled: bool = False) -> RowByRow:
-        def above(x: Tensor, row: int) -> tuple[Tensor, ...]:
-            return tuple(one[:, :, row : row + 1] for one in self.above(x[:, :, : row + 1], context))
+        def above(x: Tensor, row: int, last: int, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            seen = x[:, :, max(0, row - self.reach) : row + 1]
+            return tuple(part[:, :, -1:] for part in self.above(seen, context))
 
-        def along(x: Tensor, row: int, held: tuple[Tensor, ...]) -> Tensor:
-            return self.along(x[:, :, row : row + 1], held, context)
+        def along(x: Tensor, row: int, parts: tuple[Tensor, ...]) -> Tensor:
+            return self.along(x[:, :, row : row + 1], parts, context)
 
         return RowByRow(self, context, above, along)
 
@@ -114,9 +121,9 @@ class Gated(nn.Module):
         self.vertical = nn.Conv2d(inputs, 2 * width, (self.reach + 1, kernel))
         self.to_horizontal = nn.Conv2d(2 * width, 2 * width, 1)
         self.horizontal = network.masked(inputs, 2 * width, (1, kernel), first=first, parts=2)
-        self.residual = network.masked(width, width, 1)
-        told = len(network.vectors) > 0
-        self.told = nn.ModuleList(nn.Linear(width, 2 * width, bias=False) for _ in range(2 if told else 0))
+        self.residual = network.masked(width, width, 1, start=1.0 if first else network.config.depth**-0.5)
+        stacks = 2 if len(network.vectors) else 0
+        self.by_class = nn.ModuleList(nn.Linear(width, 2 * width, bias=False) for _ in range(stacks))
 
     def vertically(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """The maps of the vertical stack, and what each row tells the horizontal one: of the rows above it alone."""
@@ -131,7 +138,7 @@ class Gated(nn.Module):
         return out if self.first else x + out
 
     def _with(self, maps: Tensor, context: Tensor | None, stack: int) -> Tensor:
-        return maps if context is None else maps + self.told[stack](context)[:, :, None, None]
+        return maps if context is None else maps + self.by_class[stack](context)[:, :, None, None]
 
 
 def gate(maps: Tensor) -> Tensor:

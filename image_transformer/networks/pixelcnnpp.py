@@ -1,6 +1,6 @@
 """PixelCNN++ (Salimans et al., 2017): whole pixels, gated residual layers, at three sizes with shortcuts between them.
 
-As in the authors' code, without its weight normalisation.
+As in the authors' code, but that weights are scaled once, by `closed_form_start`, and not normalised in training.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ class PixelCNNpp(RasterNetwork):
             config.depth,
             config.width,
         )  # and where the image is, for its edges
-        self.above = Shifted(channels, width, (2, 3))
-        self.above_left = nn.ModuleList([Shifted(channels, width, (1, 3)), Shifted(channels, width, (2, 1))])
-        self.down = nn.ModuleList(nn.ModuleList(Both(config, up=False) for _ in range(depth)) for _ in range(SIZES))
+        self.above = CausalConv(channels, width, (2, 3))
+        self.above_left = nn.ModuleList([CausalConv(channels, width, (1, 3)), CausalConv(channels, width, (2, 1))])
+        self.down = nn.ModuleList(
+            nn.ModuleList(TwoStreams(config, up=False) for _ in range(depth)) for _ in range(SIZES)
+        )
         self.shrink = nn.ModuleList(Shrink(width) for _ in range(SIZES - 1))
         self.up = nn.ModuleList(
-            nn.ModuleList(Both(config, up=True) for _ in range(depth + (1 if i else 0))) for i in range(SIZES)
+            nn.ModuleList(TwoStreams(config, True) for _ in range(depth + (1 if i else 0))) for i in range(SIZES)
         )
         self.grow = nn.ModuleList(Grow(width) for _ in range(SIZES - 1))
 
@@ -64,8 +66,10 @@ class PixelCNNpp(RasterNetwork):
         return elu(ul)
 
 
-class Shifted(nn.Conv2d):
+class CausalConv(nn.Conv2d):
     """A convolution that sees its own pixel and those above (kernel width 3), or above and left (others)."""
+
+    start = 1.0
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], stride: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride)
@@ -76,17 +80,17 @@ class Shifted(nn.Conv2d):
         return super().forward(pad(x, self.margins))
 
 
-class Both(nn.Module):
-    """A residual layer of each stream; on the way up, each is also given what came by on the way down."""
+class TwoStreams(nn.Module):
+    """A residual layer of each stream; on the way up, each is also given its shortcut from the way down."""
 
     def __init__(self, config: Config, up: bool) -> None:
         super().__init__()
         self.above = Residual(config, (2, 3), 1 if up else 0)
         self.above_left = Residual(config, (2, 2), 2 if up else 1)
 
-    def forward(self, u: Tensor, ul: Tensor, context: Tensor | None, *came_by: Tensor) -> tuple[Tensor, Tensor]:
-        u = self.above(u, context, *came_by[:1])
-        return u, self.above_left(ul, context, u, *came_by[1:])
+    def forward(self, u: Tensor, ul: Tensor, context: Tensor | None, *shortcuts: Tensor) -> tuple[Tensor, Tensor]:
+        u = self.above(u, context, *shortcuts[:1])
+        return u, self.above_left(ul, context, u, *shortcuts[1:])
 
 
 class Residual(nn.Module):
@@ -95,21 +99,20 @@ class Residual(nn.Module):
     def __init__(self, config: Config, kernel: tuple[int, int], others: int) -> None:
         super().__init__()
         width = config.width
-        self.first = Shifted(2 * width, width, kernel)
+        self.first = CausalConv(2 * width, width, kernel)
         self.other = nn.Conv2d(2 * others * width, width, 1) if others else None
         self.dropout = nn.Dropout(config.dropout)
-        self.second = Shifted(2 * width, 2 * width, kernel)
-        with torch.no_grad():
-            self.second.weight.mul_(0.1)  # as in the authors' code
-        self.told = nn.Linear(width, 2 * width, bias=False) if config.conditions else None
+        self.second = CausalConv(2 * width, 2 * width, kernel)
+        self.second.start = 0.1  # as in the authors' code
+        self.by_class = nn.Linear(width, 2 * width, bias=False) if config.conditions else None
 
     def forward(self, x: Tensor, context: Tensor | None, *others: Tensor) -> Tensor:
         out = self.first(_both_signs(x))
         if self.other is not None:
             out = out + self.other(_both_signs(torch.cat(others, 1)))
         out = self.second(self.dropout(_both_signs(out)))
-        if self.told is not None and context is not None:
-            out = out + self.told(context)[:, :, None, None]
+        if self.by_class is not None and context is not None:
+            out = out + self.by_class(context)[:, :, None, None]
         value, gate = out.chunk(2, 1)
         return x + value * gate.sigmoid()
 
@@ -119,11 +122,11 @@ class Shrink(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.above = Shifted(width, width, (2, 3), stride=2)
-        self.above_left = Shifted(width, width, (2, 2), stride=2)
+        self.above = CausalConv(width, width, (2, 3), stride=2)
+        self.above_left = CausalConv(width, width, (2, 2), stride=2)
 
     def forward(self, u: Tensor, ul: Tensor) -> tuple[Tensor, Tensor]:
-        return self.above(u), self.above_left(ul)
+        return self.above(u).to(u.dtype), self.above_left(ul).to(ul.dtype)  # the streams stay as precise as they were
 
 
 class Grow(nn.Module):
@@ -136,7 +139,8 @@ class Grow(nn.Module):
 
     def forward(self, u: Tensor, ul: Tensor) -> tuple[Tensor, Tensor]:
         height, width = 2 * u.shape[2], 2 * u.shape[3]
-        return self.above(u)[:, :, :height, 1 : width + 1], self.above_left(ul)
+        above = self.above(u)[:, :, :height, 1 : width + 1]
+        return above.to(u.dtype), self.above_left(ul).to(ul.dtype)
 
 
 def _both_signs(x: Tensor) -> Tensor:

@@ -11,18 +11,19 @@ from statistics import fmean, stdev
 from typing import Any
 
 from image_transformer.files import write_atomically
-from image_transformer.reproduce.study import Study
-from image_transformer.reproduce.trial import Result
+from image_transformer.reproduce.study import Study, Trial
 from image_transformer.show.records import Table
+
+Result = dict[str, Any]
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided at this scale"
 SAME = 0.01  # bits/dim that count as none
-ONE_SEED = 0.01  # standard error of a difference, where there is one seed alone: about what two seeds differ by
+ONE_SEED = 0.01 / math.sqrt(2)  # standard deviation over seeds where there is one alone: differences are 0.01 off
 
 
-EXPLAINED = """Claims with a number are the paper's, the others are ours. Figures are differences in bits/dim, seed by
-seed, and their standard errors. A claim holds, or does not, where they are beyond two of these errors; that of a single
-seed is taken to be 0.01."""
+EXPLAINED = """Claims with a number are the paper's, the others are ours. Figures are differences in bits/dim between
+the same seeds, and their standard errors, from the spread over seeds in all rows of the study. A claim holds, or does
+not, where the difference is beyond the 95 % interval of that error; where there is one seed, beyond 0.02."""
 
 
 @dataclass(frozen=True)
@@ -33,31 +34,66 @@ class Verdict:
 
 
 class Results:
-    """The results of a study, by row."""
+    """The results of a study, by row and seed; rows without any are left out."""
 
-    def __init__(self, study: Study, results: Sequence[Result]) -> None:
+    def __init__(self, study: Study, found: Sequence[tuple[Trial, Result]]) -> None:
         self.study = study
-        wanted = {trial.key for trial in study.trials()} | {trial.key for trial in study.trials(quick=True)}
-        known = [one for one in results if one["key"] in wanted]
-        rows = {row: [one for one in known if one["row"] == row] for row in study.rows}
-        self.rows = {row: sorted(of, key=lambda one: one["seed"]) for row, of in rows.items() if of}
+        self.rows: dict[str, dict[int, Result]] = {}
+        for row in study.rows:
+            of_row = {trial.seed: result for trial, result in found if trial.row == row}
+            if of_row:
+                self.rows[row] = of_row
 
-    def mean(self, row: str) -> tuple[float, float]:
-        """bits/dim over seeds, and the spread: their standard deviation, or over images where there is one seed."""
-        found = [one["bits_per_dim"] for one in self.rows[row]]
-        return fmean(found), stdev(found) if len(found) > 1 else self.rows[row][0]["standard_error"]
+    @property
+    def lines(self) -> list[Result]:
+        return [line for of_row in self.rows.values() for line in of_row.values()]
 
-    def difference(self, row: str, other: str) -> tuple[float, float]:
-        """bits/dim of a row minus those of another, seed by seed, and its standard error."""
-        pairs = list(zip(self.rows[row], self.rows[other], strict=False))
-        each = [a["bits_per_dim"] - b["bits_per_dim"] for a, b in pairs]
-        return fmean(each), stdev(each) / math.sqrt(len(each)) if len(each) > 1 else ONE_SEED
+    def seeds(self, *rows: str) -> list[int]:
+        """Those that all of the rows have figures for."""
+        finite = [{seed for seed, line in self.rows[row].items() if "bits_per_dim" in line} for row in rows]
+        return sorted(set.intersection(*finite))
+
+    def bits(self, row: str) -> list[float]:
+        return [self.rows[row][seed]["bits_per_dim"] for seed in self.seeds(row)]
+
+    def spread(self) -> tuple[float, int]:
+        """The standard deviation over seeds, common to all rows, and its degrees of freedom; 0 where there are none.
+
+        Of what is left of bits/dim when the mean of its row is taken away.
+        """
+        several = [self.bits(row) for row in self.rows if len(self.seeds(row)) > 1]
+        freedom = sum(len(found) - 1 for found in several)
+        if not freedom:
+            return ONE_SEED, 0
+        return math.sqrt(sum((x - fmean(found)) ** 2 for found in several for x in found) / freedom), freedom
+
+    def contrast(self, weights: Mapping[str, float]) -> tuple[float, float] | None:
+        """A weighted sum of the rows' bits/dim, over the seeds that all have, and its standard error; None without any.
+
+        Seeds are paired in the mean alone: their spread is taken to be that of independent runs, which it nearly is.
+        """
+        seeds = self.seeds(*weights)
+        if not seeds:
+            return None
+        value = sum(w * fmean(self.rows[row][seed]["bits_per_dim"] for seed in seeds) for row, w in weights.items())
+        error = self.spread()[0] * math.sqrt(sum(w * w for w in weights.values()) / len(seeds))
+        return value, error
+
+    def difference(self, row: str, other: str) -> tuple[float, float] | None:
+        """bits/dim of a row minus those of another."""
+        return self.contrast({row: 1.0, other: -1.0})
+
+    def verdict(self, contrasts: Sequence[tuple[float, float] | None]) -> tuple[str, str]:
+        """Figures, and whether all of these differences are below 0."""
+        freedom = self.spread()[1]
+        return _figures(contrasts), _all([_compared(one, freedom) for one in contrasts])
 
     def costs(self) -> Table:
         """What a study of costs measured."""
         columns = ["", "parameters", "GFLOP of a gradient", "CPU-seconds of a gradient", "CPU-seconds to draw"]
         rows = []
-        for row, (one, *_) in self.rows.items():
+        for row, of_row in self.rows.items():
+            one = next(iter(of_row.values()))
             drawn = "" if one["draw"] is None else f"{one['draw']:.4f}"
             rows.append([row, f"{one['parameters']:,}", f"{one['gflop']:.2f}", f"{one['learn']:.4f}", drawn])
         return Table("For one image, of a batch of 2 (gradient) or 4 (drawing), with one thread.", columns, rows)
@@ -66,17 +102,21 @@ class Results:
         first = next(iter(self.rows))
         columns = ["", "parameters", "images seen", "bits/dim", "± over seeds", f"difference to {first}"]
         rows = []
-        for row, found in self.rows.items():
-            (mean, spread), (difference, error) = self.mean(row), self.difference(row, first)
-            seen = round(fmean(one["images"] for one in found))
-            apart = "" if row == first else f"{difference:+.3f} ± {error:.3f}"
-            spread_ = f"{spread:.3f}" if len(found) > 1 else ""
-            rows.append([row, f"{found[0]['parameters']:,}", f"{seen:,}", f"{mean:.3f}", spread_, apart])
-        seeds, every = max(map(len, self.rows.values())), [one for found in self.rows.values() for one in found]
+        for row in self.rows:
+            found, lines = self.bits(row), [self.rows[row][seed] for seed in self.seeds(row)]
+            if not found:
+                rows.append([row, "", "", "diverged", "", ""])
+                continue
+            seen = round(fmean(line["images"] for line in lines))
+            spread = f"{stdev(found):.3f}" if len(found) > 1 else ""
+            apart = "" if row == first else _figures([self.difference(row, first)])
+            rows.append([row, f"{lines[0]['parameters']:,}", f"{seen:,}", f"{fmean(found):.3f}", spread, apart])
+        seeds, finite = max(map(len, self.rows.values())), [one for one in self.lines if "bits_per_dim" in one]
+        spent, scored = (max(one[name] for one in finite) if finite else 0 for name in ("cpu_seconds", "scored"))
         ideal = "" if self.study.ideal is None else f" A perfect model needs {self.study.ideal:g}."
         caption = (
-            f"{fmean(one['cpu_seconds'] for one in every):.0f} CPU-seconds of one core each, "
-            f"{seeds} seed{'s' if seeds > 1 else ''}, {every[0]['scored']:,} test images.{ideal}"
+            f"{spent:.0f} CPU-seconds of one core each, {seeds} seed{'s' if seeds > 1 else ''}, "
+            f"{scored:,} test images.{ideal}"
         )
         return Table(caption, columns, rows)
 
@@ -92,60 +132,73 @@ def _verdict(results: Results, claim: dict[str, Any]) -> Verdict:
     return Verdict(text, *TESTS[test](results, rows))
 
 
-def _compared(difference: float, error: float) -> str:
-    """Whether the first of two is better, beyond two standard errors."""
-    return HOLDS if difference < -2 * error else FAILS if difference > 2 * error else OPEN
+def _compared(contrast: tuple[float, float] | None, freedom: int) -> str:
+    """Whether a difference is below 0, beyond what chance makes of it 19 times in 20."""
+    if contrast is None:
+        return OPEN
+    value, bound = contrast[0], quantile(freedom) * contrast[1]
+    return HOLDS if value < -bound else FAILS if value > bound else OPEN
+
+
+def quantile(freedom: int) -> float:
+    """Student's t at 97.5 %, to a hundredth or two; 2 for no degrees of freedom, where errors are assumed."""
+    if freedom < 1:
+        return 2.0
+    return {1: 12.71, 2: 4.30, 3: 3.18}.get(freedom, 1.96 + 2.4 / freedom + 3 / freedom**2)
 
 
 def below(results: Results, rows: Sequence[str]) -> tuple[str, str]:
     """The first row needs fewer bits than every other."""
-    found = [results.difference(rows[0], other) for other in rows[1:]]
-    return _figures(found), _all([_compared(*one) for one in found])
+    return results.verdict([results.difference(rows[0], other) for other in rows[1:]])
 
 
 def falls(results: Results, rows: Sequence[str]) -> tuple[str, str]:
     """Each row needs fewer bits than the one before it."""
-    found = [results.difference(b, a) for a, b in pairwise(rows)]
-    return _figures(found), _all([_compared(*one) for one in found])
+    return results.verdict([results.difference(b, a) for a, b in pairwise(rows)])
 
 
 def first_gap_largest(results: Results, rows: Sequence[str]) -> tuple[str, str]:
-    """From row to row bits/dim fall the most at first."""
-    gaps = [results.difference(b, a) for a, b in pairwise(rows)]
-    found = [(gaps[0][0] - gap, math.hypot(gaps[0][1], error)) for gap, error in gaps[1:]]
-    return _figures(gaps), _all([_compared(*one) for one in found])
+    """From row to row bits/dim fall the most at first: by how much more than later."""
+    first, second = rows[:2]
+    contrasts = []
+    for a, b in pairwise(rows[1:]):
+        weights = dict.fromkeys([first, second, a, b], 0.0)
+        for row, weight in ((second, 1), (first, -1), (b, -1), (a, 1)):
+            weights[row] += weight
+        contrasts.append(results.contrast(weights))
+    return results.verdict(contrasts)
 
 
 def same(results: Results, rows: Sequence[str]) -> tuple[str, str]:
     """The rows differ by no more than a hundredth of a bit/dim from the first."""
     found = [results.difference(other, rows[0]) for other in rows[1:]]
-    inside = [abs(difference) + 2 * error <= SAME for difference, error in found]
-    outside = [abs(difference) - 2 * error > SAME for difference, error in found]
+    wide = quantile(results.spread()[1])
+    inside = [one is not None and abs(one[0]) + wide * one[1] <= SAME for one in found]
+    outside = [one is not None and abs(one[0]) - wide * one[1] > SAME for one in found]
     return _figures(found), HOLDS if all(inside) else FAILS if any(outside) else OPEN
 
 
 TESTS = {"below": below, "falls": falls, "first_gap_largest": first_gap_largest, "same": same}
 
 
-def _figures(found: Sequence[tuple[float, float]]) -> str:
-    return ", ".join(f"{difference:+.3f} ± {error:.3f}" for difference, error in found)
+def _figures(found: Sequence[tuple[float, float] | None]) -> str:
+    return ", ".join("diverged" if one is None else f"{one[0]:+.3f} ± {one[1]:.3f}" for one in found)
 
 
 def _all(verdicts: Sequence[str]) -> str:
     return FAILS if FAILS in verdicts else OPEN if OPEN in verdicts else HOLDS
 
 
-def write_page(study: Study, results: Sequence[Result], out: Path) -> None:
+def write_page(found: Results, out: Path) -> None:
     """`NAME.md` and `NAME.png` beside the raw figures."""
-    found = Results(study, results)
-    draw(study, found, out / f"{study.name}.png")
-    all_of_them = [one for of in found.rows.values() for one in of]
-    where = sorted({tuple(sorted(one["where"].items())) for one in all_of_them})
-    machines = "; ".join(
-        f"{w['processor']}, torch {w['torch']}, commit {w['commit']}, {w['date']}" for w in map(dict, where)
-    )
-    spent = sum(one.get("cpu_seconds", study.seconds) for one in all_of_them)
-    some = "" if len(all_of_them) >= len(study.trials()) else ", not all of its trials yet"
+    study = found.study
+    draw(found, out / f"{study.name}.png")
+    machines = sorted({tuple(sorted(one["where"].items())) for one in found.lines})
+    where = [f"{w['processor']}, torch {w['torch']}, commit {w['commit']}, {w['date']}" for w in map(dict, machines)]
+    if len({dict(one)["processor"] for one in machines}) > 1:
+        where.append("CPU-seconds of different processors are not equally long")
+    spent = sum(one.get("cpu_seconds", study.seconds) for one in found.lines)
+    some = "" if len(found.lines) >= len(study.trials()) else ", not all of its trials yet"
     text = f"""# {study.title}
 
 {study.question}
@@ -156,18 +209,16 @@ def write_page(study: Study, results: Sequence[Result], out: Path) -> None:
 
 {claims_table(found.verdicts()) if study.claims else ""}
 `image-transformer reproduce {study.name}`: {spent / 60:.0f} CPU-minutes{some}.
-{machines}. Raw figures: [{study.name}.json]({study.name}.json).
+{"; ".join(where)}. Raw figures: [{study.name}.json]({study.name}.json).
 """
     write_atomically(out / f"{study.name}.md", text.encode())
 
 
-def write_index(found: Mapping[Study, Sequence[Result]], out: Path) -> None:
+def write_index(found: Sequence[Results], out: Path) -> None:
     """`README.md`: every study that has results, and every claim with its verdict."""
-    pages = "\n".join(f"- [{study.title}]({study.name}.md)" for study in found)
+    pages = "\n".join(f"- [{one.study.title}]({one.study.name}.md)" for one in found)
     verdicts = [
-        replace(verdict, claim=f"[{verdict.claim}]({study.name}.md)")
-        for study, results in found.items()
-        for verdict in Results(study, results).verdicts()
+        replace(verdict, claim=f"[{verdict.claim}]({one.study.name}.md)") for one in found for verdict in one.verdicts()
     ]
     text = f"""# Results of `image-transformer reproduce`
 
@@ -186,32 +237,30 @@ def claims_table(verdicts: Sequence[Verdict]) -> str:
     return Table("", ["claim", "bits/dim, ± standard error", "verdict"], rows).markdown().strip() + "\n"
 
 
-def _by_size(results: Results) -> dict[str, list[tuple[int, float, float | None]]]:
-    """Of each network (side, seconds of a gradient, seconds to draw), from rows called "NETWORK, SIDE x SIDE"."""
-    found: dict[str, list[tuple[int, float, float | None]]] = {}
-    for row, (one, *_) in results.rows.items():
-        name, _, size = row.rpartition(", ")
-        found.setdefault(name, []).append((int(size.split()[0]), one["learn"], one["draw"]))
-    return found
+def draw(found: Results, path: Path) -> None:
+    """The plot of a study."""
+    import numpy as np
 
-
-def draw(study: Study, results: Results, path: Path) -> None:
     from image_transformer.show import charts
     from image_transformer.show.grids import save_png
 
+    study, firsts = found.study, {row: next(iter(of_row.values())) for row, of_row in found.rows.items()}
     if study.plot == "curves":
-        curves = {row: [one["curve"] for one in found if one["curve"]] for row, found in results.rows.items()}
+        curves = {row: [one["curve"] for one in of.values() if one.get("curve")] for row, of in found.rows.items()}
         picture = charts.learning_curves({row: of for row, of in curves.items() if of})
     elif study.plot == "fields":
-        import numpy as np
-
-        fields = {row: np.array(found[0]["field"]) for row, found in results.rows.items() if "field" in found[0]}
-        picture = charts.fields(fields)
-    elif study.kind == "cost" and study.measures:
-        picture = charts.costs(_by_size(results))
+        picture = charts.fields({row: np.array(one["field"]) for row, one in firsts.items() if "field" in one})
+    elif study.plot == "sizes":  # rows called "NETWORK, SIDE x SIDE"
+        by_network: dict[str, list[tuple[int, float, float | None]]] = {}
+        for row, one in firsts.items():
+            network, _, size = row.rpartition(", ")
+            by_network.setdefault(network, []).append((int(size.split()[0]), one["learn"], one["draw"]))
+        picture = charts.costs(by_network)
     elif study.kind == "cost":
-        seconds = {row: (one["learn"], 0.0) for row, (one, *_) in results.rows.items()}
+        seconds = {row: (one["learn"], 0.0) for row, one in firsts.items()}
         picture = charts.spreads(seconds, xlabel="CPU-seconds of a gradient, one image")
     else:
-        picture = charts.spreads({row: results.mean(row) for row in results.rows}, study.ideal)
+        spread = found.spread()[0]
+        values = {row: (fmean(found.bits(row)), spread) for row in found.rows if found.bits(row)}
+        picture = charts.spreads(values, study.ideal)
     save_png(picture, path)

@@ -18,6 +18,11 @@ from image_transformer.words import did_you_mean
 
 FILE = Path(__file__).with_name("studies.yaml")
 ROOMS = ("model", "data", "train")
+COSMETIC = ("keep", "save_every", "sample_every", "validate_every", "validation_images", "tensorboard")
+EVERY = {  # of the training of every row, if it does not say otherwise
+    "images": 10**9, "clock": "cpu", "compile": "off", "keep": 1, "sample_every": None, "validate_every": 2000,
+    "save_every": 2000,
+}  # fmt: skip
 QUICK_SECONDS, QUICK_ROWS = 1.0, 2
 
 Fields = Mapping[str, Any]
@@ -42,7 +47,15 @@ class Trial:
     @property
     def key(self) -> str:
         """A digest of all that the result depends on but the code: a trial whose definition changes is run again."""
-        what = [to_dict(self.config), self.seed, self.seconds, self.images, self.measures, self.kind]
+        own = to_dict(self.config)
+        usual = to_dict(RunConfig(model=type(self.config.model)()))
+        fields = {
+            f"{room}.{name}": value
+            for room in ROOMS
+            for name, value in own[room].items()
+            if name not in COSMETIC and (name == "family" or value != usual[room][name])
+        }
+        what = [fields, self.seed, self.seconds, self.images, self.measures, self.kind]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -65,7 +78,7 @@ class Study:
     measures: tuple[str, ...] = ()
     kind: str = "train"
     plot: str = "bars"
-    """bars, curves (over CPU-seconds and over images) or fields."""
+    """bars, curves (over CPU-seconds and over images), fields, or sizes (of a study of costs)."""
     claims: tuple[Fields, ...] = ()
     """Each {claim: what is claimed, TEST: rows}, TEST one of those in `page.py`."""
     ideal: float | None = None
@@ -99,15 +112,11 @@ class Study:
         if "recipe" in own:  # another network: fields of the base's are not its own
             base["model"] = {key: base["model"][key] for key in ("shape", "likelihood") if key in base.get("model", {})}
         config = to_dict(recipe(own.pop("recipe", base.pop("recipe", "tiny"))))
-        for part in (base, own):
+        for part in ({"train": EVERY}, base, own):
             for room in ROOMS:
                 config[room] = config[room] | dict(part.get(room, {}))
         settled: RunConfig = from_dict(RunConfig, config)
-        train = replace(
-            settled.train, images=10**9, clock="cpu", compile="off", keep=1, validate_every=2000, sample_every=None,
-            save_every=2000,
-        )  # fmt: skip
-        return replace(settled, train=train)
+        return settled
 
 
 @lru_cache
@@ -117,6 +126,11 @@ def studies() -> dict[str, Study]:
 
 
 def _study(name: str, fields: dict[str, Any]) -> Study:
+    sweep = fields.pop("sweep", None)
+    if sweep:  # a row for each rate of each recipe
+        fields["rows"] = {
+            f"{one} {lr:g}": {"recipe": one, "train": {"lr": lr}} for one in sweep["recipes"] for lr in sweep["lr"]
+        }
     sides = fields.pop("sides", [])
     if sides:  # each row once for each size
         fields["rows"] = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import platform
-import shutil
 import subprocess
 from datetime import date
 from pathlib import Path
@@ -17,6 +17,7 @@ from image_transformer.measures.field import field_of
 from image_transformer.reproduce.cost import cost_of
 from image_transformer.reproduce.study import Trial
 from image_transformer.show.records import read_metrics
+from image_transformer.training.errors import TrainingError
 from image_transformer.training.loop import settled, train
 from image_transformer.training.run import load_split
 
@@ -24,10 +25,17 @@ Result = dict[str, Any]
 
 
 def run_trial(trial: Trial, folder: Path) -> Result:
-    """All that is measured of a trial, with one thread; a training goes on in `folder` where it was interrupted."""
+    """All that is measured of a trial, on one core of the processor; a training goes on in `folder` if interrupted.
+
+    One that does not stay finite has "failed" instead of figures.
+    """
     torch.set_num_threads(1)
-    measured = cost_of(trial) if trial.kind == "cost" else _trained(trial, folder)
-    return {"key": trial.key, "row": trial.row, "seed": trial.seed, **measured, "where": where()}
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # CPU-seconds are counted
+    try:
+        measured = cost_of(trial) if trial.kind == "cost" else _trained(trial, folder)
+    except TrainingError as error:
+        measured = {"failed": str(error)}
+    return {"row": trial.row, "seed": trial.seed, **measured, "where": where()}
 
 
 def _trained(trial: Trial, folder: Path) -> Result:
@@ -49,7 +57,6 @@ def _trained(trial: Trial, folder: Path) -> Result:
     }
     if "field" in trial.measures:
         result["field"] = field_of(model, test.some(8)).tolist()
-    shutil.rmtree(folder)
     return result
 
 
