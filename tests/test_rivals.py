@@ -16,6 +16,7 @@ import image_transformer as it
 from image_transformer.conditions.label import Label
 from image_transformer.config.rivals import GatedPixelCNN, PixelCNN, PixelCNNpp, PixelRNN, Rival
 from image_transformer.model import ImageModel
+from image_transformer.networks.pixelcnnpp import Shrink, TwoStreams
 from image_transformer.networks.pixelrnn import RowLSTM
 
 SMALL = {"width": 6, "components": 2}
@@ -191,6 +192,68 @@ def test_gated_layers_are_tanh_times_sigmoid_with_a_bias_for_the_class():
     torch.testing.assert_close(block.horizontally(x, above, told), x + out)
 
 
+def masked(layer, x):
+    """A masked convolution in steps: its weights on a square, from the rows above, the left, and its own pixel."""
+    rows, columns = layer.weight.shape[2] - 1, (layer.weight.shape[3] - 1) // (2 if layer.weight.shape[2] > 1 else 1)
+    out = torch.zeros(len(x), len(layer.weight), *x.shape[2:], dtype=x.dtype)
+    for down, right in itertools.product(range(-rows, 1), range(-columns, columns + 1)):
+        if down == 0 and right > 0:
+            continue
+        moved = nn.functional.pad(x, (columns, columns, rows, 0))
+        moved = moved[:, :, rows + down :, columns + right :][:, :, : x.shape[2], : x.shape[3]]
+        out = out + torch.einsum("bihw,oi->bohw", moved, layer.weight[:, :, rows + down, columns + right])
+    return out + layer.bias[:, None, None]
+
+
+def test_a_pixelcnn_layer_narrows_looks_around_and_widens():
+    block, x = rival("pixelcnn", (1, 4, 5)).network.blocks[0], torch.randn(2, 12, 4, 5, dtype=torch.float64)
+    out = x
+    for layer in (block.narrow, block.square, block.wide):
+        out = masked(layer, out.relu())
+    torch.testing.assert_close(block(x), x + out)
+
+
+def test_a_pixelcnnpp_layer_is_gated_and_given_its_shortcut():
+    network = rival("pixelcnn++", (1, 4, 8), conditions=(Label(("a", "b")),)).network
+    layer = network.up[0][0].above_left
+    x, u, shortcut = (torch.randn(2, 6, 3, 4, dtype=torch.float64) for _ in range(3))
+    told = torch.randn(2, 6, dtype=torch.float64)
+
+    def both_signs(x):
+        return nn.functional.elu(torch.cat([x, -x], 1))
+
+    def above_left(conv, x):
+        return nn.functional.conv2d(nn.functional.pad(x, (1, 0, 1, 0)), conv.weight, conv.bias)
+
+    out = above_left(layer.first, both_signs(x)) + layer.other(both_signs(torch.cat([u, shortcut], 1)))
+    value, gate = above_left(layer.second, both_signs(out)).chunk(2, 1)
+    more_value, more_gate = (told @ layer.by_class.weight.T)[:, :, None, None].chunk(2, 1)
+    torch.testing.assert_close(layer(x, told, u, shortcut), x + (value + more_value) * (gate + more_gate).sigmoid())
+
+
+def test_the_shortcuts_of_pixelcnnpp_are_taken_last_in_first_out(monkeypatch):
+    """Each layer on the way down makes maps of the next number; those on the way up note what they are given."""
+    made, given = itertools.count(1), []
+
+    def layer(own, u, ul, context, *shortcuts):
+        if shortcuts:
+            assert shortcuts[0].shape == shortcuts[1].shape == u.shape
+            given.append([int(one.flatten()[0]) for one in shortcuts])
+            return u, ul
+        number = next(made)
+        return torch.full_like(u, number), torch.full_like(ul, number)
+
+    def shrink(own, u, ul):
+        number = next(made)
+        return torch.full_like(u[:, :, ::2, ::2], number), torch.full_like(ul[:, :, ::2, ::2], number)
+
+    monkeypatch.setattr(TwoStreams, "forward", layer)
+    monkeypatch.setattr(Shrink, "forward", shrink)
+    rival("pixelcnn++", (1, 8, 8)).network(random_images(1, (1, 8, 8)))
+    assert given[:-1] == [[n, n] for n in (7, 6, 5, 4, 3, 2, 1)], "8 is the start of the way up, 0 the first streams"
+    assert len(given) == 8
+
+
 @pytest.mark.parametrize("kind", [GatedPixelCNN, PixelCNNpp])
 def test_the_class_reaches_every_prediction(kind):
     model = rival(kind.family, open_paths=True, conditions=(Label(("a", "b")),))
@@ -267,6 +330,22 @@ def test_the_linear_skip_starts_a_rival_from_the_best_linear_prediction(name):
     assert it.bits_per_dim(model, images) == pytest.approx(it.bits_per_dim(modern, images), abs=1e-4)
     untold = ImageModel(replace(config, linear_skip=False)).eval()
     assert it.bits_per_dim(model, images) + 1 < it.bits_per_dim(untold, images)
+
+
+@every_rival
+def test_a_rival_starts_with_layers_that_are_scaled_to_their_inputs(name):
+    """Nothing vanishes on the way: what is made of training images has standard deviation 1 in front of the head."""
+    torch.manual_seed(0)
+    model = ImageModel(replace(RIVALS[name], shape=(3, 8, 8), width=16)).eval()
+    smooth = nn.functional.interpolate(random_images(64, (3, 3, 3)).float(), size=(8, 8), mode="bilinear").byte()
+    network = model.network
+    network.closed_form_start(smooth, {})
+    found = []
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer is not network.head:
+            layer.register_forward_hook(lambda own, inputs, out: found.append(out.std() / getattr(own, "start", 1.0)))
+    network(smooth[:32])
+    assert len(found) > 3 and all(0.9 < std < 1.1 for std in found), found
 
 
 # ---- bad input ----

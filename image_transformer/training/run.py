@@ -46,6 +46,8 @@ class Run:
         if fresh and config.train.init:
             self.carried = carry_over(checkpoint.load(config.train.init, "cpu"), model)
         self.learner = Learner(model.to(default_device()), config.train)
+        if config.train.clock == "cpu" and self.learner.device.type != "cpu":
+            raise ValueError("train.clock cpu counts the processor's time alone: on a GPU, it must be wall")
         self.state = State()
         self.log = MetricsLog(out, config.train.tensorboard)
         self.best: float | None = None  # validation bits/dim
