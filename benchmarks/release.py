@@ -33,6 +33,11 @@ SUMMARIES = {
     "cifar10-class": "CIFAR-10, 32x32, told one of its ten classes",
     "cifar10-superres": "CIFAR-10 from 8x8 to 32x32",
 }
+USES = {
+    "cifar10": "sample cifar10",
+    "cifar10-class": "sample cifar10-class --label frog",
+    "cifar10-superres": "superres cifar10-superres photo.png --size 24 32",
+}
 ABOUT = """## What it is for
 
 For trying the library at once, as a start for training on images of your own (`--init {name}`), and for research and
@@ -141,10 +146,10 @@ def written(name: str, card: Card, config: RunConfig, seconds: float, temperatur
         seen += f", after the {read_state(find(config.train.init)).images_seen:,} of the model that it started from"
     digits = max(0, 2 - math.floor(math.log10(rate)))
     text = ABOUT.format(name=name, bad=BAD[name])
-    text = "\n".join(textwrap.fill(line, 120) if len(line) > 120 else line for line in text.splitlines())
+    text = "\n\n".join(textwrap.fill(paragraph, 120) for paragraph in text.split("\n\n"))
     return f"""# `{name}`
 
-{card.summary}. `image-transformer sample {name}`, `it.load("{name}")`.
+{card.summary}. `image-transformer {USES[name]}`, `it.load("{name}")`.
 
 ![Samples of seed 0, not picked](../images/model-{name}.png)
 
