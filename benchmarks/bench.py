@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import math
-import platform
 import resource
 import statistics
 import subprocess
@@ -19,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +37,7 @@ from image_transformer.geometry.patterns import Local1D, tiles
 from image_transformer.inference.sampling import generate
 from image_transformer.model import ImageModel
 from image_transformer.recipes import recipe
+from image_transformer.reproduce.trial import where
 from image_transformer.training.update import use_bf16
 
 # 6 layers, width 256, 8 heads, blocks of 256: gated feed-forward of 683 has the weights of a plain one of 1,024
@@ -388,13 +387,11 @@ def main() -> None:
         print(memory_of(chosen.memory))
         return
     began = time.perf_counter()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    here = where()
     about = {
-        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else processor(),
+        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else here["processor"],
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip(),
-        "date": str(date.today()),
+        **{name: here[name] for name in ("torch", "commit", "date")},
     }
     console.print(" · ".join(f"{k} {v}" for k, v in about.items()) + "\n")
     for name, bench in (("training", bench_training), ("sampling", bench_sampling), ("scaling", bench_scaling)):
@@ -404,18 +401,6 @@ def main() -> None:
     earlier = json.loads(path.read_text())["results"] if chosen.only and path.exists() else {}
     path.write_text(json.dumps({"about": about, "results": earlier | results}, indent=1) + "\n")
     console.print(f"{math.ceil(time.perf_counter() - began)} s; written to {path}")
-
-
-def processor() -> str:
-    try:
-        names = [
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ]
-        return names[0]
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +26,11 @@ from rich.table import Table
 import image_transformer as it
 from image_transformer.cli.train import ALIASES, parse_run
 from image_transformer.config.run import RunConfig
+from image_transformer.reproduce.trial import where
 from image_transformer.training.run import Run, load_split
 
 TURN = 5.0  # CPU-seconds
-ROOT = Path(__file__).parent.parent
-COMMIT = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
+COMMIT = where()["commit"]
 EVALUATED = 500  # validation images
 
 

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import textwrap
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 
 import image_transformer as it
@@ -23,6 +22,7 @@ from image_transformer.config.run import RunConfig, to_dict
 from image_transformer.inference.scoring import chosen_from, classify
 from image_transformer.measures.gap import calibrate, entropy_gap, with_temperature
 from image_transformer.released import HOME, Card
+from image_transformer.reproduce.trial import where
 from image_transformer.show import grids
 from image_transformer.training.due import sample_picture
 
@@ -95,6 +95,7 @@ def main() -> None:
     tried = test.some(CLASSIFIED)
     label = chosen_from(model)
     right = label and classify(model, tried.images) == model.of(tried)[label.name].numpy()
+    here = where()
     card = Card(
         summary=SUMMARIES[chosen.name],
         parameters=sum(p.numel() for p in model.parameters()),
@@ -107,8 +108,8 @@ def main() -> None:
         lost_by_rounding=after.bits_per_dim - before.bits_per_dim,
         entropy_gap=gap[2],
         entropy_gap_error=gap[3],
-        commit=subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
-        date=date.today().isoformat(),
+        commit=here["commit"],
+        date=here["date"],
         accuracy=None if right is None else float(right.mean()),
     )
     (partial / "card.json").write_text(json.dumps(asdict(card), indent=1) + "\n")

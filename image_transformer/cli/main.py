@@ -15,18 +15,8 @@ from image_transformer.cli import UsageError
 from image_transformer.words import did_you_mean
 
 VERBS = (
-    "demo",
-    "models",
-    "recipes",
-    "train",
-    "evaluate",
-    "report",
-    "sample",
-    "complete",
-    "superres",
-    "export",
-    "reproduce",
-)
+    "demo", "models", "recipes", "train", "evaluate", "report", "sample", "complete", "superres", "export", "reproduce",
+)  # fmt: skip
 LONGEST = 1000  # characters of an error: a compiler's can fill a book
 USAGE = """usage: image-transformer VERB ...
 

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from image_transformer.cli import UsageError
 from image_transformer.cli.flags import at_least, parse, say
 from image_transformer.files import write_atomically
 
 if TYPE_CHECKING:
-    from image_transformer.reproduce.study import Study, Trial
+    from image_transformer.reproduce.study import Result, Study, Trial
 
 RUNS = Path("runs/reproduce")  # a folder for each trial that is not done
 
@@ -72,20 +72,20 @@ def run(args: list[str]) -> None:
         _write_pages(wanted, trials, known, out)
 
 
-def _all(todo: dict[str, Trial], jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _all(todo: dict[str, Trial], jobs: int) -> Iterator[tuple[str, Result]]:
     """Keys and results as they come: trainings so many at once, then what is timed, alone."""
     timed = {key: trial for key, trial in todo.items() if trial.kind == "cost"}
     yield from _in_turn({key: trial for key, trial in todo.items() if key not in timed}, jobs)
     yield from _in_turn(timed, 1)
 
 
-def _in_turn(todo: dict[str, Trial], jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _in_turn(todo: dict[str, Trial], jobs: int) -> Iterator[tuple[str, Result]]:
     """Each trial in a process of its own. Where this is interrupted, a trial that is done is only measured again."""
     from image_transformer.reproduce.trial import run_trial
     from image_transformer.show.progress import bar
 
     waiting, done = list(todo.items()), 0
-    running: dict[Future[dict[str, Any]], str] = {}
+    running: dict[Future[Result], str] = {}
     if not waiting:
         return
     with ProcessPoolExecutor(jobs, get_context("spawn")) as workers, bar("trials") as progress:
@@ -101,7 +101,7 @@ def _in_turn(todo: dict[str, Trial], jobs: int) -> Iterator[tuple[str, dict[str,
                 progress(done, len(todo))
 
 
-def _in_short(result: dict[str, Any]) -> str:
+def _in_short(result: Result) -> str:
     if "failed" in result:
         return str(result["failed"])
     return (
@@ -110,7 +110,7 @@ def _in_short(result: dict[str, Any]) -> str:
 
 
 def _write_pages(
-    wanted: list[Study], trials: dict[Study, dict[str, Trial]], known: dict[str, dict[str, Any]], out: Path
+    wanted: list[Study], trials: dict[Study, dict[str, Trial]], known: dict[str, Result], out: Path
 ) -> None:
     from image_transformer.reproduce.page import Results, write_index, write_page
 
@@ -127,12 +127,12 @@ def _write_pages(
     write_index([results for results in found.values() if results.rows], out)
 
 
-def _read(out: Path, one: Study) -> dict[str, dict[str, Any]]:
+def _read(out: Path, one: Study) -> dict[str, Result]:
     path = out / f"{one.name}.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _write(out: Path, one: Study, lines: dict[str, dict[str, Any]]) -> None:
+def _write(out: Path, one: Study, lines: dict[str, Result]) -> None:
     text = ",\n".join(f"{json.dumps(key)}: {json.dumps(line)}" for key, line in lines.items())
     write_atomically(out / f"{one.name}.json", f"{{\n{text}\n}}\n".encode())
 

@@ -6,12 +6,14 @@ again for every step.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
-from image_transformer.conditions.base import Given
+from image_transformer.conditions.base import Condition, Given
+from image_transformer.config.model import ModelConfig
 from image_transformer.geometry.order import Layout
 from image_transformer.geometry.patterns import BoolArray
 from image_transformer.geometry.schedule import Schedule, front_by_front
@@ -32,6 +34,13 @@ class Decoder(Protocol):
     def step(self, image: Tensor, at: Tensor) -> Tensor:
         """Parameters `(b, f, p)` of the positions `at` (f,) of one step; all steps before were asked for."""
         ...
+
+
+def refuse_unknown(config: ModelConfig, *readers: Collection[type[Condition]]) -> None:
+    """ValueError if one of the model's conditions is of no kind that a family has a reader for."""
+    for condition in config.conditions:
+        if not any(type(condition) in kinds for kinds in readers):
+            raise ValueError(f"the {config.family} family cannot be told {condition.noun} ({condition.name})")
 
 
 class Network(nn.Module):

@@ -21,12 +21,12 @@ from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.config.model import Modern
 from image_transformer.geometry.boxes import place_of_box, places_in_boxes
-from image_transformer.geometry.neighbours import nearest_generated, neighbour_table
+from image_transformer.geometry.neighbours import nearest_generated
 from image_transformer.geometry.order import Layout
 from image_transformer.geometry.patterns import Near, attends
 from image_transformer.likelihoods.base import Likelihood, to_unit
 from image_transformer.networks.attention import Attend, full_attention
-from image_transformer.networks.skip import LinearSkip
+from image_transformer.networks.skip import LinearSkip, Neighbours
 from image_transformer.networks.transformer import Context, KeysValues, LocalTransformer, Reach, Vector
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines
@@ -39,8 +39,6 @@ class ModernTransformer(LocalTransformer):
     FEATURES: ClassVar[dict[type[Condition], Any]] = {Low: lambda one, layout: LowFeatures(one, layout)}
     ENCODERS: ClassVar[dict[type[Condition], Any]] = {Low: lambda one, config: Encoder(one, config)}
 
-    neighbours: Tensor
-    present: Tensor
     row: Tensor
     column: Tensor
     channel: Tensor
@@ -49,22 +47,21 @@ class ModernTransformer(LocalTransformer):
         near = Near(nearest_generated(layout.order)[: config.mix]) if config.mix else None
         super().__init__(config, layout, near)
         width, p = config.width, layout.positions
-        neighbours = neighbour_table(layout)
-        places = {"row": p.row, "column": p.col, "channel": p.channel, "neighbours": neighbours.clip(0)}
-        for name, place in places.items():
+        for name, place in {"row": p.row, "column": p.col, "channel": p.channel}.items():
             self.register_buffer(name, torch.from_numpy(place), persistent=False)
-        self.register_buffer("present", torch.from_numpy(neighbours >= 0), persistent=False)
+        self.neighbours = Neighbours(layout)
         self.local = self.readers(self.FEATURES, layout)
-        inputs = np.where(neighbours >= 0, layout.position_of[neighbours], -1)
+        table = self.neighbours.table
+        inputs = np.where(table >= 0, layout.position_of[table], -1)
         self.inputs = np.concatenate([inputs, *(one.inputs for one in self.local.values())], 1)
-        num_features = neighbours.shape[1] + sum(one.num_features for one in self.local.values())
+        num_features = self.neighbours.num_features + sum(one.num_features for one in self.local.values())
         self.stem = nn.Linear(num_features, width)
         self.rows = nn.Embedding(layout.height, width)
         self.columns = nn.Embedding(layout.width, width)
         self.channels = nn.Embedding(int(p.channel.max()) + 1, width)
         self.vectors = self.readers(self.VECTORS, width)
-        for table in (self.rows, self.columns, self.channels, *self.vectors.values()):
-            nn.init.normal_(table.weight, std=0.02)
+        for embedding in (self.rows, self.columns, self.channels, *self.vectors.values()):
+            nn.init.normal_(embedding.weight, std=0.02)
         self.dropout = nn.Dropout(config.dropout)
         self.rotary = Rotary2D(p.row, p.col, config.head_width)
         self.encoders = self.readers(self.ENCODERS, config)
@@ -80,8 +77,7 @@ class ModernTransformer(LocalTransformer):
 
         After them what conditions say of each position.
         """
-        values = image.flatten(1)[:, self.neighbours[at]]
-        neighbours = to_unit(values, self.head.weight.dtype) * self.present[at]
+        neighbours: Tensor = self.neighbours(image, at, self.head.weight.dtype)
         local = [one(image, given[name], at).to(neighbours.dtype) for name, one in self.local.items()]
         return torch.cat([neighbours, *local], -1) if local else neighbours
 

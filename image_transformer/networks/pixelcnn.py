@@ -23,8 +23,8 @@ FIRST = 7  # side of the first layer's squares
 class PixelCNN(RasterNetwork):
     """One stack of masked convolutions (van den Oord et al., 2016, *Pixel recurrent neural networks*, 3.3 and table 1).
 
-    Its mask A and B leave a blind spot: a pixel to the right of a line that falls away from the predicted one by the
-    reach of one layer for each row is never seen, at any depth.
+    Its masks leave a blind spot: what lies to the right of a line that rises by a row for each pixel, from the stem's
+    reach on, is never seen at any depth.
     """
 
     def __init__(self, config: Config, layout: Layout, likelihood: Likelihood) -> None:

@@ -32,16 +32,11 @@ class PixelCNNpp(RasterNetwork):
 
     def __init__(self, config: Config, layout: Layout, likelihood: Likelihood) -> None:
         super().__init__(config, layout, likelihood, config.width)
-        channels, depth, width = (
-            layout.channels + 1,
-            config.depth,
-            config.width,
-        )  # and where the image is, for its edges
+        depth, width = config.depth, config.width
+        channels = layout.channels + 1  # one says where the image is, for its edges
         self.above = CausalConv(channels, width, (2, 3))
         self.above_left = nn.ModuleList([CausalConv(channels, width, (1, 3)), CausalConv(channels, width, (2, 1))])
-        self.down = nn.ModuleList(
-            nn.ModuleList(TwoStreams(config, up=False) for _ in range(depth)) for _ in range(SIZES)
-        )
+        self.down = nn.ModuleList(nn.ModuleList(TwoStreams(config, False) for _ in range(depth)) for _ in range(SIZES))
         self.shrink = nn.ModuleList(Shrink(width) for _ in range(SIZES - 1))
         self.up = nn.ModuleList(
             nn.ModuleList(TwoStreams(config, True) for _ in range(depth + (1 if i else 0))) for i in range(SIZES)

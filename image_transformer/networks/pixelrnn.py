@@ -83,7 +83,7 @@ class RowLSTM(nn.Module):
 
 
 class DiagonalBiLSTM(nn.Module):
-    """Along the diagonals from both upper corners: a cell sees those beside it and above it, so all before it (3.2)."""
+    """Along the diagonals from both upper corners: a cell sees those beside it and above it (3.2)."""
 
     def __init__(self, network: RasterNetwork, config: Config) -> None:
         super().__init__()

@@ -13,11 +13,10 @@ from torch.nn.functional import conv2d, pad
 
 from image_transformer.conditions.base import Condition, Given, select
 from image_transformer.config.rivals import Rival
-from image_transformer.geometry.neighbours import neighbour_table
 from image_transformer.geometry.order import IntArray, Layout
 from image_transformer.likelihoods.base import Likelihood, to_unit
-from image_transformer.networks.base import Network, Recomputing
-from image_transformer.networks.skip import LinearSkip
+from image_transformer.networks.base import Network, Recomputing, refuse_unknown
+from image_transformer.networks.skip import LinearSkip, Neighbours
 
 START_IMAGES = 32  # that the scales of the layers are fitted to
 
@@ -36,9 +35,7 @@ class RasterNetwork(Network):
         super().__init__()
         self.config, self.layout = config, layout
         self.groups = layout.channels if layout.sub_pixels else 1
-        for condition in config.conditions:
-            if type(condition) not in self.VECTORS:
-                raise ValueError(f"the {config.family} family cannot be told {condition.noun} ({condition.name})")
+        refuse_unknown(config, self.VECTORS)
         told = config.conditions
         self.vectors = nn.ModuleDict({one.name: self.VECTORS[type(one)](one, config.width) for one in told})
         self.head = self.masked(features, self.groups * likelihood.num_params, 1)
@@ -160,26 +157,20 @@ def exactly(layer: nn.Module, x: Tensor) -> Tensor:
 class Skip(nn.Module):
     """The best linear prediction of a position's means from the nearest pixels."""
 
-    neighbours: Tensor
-    present: Tensor
-
     def __init__(self, layout: Layout, likelihood: Likelihood) -> None:
         super().__init__()
-        table = neighbour_table(layout)
-        self.register_buffer("neighbours", torch.from_numpy(table.clip(0)), persistent=False)
-        self.register_buffer("present", torch.from_numpy(table >= 0), persistent=False)
-        self.linear = LinearSkip(table.shape[1], likelihood, layout.channels)
+        self.near = Neighbours(layout)
+        self.linear = LinearSkip(self.near.num_features, likelihood, layout.channels)
 
     def forward(self, image: Tensor, at: slice) -> Tensor:
         """What to add to the parameters `(b, l, p)` of the positions `at` of uint8 `image` (b, c, h, w)."""
-        features = to_unit(image.flatten(1)[:, self.neighbours[at]], self.linear.bias.dtype) * self.present[at]
-        added: Tensor = self.linear(features, at)
+        added: Tensor = self.linear(self.near(image, at, self.linear.bias.dtype), at)
         return added
 
     @torch.no_grad()
     def fit(self, image: Tensor) -> None:
         values = to_unit(image, torch.float64)
-        self.linear.fit(values.flatten(1)[:, self.neighbours] * self.present, values.flatten(2).transpose(1, 2))
+        self.linear.fit(self.near(image, slice(None), torch.float64), values.flatten(2).transpose(1, 2))
 
 
 class RowByRow(Recomputing):

@@ -1,14 +1,34 @@
-"""A linear skip from a position's features to its means, and its fit in closed form."""
+"""The values of a position's neighbours; a linear skip from features to means, and its fit in closed form."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from image_transformer.likelihoods.base import Likelihood
+from image_transformer.geometry.neighbours import neighbour_table
+from image_transformer.geometry.order import Layout
+from image_transformer.likelihoods.base import Likelihood, to_unit
 
 FIT_PIXELS = 20_000  # enough for the scales, whose fit needs more memory than the regression
 RIDGE = 1e-4  # relative to the variance of values on [-1, 1]
+
+
+class Neighbours(nn.Module):
+    """The values of the generated pixels near each position, `num_features` of them."""
+
+    places: Tensor
+    present: Tensor
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.table = neighbour_table(layout)  # flat places in the image, -1 for none, (l, f)
+        self.num_features = self.table.shape[1]
+        self.register_buffer("places", torch.from_numpy(self.table.clip(0)), persistent=False)
+        self.register_buffer("present", torch.from_numpy(self.table >= 0), persistent=False)
+
+    def forward(self, image: Tensor, at: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        """Values on [-1, 1] at positions `at`, `(b, l, f)`, of `image` (b, c, h, w); 0 where there are none."""
+        return to_unit(image.flatten(1)[:, self.places[at]], dtype) * self.present[at]
 
 
 class LinearSkip(nn.Module):

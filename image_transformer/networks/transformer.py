@@ -20,7 +20,7 @@ from image_transformer.geometry.order import IntArray, Layout
 from image_transformer.geometry.patterns import BoolArray, Near, Sight, attends
 from image_transformer.geometry.schedule import Schedule, as_early_as_possible
 from image_transformer.networks.attention import Attend, TiledAttention
-from image_transformer.networks.base import Network
+from image_transformer.networks.base import Network, refuse_unknown
 from image_transformer.networks.cache import KVCache
 from image_transformer.networks.mixing import Mix, Mixing, MixingCache
 
@@ -86,9 +86,7 @@ class LocalTransformer(Network):
     def __init__(self, config: Transformer, layout: Layout, near: Near | None = None) -> None:
         super().__init__()
         self.config, self.layout, self.near = config, layout, near
-        for condition in config.conditions:
-            if not any(type(condition) in kinds for kinds in (self.VECTORS, self.FEATURES, self.ENCODERS)):
-                raise ValueError(f"the {config.family} family cannot be told {condition.noun} ({condition.name})")
+        refuse_unknown(config, self.VECTORS, self.FEATURES, self.ENCODERS)
         self.attending = tuple(pattern for pattern in config.patterns if attends(pattern))
         tiled = {pattern: TiledAttention(pattern, layout, config.groups) for pattern in self.attending}
         self.tiled = nn.ModuleList(tiled[p] for p in self.attending)  # layers of one pattern share its tables

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from image_transformer.inference.sampling import generate
 from image_transformer.model import ImageModel
 from image_transformer.networks.base import Network
-from image_transformer.reproduce.study import Trial
+from image_transformer.reproduce.study import Result, Trial
 from image_transformer.training.update import Learner
 
 BATCH = 2  # images of a gradient
@@ -22,7 +21,7 @@ ENOUGH = 1.0  # CPU-seconds of measuring
 LONGEST = 30.0  # CPU-seconds for an image, longer ones are not drawn
 
 
-def cost_of(trial: Trial) -> dict[str, Any]:
+def cost_of(trial: Trial) -> Result:
     """GFLOP and CPU-seconds of a gradient, and CPU-seconds to draw, each for one image; one thread, random weights."""
     torch.set_num_threads(1)
     torch.manual_seed(0)

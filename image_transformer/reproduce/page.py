@@ -11,10 +11,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from image_transformer.files import write_atomically
-from image_transformer.reproduce.study import Study, Trial
+from image_transformer.reproduce.study import Result, Study, Trial
 from image_transformer.show.records import Table
-
-Result = dict[str, Any]
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided at this scale"
 SAME = 0.01  # bits/dim that count as none
@@ -198,7 +196,7 @@ def write_page(found: Results, out: Path) -> None:
     if len({dict(one)["processor"] for one in machines}) > 1:
         where.append("CPU-seconds of different processors are not equally long")
     spent = sum(one.get("cpu_seconds", study.seconds) for one in found.lines)
-    some = "" if len(found.lines) >= len(study.trials()) else ", not all of its trials yet"
+    some = "" if len(found.lines) >= study.seeds * len(study.rows) else ", not all of its trials yet"
     text = f"""# {study.title}
 
 {study.question}

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from image_transformer.config.families import FAMILIES
 from image_transformer.config.run import RunConfig, from_dict, to_dict
 from image_transformer.recipes import recipe
 from image_transformer.words import did_you_mean
@@ -26,6 +27,7 @@ EVERY = {  # of the training of every row, if it does not say otherwise
 QUICK_SECONDS, QUICK_ROWS = 1.0, 2
 
 Fields = Mapping[str, Any]
+Result = dict[str, Any]  # what a trial gives: plain numbers for a JSON file
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,6 @@ class Trial:
 
     study: str
     row: str
-    seed: int
-    seconds: float
     config: RunConfig
     images: int
     """Test images that it is scored on."""
@@ -45,17 +45,26 @@ class Trial:
     """train, or cost: what the network costs, untrained."""
 
     @property
+    def seed(self) -> int:
+        return self.config.train.seed
+
+    @property
+    def seconds(self) -> float:
+        """CPU time of the training."""
+        assert self.config.train.minutes is not None
+        return 60 * self.config.train.minutes
+
+    @property
     def key(self) -> str:
         """A digest of all that the result depends on but the code: a trial whose definition changes is run again."""
-        own = to_dict(self.config)
-        usual = to_dict(RunConfig(model=type(self.config.model)()))
+        own, usual = to_dict(self.config), _usual(self.config.model.family)
         fields = {
             f"{room}.{name}": value
             for room in ROOMS
             for name, value in own[room].items()
             if name not in COSMETIC and (name == "family" or value != usual[room][name])
         }
-        what = [fields, self.seed, self.seconds, self.images, self.measures, self.kind]
+        what = [fields, self.images, self.measures, self.kind]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -95,15 +104,14 @@ class Study:
         """All trials, seed by seed; `quick`: two rows of a second on cifar10-mini, to see that everything runs."""
         rows = list(self.rows)[:QUICK_ROWS] if quick else list(self.rows)
         seconds, images = (QUICK_SECONDS, 8) if quick else (self.seconds, self.images)
-        found = []
+        configs, found = {row: self.config(row) for row in rows}, []
         for seed in range(1 if quick else self.seeds):
-            for row in rows:
-                config = self.config(row)
+            for row, config in configs.items():
                 train = replace(config.train, seed=seed, minutes=seconds / 60, validation_images=min(200, images))
                 mini = quick and config.data.source == "cifar10"
                 data = replace(config.data, source="cifar10-mini") if mini else config.data
                 config = replace(config, train=train, data=data)
-                found.append(Trial(self.name, row, seed, seconds, config, images, self.measures, self.kind))
+                found.append(Trial(self.name, row, config, images, self.measures, self.kind))
         return found
 
     def config(self, row: str) -> RunConfig:
@@ -117,6 +125,13 @@ class Study:
                 config[room] = config[room] | dict(part.get(room, {}))
         settled: RunConfig = from_dict(RunConfig, config)
         return settled
+
+
+@lru_cache
+def _usual(family: str) -> dict[str, dict[str, Any]]:
+    """The fields of a run of a family as they are if nothing is said."""
+    usual: dict[str, dict[str, Any]] = to_dict(RunConfig(model=FAMILIES[family]()))
+    return usual
 
 
 @lru_cache

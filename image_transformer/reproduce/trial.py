@@ -7,7 +7,6 @@ import platform
 import subprocess
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,13 +14,11 @@ from image_transformer import __version__, checkpoint
 from image_transformer.inference.scoring import evaluate
 from image_transformer.measures.field import field_of
 from image_transformer.reproduce.cost import cost_of
-from image_transformer.reproduce.study import Trial
+from image_transformer.reproduce.study import Result, Trial
 from image_transformer.show.records import read_metrics
 from image_transformer.training.errors import TrainingError
 from image_transformer.training.loop import settled, train
 from image_transformer.training.run import load_split
-
-Result = dict[str, Any]
 
 
 def run_trial(trial: Trial, folder: Path) -> Result:

@@ -6,7 +6,7 @@ What the numbers mean is not known here. matplotlib takes half a second to impor
 import io
 from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PALETTE = ("#1f6feb", "#e5532d", "#1a9850", "#8250df", "#b58900", "#0e8a9c")
+STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))  # told apart without colours
 GREY, PALE = "#6e7781", "#c9ced4"
 
 
@@ -150,9 +151,6 @@ def spreads(
     return _render(figure)
 
 
-STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))  # told apart without colours
-
-
 def learning_curves(curves: Mapping[str, Sequence[Sequence[tuple[float, float, float]]]]) -> Image.Image:
     """bits/dim over CPU-seconds and over images, of each named list of curves, one for each seed, of (seconds, images,
     bits/dim): their mean, and a band from the lowest to the highest. Named at the end of its line, the lowest last."""
@@ -162,14 +160,14 @@ def learning_curves(curves: Mapping[str, Sequence[Sequence[tuple[float, float, f
     left, right = figure.subplots(1, 2, sharey=True)
     lowest = sorted(curves, key=lambda name: -np.mean([of[-1][2] for of in curves[name]]))
     for number, name in enumerate(lowest):
-        colour, style = PALETTE[number % len(PALETTE)], STYLES[number // len(PALETTE) % len(STYLES)]
+        look = _look(number)
         for axis, axes in enumerate((left, right)):
             seeds = [np.asarray(of, np.float64) for of in curves[name]]
             x = np.linspace(max(of[0, axis] for of in seeds), min(of[-1, axis] for of in seeds), 60)
             y = np.stack([np.interp(x, of[:, axis], of[:, 2]) for of in seeds])
             label = f"{name}  {y[:, -1].mean():.2f}" if axis == 0 else None
-            axes.plot(x, y.mean(0), color=colour, linestyle=style, linewidth=1.6, label=label)
-            axes.fill_between(x, y.min(0), y.max(0), color=colour, alpha=0.15, linewidth=0)
+            axes.plot(x, y.mean(0), **look, linewidth=1.6, label=label)
+            axes.fill_between(x, y.min(0), y.max(0), color=look["color"], alpha=0.15, linewidth=0)
     ends = [of[-1][2] for name in curves for of in curves[name]]
     left.set(xlabel="CPU-seconds of one core", ylabel="bits/dim, validation images", xscale="log")
     left.set_ylim(min(ends) - 0.1, min(max(ends) + 0.4, 8))
@@ -188,11 +186,11 @@ def costs(found: Mapping[str, Sequence[tuple[int, float, float | None]]]) -> Ima
     figure = Figure(figsize=(11, 4.4), dpi=200, layout="constrained")
     left, right = figure.subplots(1, 2)
     for number, (name, points) in enumerate(found.items()):
-        colour, style = PALETTE[number % len(PALETTE)], STYLES[number // len(PALETTE) % len(STYLES)]
+        look = _look(number)
         for axes, axis in ((left, 1), (right, 2)):
             shown = [(point[0] ** 2, point[axis]) for point in points if point[axis] is not None]
             label = name if axis == 1 else None
-            axes.plot(*zip(*shown, strict=True), color=colour, linestyle=style, marker="o", markersize=4, label=label)
+            axes.plot(*zip(*shown, strict=True), **look, marker="o", markersize=4, label=label)
     left.set_ylabel("CPU-seconds of a gradient, one image")
     right.set_ylabel("CPU-seconds to draw one image")
     for axes in (left, right):
@@ -220,6 +218,11 @@ def fields(found: Mapping[str, NDArray[np.float64]], columns: int = 4) -> Image.
         does.imshow(strength, cmap="magma", vmin=-6, vmax=-1)
         may.set_title(name, fontsize=9, loc="left")
     return _render(figure)
+
+
+def _look(number: int) -> dict[str, Any]:
+    """The colour and the style of a line of many."""
+    return {"color": PALETTE[number % len(PALETTE)], "linestyle": STYLES[number // len(PALETTE) % len(STYLES)]}
 
 
 def _hex(colour: tuple[int, int, int]) -> str:

@@ -32,6 +32,8 @@ class Run:
     """The state of a run. Every random draw is a function of (seed, images seen), so it can be stopped and resumed."""
 
     def __init__(self, config: RunConfig, out: Path, *, fresh: bool = True) -> None:
+        if config.train.clock == "cpu" and default_device().type != "cpu":
+            raise ValueError("train.clock cpu counts the processor's time alone: on a GPU, it must be wall")
         self.config, self.out = config, out
         self.data = load_split(config, "train")
         self.validation = load_split(config, "validation").some(config.train.validation_images)
@@ -46,8 +48,6 @@ class Run:
         if fresh and config.train.init:
             self.carried = carry_over(checkpoint.load(config.train.init, "cpu"), model)
         self.learner = Learner(model.to(default_device()), config.train)
-        if config.train.clock == "cpu" and self.learner.device.type != "cpu":
-            raise ValueError("train.clock cpu counts the processor's time alone: on a GPU, it must be wall")
         self.state = State()
         self.log = MetricsLog(out, config.train.tensorboard)
         self.best: float | None = None  # validation bits/dim
