@@ -304,6 +304,13 @@ def test_made_images_hold_the_bits_that_they_are_said_to_hold(name):
     np.testing.assert_array_equal(it.load_data(name, "test").images, splits["test"])
 
 
+def test_made_images_repeat_their_bits_where_they_are_said_to():
+    mirror, twins, bar = (make_splits(name)["test"][:, 0] for name in ("mirror", "twins", "bar"))
+    assert (mirror == mirror[:, :, ::-1]).all() and (mirror[:, :, :8] != mirror[:, :, 8:]).any()
+    assert (twins[:, 1:5, 1:5] == twins[:, 11:15, 11:15]).all() and (twins == 128).mean() == 1 - 32 / 256
+    assert (bar[:, :5] == bar[:, :1]).all() and (bar[:, 11:] == bar[:, :1]).all() and (bar[:, 5:11] == 128).all()
+
+
 # ---- receptive fields ----
 
 

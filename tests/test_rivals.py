@@ -302,6 +302,22 @@ def test_a_rival_draws_what_running_it_whole_draws(name, likelihood):
     assert torch.equal(drawn, it.generate_naive(model, 2, **how)) and torch.equal(drawn[..., mask], known[..., mask])
 
 
+@pytest.mark.parametrize("name", ["row-lstm", "pixelcnn", "gated-pixelcnn"])
+@pytest.mark.parametrize("known_rows", [(), (0, 1, 4)], ids=str)
+def test_a_decoder_by_rows_reads_as_far_up_as_the_network_sees(name, known_rows):
+    """In images taller than that, and where whole rows are given, the first ones too."""
+    model = rival(name, (1, 9, 4))
+    known, mask = random_images(2, (1, 9, 4)), torch.zeros(9, 4, dtype=torch.bool)
+    mask[list(known_rows)] = True
+    how = {"known": known, "known_mask": mask} if known_rows else {}
+    drawn = it.generate(model, 2, **how)
+    assert torch.equal(drawn, it.generate_naive(model, 2, **how))
+    decoder = model.network.decoder(None, 2, model.schedule())
+    positions = torch.arange(36)[~mask.flatten()]
+    stepwise = torch.cat([decoder.step(drawn, at[None]) for at in positions], 1)
+    torch.testing.assert_close(stepwise, model(drawn)[:, positions])  # draws are coarse, parameters are not
+
+
 @pytest.mark.parametrize("name", ["row-lstm", "gated-pixelcnn"])
 def test_rows_are_cached(name, monkeypatch):
     """The rows above are read once a row, not once a pixel."""

@@ -53,8 +53,7 @@ class PixelRNN(RasterNetwork):
         def above(x: Tensor, row: int, last: int, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             if row == 0:
                 return ()
-            first = last if last == row - 1 else 0  # go on from there, or from the top
-            return self._rows(stem(x, first, row), states if first else ())[1]
+            return self._rows(stem(x, max(0, last), row), states)[1]  # goes on from there
 
         def along(x: Tensor, row: int, states: tuple[Tensor, ...]) -> Tensor:
             return self._rows(stem(x, row, row + 1), states)[0]
