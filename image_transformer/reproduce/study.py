@@ -144,7 +144,7 @@ def _study(name: str, fields: dict[str, Any]) -> Study:
     sweep = fields.pop("sweep", None)
     if sweep:  # a row for each rate of each recipe
         fields["rows"] = {
-            f"{one} {lr:g}": {"recipe": one, "train": {"lr": lr}} for one in sweep["recipes"] for lr in sweep["lr"]
+            f"{one} {lr:g}": {"recipe": one, "train": {"lr": lr}} for one, rates in sweep.items() for lr in rates
         }
     sides = fields.pop("sides", [])
     if sides:  # each row once for each size
