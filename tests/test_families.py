@@ -16,6 +16,7 @@ from image_transformer.geometry.patterns import Full, Local1D, Near
 from image_transformer.inference.scoring import bits_per_dim
 from image_transformer.model import ImageModel
 from image_transformer.networks.mixing import Mixing
+from image_transformer.networks.noise import Dropout
 from image_transformer.networks.transformer import Reach
 
 SHAPE = (3, 4, 5)
@@ -111,8 +112,8 @@ def test_paper_head_and_initialisation():
 def test_dropout_acts_on_the_input_and_on_every_residual_branch(family, monkeypatch):
     model = make_model((Raster(), (Full(),) * 3), SHAPE, family=family, dropout=0.5).train()
     calls = []
-    forward = nn.Dropout.forward
-    monkeypatch.setattr(nn.Dropout, "forward", lambda module, x: (calls.append(module.p), forward(module, x))[1])
+    forward = Dropout.forward
+    monkeypatch.setattr(Dropout, "forward", lambda module, x: (calls.append(module.p), forward(module, x))[1])
     model(random_images(1, SHAPE))
     assert calls == [0.5] * (1 + 2 * 3)
 

@@ -325,13 +325,16 @@ def one_process(tmp_path):
     distributed.destroy_process_group()
 
 
+KEYS = torch.arange(3, dtype=torch.int32)
+
+
 def loss_of(family, likelihood):
     """A model that is told all there is, its loss, a batch, and the plain gradients."""
     scheme = (Raster(), (Full(), Local1D(4, 3)))
     model = make_model(scheme, (3, 4, 6), family=family, likelihood=likelihood, classes=("a", "b"), factor=2)
     loss, images = Loss(model), random_images(3, (3, 4, 6))
     given = model.given(3, {"label": [0, 1, 1], "low": it.box_mean(images, 2)})
-    return model, loss, images, given, torch.autograd.grad(loss(images, given), list(model.parameters()))
+    return model, loss, images, given, torch.autograd.grad(loss(images, given, KEYS), list(model.parameters()))
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -342,7 +345,7 @@ def test_the_loss_can_be_replicated(family, likelihood, one_process):
     wrapped = DistributedDataParallel(loss)
     for _ in range(2):  # the second pass raises if a weight of the first was not reduced
         model.zero_grad()
-        wrapped(images, given).backward()
+        wrapped(images, given, KEYS).backward()
         for expected, (name, weight) in zip(plain, model.named_parameters(), strict=True):
             torch.testing.assert_close(weight.grad, expected, msg=name)
             assert expected.abs().sum() > 0, name
@@ -357,7 +360,7 @@ def test_the_loss_can_be_sharded(family, one_process):
         fully_shard(block)
         register_fsdp_forward_method(block, "remember")
     fully_shard(loss)
-    loss(images, given).backward()
+    loss(images, given, KEYS).backward()
     for expected, (name, weight) in zip(plain, model.named_parameters(), strict=True):
         torch.testing.assert_close(weight.grad.full_tensor(), expected, msg=name)
 

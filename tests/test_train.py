@@ -30,6 +30,7 @@ from image_transformer.geometry.orientation import EIGHT
 from image_transformer.geometry.patterns import Local1D
 from image_transformer.networks.modern import ModernTransformer
 from image_transformer.show.records import read_metrics
+from image_transformer.networks.noise import tell_keys
 from image_transformer.training.batches import random_seed
 from image_transformer.training.errors import Interrupted, TrainingError
 from image_transformer.training.loop import train
@@ -119,18 +120,17 @@ def test_resumed_run_knows_the_best_score_so_far(config, tmp_path):
 
 @pytest.mark.slow
 def test_a_compiled_loss_has_the_gradients_of_the_plain_one_and_is_compiled_once(config, tmp_path):
-    model = replace(config.model, dropout=0.0)  # its noise differs
-    run = Run(replace(config, model=model, train=replace(config.train, compile="on", bf16="off")), tmp_path / "run")
+    run = Run(replace(config, train=replace(config.train, compile="on", bf16="off", noise=0.5)), tmp_path / "run")
     for _ in range(2):
         run.update()
-    images = run.batch(0, 2)[0]
+    views = run.batch(0, 2)
     parameters = list(run.learner.model.parameters())
     with (
         torch.compiler.set_stance("fail_on_recompile"),
         torch.autocast("cpu", torch.bfloat16, enabled=run.learner.bf16),
     ):
-        plain = torch.autograd.grad(run.learner.loss(images, {}), parameters)
-        fast = torch.autograd.grad(run.learner.call(images, {}), parameters)
+        plain = torch.autograd.grad(run.learner.loss(*views), parameters)
+        fast = torch.autograd.grad(run.learner.call(*views), parameters)
     with torch.compiler.set_stance("fail_on_recompile"):
         run.update()
     torch.testing.assert_close(plain, fast, rtol=1e-3, atol=1e-5)
@@ -183,14 +183,12 @@ def test_clipping_bounds_the_gradient(config, tmp_path, monkeypatch):
 
 
 def test_accumulated_gradients_equal_one_batch(config, tmp_path):
-    """The gradients themselves: what an update makes of them may not depend on their size. Without dropout, which
-    draws other noise for other passes."""
+    """The gradients themselves: what an update makes of them may not depend on their size. With dropout and noise,
+    which are functions of the image."""
     gradients = []
     for micro in (None, 1, 2):
-        training = replace(config.train, micro_batch=micro, bf16="off")
-        run = Run(
-            replace(config, model=replace(config.model, dropout=0.0), train=training), tmp_path / f"micro-{micro}"
-        )
+        training = replace(config.train, micro_batch=micro, bf16="off", noise=0.5)
+        run = Run(replace(config, train=training), tmp_path / f"micro-{micro}")
         run.learner.accumulate(run.passes())
         gradients.append(torch.cat([p.grad.flatten() for p in run.learner.model.parameters()]))
     assert gradients[0].norm() > 0.1
@@ -430,27 +428,26 @@ def test_every_parameter_is_optimised_once(optimizer):
 
 
 def test_noise_reaches_a_share_of_the_pixels_of_half_of_the_images_and_no_target(config, tmp_path):
-    torch.manual_seed(0)
-    images = torch.full((400, 3, 8, 8), 128, dtype=torch.uint8)
-    moved = noisy(images, 0.25, 20.0).float() - 128
+    images, keys = torch.full((400, 3, 8, 8), 128, dtype=torch.uint8), torch.arange(400, dtype=torch.int32)
+    moved = noisy(images, keys, 0.25, 20.0).float() - 128
     pixels = (moved != 0).any(1)
     touched = pixels.flatten(1).any(1)
     assert 0.4 < touched.float().mean() < 0.6
     assert 0.2 < pixels[touched].float().mean() < 0.25  # noise of small deviations rounds to nothing
     spread = moved[touched].transpose(0, 1)[:, pixels[touched]].std()
     assert 9 < spread < 14  # of a deviation that is uniform up to 20: 20 / sqrt(3)
-    assert torch.equal(noisy(images, 0.0, 20.0), images)
+    assert torch.equal(noisy(images, keys, 0.0, 20.0), images)
     model = make_model()
     clean, seen = random_images(2, (3, 5, 4), seed=1), random_images(2, (3, 5, 4), seed=2)
     params, values = model(seen), clean.flatten(1)[:, model.values]
     expected = model.likelihood.log_prob(params, values)
     torch.testing.assert_close(model.score(clean, {}, seen=seen).sum(), expected.sum())
     run = Run(replace(config, train=replace(config.train, noise=0.5, bf16="off")), tmp_path / "run")
-    images, given = run.batch(0, 4)
-    found = run.learner.accumulate([lambda: (torch.manual_seed(5), (images, given))[1]])
-    torch.manual_seed(5)
-    seen = noisy(images, 0.5, 15.0)
+    images, given, keys = run.batch(0, 4)
+    found = run.learner.accumulate([lambda: (images, given, keys)])
+    seen = noisy(images, keys, 0.5, 15.0)
     assert not torch.equal(seen, images)
+    tell_keys(run.learner.model, keys)
     expected = -run.learner.model.score(images, given, seen=seen).mean() / math.log(2)
     torch.testing.assert_close(found, expected.detach())
 
@@ -502,7 +499,7 @@ def test_orthogonal_draws_singular_values_to_one_and_keeps_the_directions():
 
 
 def test_seeds_differ_by_purpose_and_number():
-    seeds = [random_seed(s, what, n) for s in (0, 1) for what in ("weights", "order", "dropout") for n in (0, 1, 2)]
+    seeds = [random_seed(s, what, n) for s in (0, 1) for what in ("weights", "order", "noise") for n in (0, 1, 2)]
     assert len(set(seeds)) == len(seeds)
     assert random_seed(3, "order", 5) == random_seed(3, "order", 5)
 

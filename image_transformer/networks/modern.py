@@ -26,6 +26,7 @@ from image_transformer.geometry.order import Layout
 from image_transformer.geometry.patterns import Near, attends
 from image_transformer.likelihoods.base import Likelihood, to_unit
 from image_transformer.networks.attention import Attend, full_attention
+from image_transformer.networks.noise import Dropout
 from image_transformer.networks.skip import LinearSkip, Neighbours
 from image_transformer.networks.transformer import Context, KeysValues, LocalTransformer, Reach, Vector
 
@@ -62,7 +63,7 @@ class ModernTransformer(LocalTransformer):
         self.vectors = self.readers(self.VECTORS, width)
         for embedding in (self.rows, self.columns, self.channels, *self.vectors.values()):
             nn.init.normal_(embedding.weight, std=0.02)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.rotary = Rotary2D(p.row, p.col, config.head_width)
         self.encoders = self.readers(self.ENCODERS, config)
         cross = len(self.encoders) > 0
@@ -193,7 +194,7 @@ class Encoder(nn.Module):
         factor, centre = condition.factor, (condition.factor - 1) / 2
         self.rotary = Rotary2D(factor * row + centre, factor * col + centre, config.head_width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.encoder_depth))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, low: Tensor) -> tuple[Tensor, Rotation]:
         """States `(b, m, d)` of the pixels of uint8 `low` (b, c, h / f, w / f), row by row, and their rotations."""
@@ -254,7 +255,7 @@ class Block(nn.Module):
         self.gate_up = nn.Linear(config.width, 2 * config.feed_forward, bias=False)
         self.down = nn.Linear(config.feed_forward, config.width, bias=False)
         nn.init.zeros_(self.down.weight)
-        self.dropout = nn.Dropout(config.dropout)
+        self.drop_attention, self.drop_cross, self.drop = (Dropout(config.dropout) for _ in range(3))
 
     def remember(self, states: Tensor, rotate: Rotation) -> KeysValues:
         """What an encoder's states `(b, m, d)` are to this layer: `memory` of `forward`."""
@@ -263,14 +264,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotate: Rotation, reach: Reach, memory: KeysValues | None = None) -> Tensor:
         if self.attention is not None and reach.attend is not None:
-            x = x + self.dropout(self.attention(_norm(x), rotate, reach.attend))
+            x = x + self.drop_attention(self.attention(_norm(x), rotate, reach.attend))
         if self.cross is not None and memory is not None:
-            x = x + self.dropout(self.cross(_norm(x), rotate, memory))
+            x = x + self.drop_cross(self.cross(_norm(x), rotate, memory))
         seen = _norm(x)
         if self.mix is not None and reach.mix is not None:
             seen = reach.mix(seen, self.mix)
         gate, up = self.gate_up(seen).chunk(2, -1)
-        return x + self.dropout(self.down(silu(gate) * up))
+        return x + self.drop(self.down(silu(gate) * up))
 
 
 class SelfAttention(nn.Module):

@@ -24,6 +24,7 @@ from image_transformer.geometry.order import Layout, Raster
 from image_transformer.geometry.order import layout as find_layout
 from image_transformer.likelihoods.base import Likelihood, to_unit
 from image_transformer.networks.attention import Attend, full_attention
+from image_transformer.networks.noise import Dropout
 from image_transformer.networks.transformer import Context, KeysValues, LocalTransformer, Reach, Vector
 
 LN_EPS = 1e-6
@@ -45,7 +46,7 @@ class PaperTransformer(LocalTransformer):
         self.embed = (SubPixelEmbedding if layout.sub_pixels else PixelEmbedding)(layout.channels, width)
         self.positions = _positions(config, layout)
         self.vectors = self.readers(self.VECTORS, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.encoders = self.readers(self.ENCODERS, config)
         self.blocks = nn.ModuleList(Block(config, cross=len(self.encoders) > 0) for _ in range(config.depth))
         self.head = nn.Linear(width, likelihood.num_params, bias=layout.sub_pixels)
@@ -93,7 +94,7 @@ class Encoder(nn.Module):
         self.num_states = layout.num_positions
         self.embed = SubPixelEmbedding(layout.channels, config.width)
         self.positions = _positions(config, layout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.encoder_depth))
         self.register_buffer("values", torch.from_numpy(layout.values), persistent=False)
         self.register_buffer("channel", torch.from_numpy(layout.positions.channel), persistent=False)
@@ -202,7 +203,7 @@ class Block(nn.Module):
         self.norm_attention = nn.LayerNorm(config.width, eps=LN_EPS)
         self.norm_cross = nn.LayerNorm(config.width, eps=LN_EPS) if cross else None
         self.norm_feed_forward = nn.LayerNorm(config.width, eps=LN_EPS)
-        self.dropout = nn.Dropout(config.dropout)
+        self.drop_attention, self.drop_cross, self.drop = (Dropout(config.dropout) for _ in range(3))
 
     def remember(self, states: Tensor) -> KeysValues:
         """What an encoder's states `(b, m, d)` are to this layer: `memory` of `forward`."""
@@ -210,10 +211,10 @@ class Block(nn.Module):
         return self.cross.keys_and_values(states)
 
     def forward(self, x: Tensor, attend: Attend, memory: KeysValues | None = None) -> Tensor:
-        x = self.norm_attention(x + self.dropout(self.attention(x, *self.attention.keys_and_values(x), attend)))
+        x = self.norm_attention(x + self.drop_attention(self.attention(x, *self.attention.keys_and_values(x), attend)))
         if self.cross is not None and self.norm_cross is not None and memory is not None:
-            x = self.norm_cross(x + self.dropout(self.cross(x, *memory, full_attention)))
-        return self.norm_feed_forward(x + self.dropout(self.feed_forward(x)))
+            x = self.norm_cross(x + self.drop_cross(self.cross(x, *memory, full_attention)))
+        return self.norm_feed_forward(x + self.drop(self.feed_forward(x)))
 
 
 class Attention(nn.Module):

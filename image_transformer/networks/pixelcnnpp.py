@@ -16,6 +16,7 @@ from image_transformer.conditions.label import Label
 from image_transformer.config.rivals import PixelCNNpp as Config
 from image_transformer.geometry.order import Layout
 from image_transformer.likelihoods.base import Likelihood
+from image_transformer.networks.noise import Dropout
 from image_transformer.networks.raster import RasterNetwork, exactly
 from image_transformer.networks.transformer import Vector
 
@@ -96,7 +97,7 @@ class Residual(nn.Module):
         width = config.width
         self.first = CausalConv(2 * width, width, kernel)
         self.other = nn.Conv2d(2 * others * width, width, 1) if others else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.second = CausalConv(2 * width, 2 * width, kernel)
         self.second.start = 0.1  # as in the authors' code
         self.by_class = nn.Linear(width, 2 * width, bias=False) if config.conditions else None

@@ -31,7 +31,7 @@ def cost_of(trial: Trial) -> Result:
     images = torch.randint(0, 256, (BATCH, *config.model.shape), dtype=torch.uint8)
 
     def gradient() -> None:
-        learner.accumulate([lambda: (images, {})])
+        learner.accumulate([lambda: (images, {}, torch.arange(BATCH, dtype=torch.int32))])
 
     with FlopCounterMode(display=False) as counted:
         gradient()

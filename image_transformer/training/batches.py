@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from image_transformer.config.data import DataConfig
 from image_transformer.data.images import ImageData
 
-PURPOSES = ("weights", "order", "dropout", "flips")
+PURPOSES = ("weights", "order", "noise", "flips")
 
 
 class Batches:
@@ -42,6 +42,6 @@ class Batches:
 
 
 def random_seed(seed: int, what: str, number: int = 0) -> int:
-    """A seed for one purpose (weights, order, dropout, flips), as a pure function of its arguments."""
+    """A seed for one purpose (weights, order, noise, flips), as a pure function of its arguments."""
     sequence = np.random.SeedSequence([seed, PURPOSES.index(what), number])
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)

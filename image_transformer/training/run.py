@@ -14,7 +14,6 @@ from torch import Tensor
 
 from image_transformer import __version__, checkpoint
 from image_transformer.checkpoint import State, default_device
-from image_transformer.conditions.base import Given
 from image_transformer.config.run import RunConfig
 from image_transformer.data.images import ImageData
 from image_transformer.data.loading import load_data
@@ -23,13 +22,13 @@ from image_transformer.training.batches import Batches, random_seed
 from image_transformer.training.carry import carry_over
 from image_transformer.training.errors import TrainingError
 from image_transformer.training.log import MetricsLog
-from image_transformer.training.update import Learner, Pass, Reading
+from image_transformer.training.update import Learner, Pass, Reading, Views
 
 START_PIXELS = 500 * 32 * 32  # pixels that the closed-form start is fitted to
 
 
 class Run:
-    """The state of a run. Every random draw is a function of (seed, images seen), so it can be stopped and resumed."""
+    """The state of a run. Every random draw is a function of the seed and the number of the view that it is for."""
 
     def __init__(self, config: RunConfig, out: Path, *, fresh: bool = True) -> None:
         if config.train.clock == "cpu" and default_device().type != "cpu":
@@ -90,22 +89,19 @@ class Run:
         self.state = State(images_seen=seen + self.config.train.batch, seconds=self.state.seconds + seconds)
         self.window.append((math.nan, seconds))
 
-    def batch(self, first: int, count: int) -> tuple[Tensor, Given]:
-        """The views `first` to `first + count` of the run, uint8 (count, c, h, w), and their conditions."""
+    def batch(self, first: int, count: int) -> Views:
+        """The views `first` to `first + count` of the run, uint8 (count, c, h, w), their conditions and noise's keys."""
         views = self.batches.take(first, count)
         given = {name: self._to_device(value) for name, value in self.learner.model.of(views).items()}
-        return self._to_device(torch.from_numpy(views.images)), given
+        seeds = [random_seed(self.config.train.seed, "noise", n) >> 32 for n in range(first, first + count)]
+        keys = torch.tensor(seeds, dtype=torch.int32)
+        return self._to_device(torch.from_numpy(views.images)), given, self._to_device(keys)
 
     def passes(self) -> list[Pass]:
-        """The passes of the next update: `micro_batch` images each, and the noise of their own."""
+        """The passes of the next update, of `micro_batch` images each."""
         train, seen = self.config.train, self.state.images_seen
         size = train.micro_batch or train.batch
-
-        def make(first: int) -> tuple[Tensor, Given]:
-            torch.manual_seed(random_seed(train.seed, "dropout", first))
-            return self.batch(first, size)
-
-        return [partial(make, seen + first) for first in range(0, train.batch, size)]
+        return [partial(self.batch, seen + first, size) for first in range(0, train.batch, size)]
 
     def _to_device(self, part: Tensor) -> Tensor:
         device = self.learner.device

@@ -14,32 +14,38 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from image_transformer.conditions.base import Given
 from image_transformer.config.train import TrainConfig
 from image_transformer.model import ImageModel
+from image_transformer.networks.noise import normal, tell_keys, uniform
 from image_transformer.training.optim import make_optimizers, set_learning_rates
 
-Pass = Callable[[], tuple[Tensor, Given]]  # seeds the noise of one pass, and gives its images and their conditions
+Views = tuple[Tensor, Given, Tensor]  # images, their conditions, and the keys of their noise
+Pass = Callable[[], Views]
+NOISE = 1 << 20  # the first stream of `noisy`: those before it are for dropout
 
 
 class Loss(nn.Module):
     """bits/dim of a batch: every weight of the model is used inside its `forward`, so it can be wrapped as a whole."""
 
-    def __init__(self, model: ImageModel) -> None:
+    def __init__(self, model: ImageModel, noise: float = 0.0, levels: float = 0.0) -> None:
+        """noise, levels: what `noisy` does to the images that the model sees."""
         super().__init__()
-        self.model = model
+        self.model, self.noise, self.levels = model, noise, levels
 
-    def forward(self, images: Tensor, given: Given, seen: Tensor | None = None) -> Tensor:
-        """Mean bits/dim, a scalar, of uint8 `images` (b, c, h, w) and their conditions; `seen` as in `score`."""
+    def forward(self, images: Tensor, given: Given, keys: Tensor) -> Tensor:
+        """Mean bits/dim, a scalar, of uint8 `images` (b, c, h, w), their conditions, and the keys of their noise (b,)."""
+        tell_keys(self.model, keys)
+        seen = noisy(images, keys, self.noise, self.levels) if self.noise else None
         return -self.model.score(images, given, seen=seen).mean() / math.log(2)
 
 
-def noisy(images: Tensor, share: float, levels: float) -> Tensor:
+def noisy(images: Tensor, keys: Tensor, share: float, levels: float) -> Tensor:
     """Uint8 `images` (b, c, h, w), half of them with Gaussian noise on a `share` of their pixels.
 
-    Its standard deviation is uniform between 0 and `levels`, one for each image.
+    Its standard deviation is uniform between 0 and `levels`, one for each image. keys: as in `noise.uniform`.
     """
-    b, _, h, w = images.shape
-    draw = torch.rand(2, b, 1, 1, 1, device=images.device)
-    where = (torch.rand(b, 1, h, w, device=images.device) < share) & (draw[0] < 0.5)
-    moved = images + torch.randn(images.shape, device=images.device) * levels * draw[1]
+    b, c, h, w = images.shape
+    chosen, sigma = uniform(keys, NOISE, 2).view(b, 2, 1, 1, 1).unbind(1)
+    where = (uniform(keys, NOISE + 1, h * w).view(b, 1, h, w) < share) & (chosen < 0.5)
+    moved = images + normal(keys, NOISE + 2, c * h * w).view(b, c, h, w) * levels * sigma
     return torch.where(where, moved.round().clamp(0, 255).to(torch.uint8), images)
 
 
@@ -48,7 +54,7 @@ class Learner:
 
     def __init__(self, model: ImageModel, config: TrainConfig) -> None:
         self.model, self.config, self.device = model.train(), config, model.device
-        self.loss = Loss(model)
+        self.loss = Loss(model, config.noise, config.noise_levels)
         self.call = compiled(self.loss) if use_compile(config, self.device) else self.loss
         self.bf16 = use_bf16(config, self.device)
         self.optimizers = make_optimizers(model, config, self.bf16)
@@ -82,11 +88,8 @@ class Learner:
         """Add the gradient of the mean nats a sub-pixel over all passes; returns their mean bits/dim."""
         total = torch.zeros((), device=self.device)
         for make in passes:
-            images, given = make()
-            noise = self.config.noise
-            seen = noisy(images, noise, self.config.noise_levels) if noise else None
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                bits_per_dim = self.call(images, given, seen) / len(passes)
+                bits_per_dim = self.call(*make()) / len(passes)
             (bits_per_dim * math.log(2)).backward()
             total += bits_per_dim.detach()
         return total
