@@ -56,6 +56,7 @@ class State:
     images_seen: int = 0
     seconds: float = 0.0
     validation_bpd: float | None = None
+    left_out: int = 0  # updates whose loss or gradient was not finite
     format: int = FORMAT
 
 
@@ -67,7 +68,7 @@ def save(
     home.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(dict(training), buffer)
-    files = {**_model_files(config, state, weights), "training.pt": buffer.getvalue()}
+    files = {**model_files(config, state, weights), "training.pt": buffer.getvalue()}
     before = [folder for folder in checkpoints(run) if _number(folder)[0] == state.images_seen]
     folder = home / (f"{name}-{_number(before[-1])[1] + 1}" if before else name)
     try:
@@ -102,11 +103,11 @@ def export(path: str | Path, out: str | Path, *, temperature: float | None = Non
         state = replace(state, validation_bpd=None)
         config = replace(config, model=replace(config.model, temperature=temperature))
     out.parent.mkdir(parents=True, exist_ok=True)
-    _write_folder(out, _model_files(config, state, rounded))
+    _write_folder(out, model_files(config, state, rounded))
     return out
 
 
-def _model_files(config: RunConfig, state: State, weights: Mapping[str, Tensor]) -> dict[str, bytes]:
+def model_files(config: RunConfig, state: State, weights: Mapping[str, Tensor]) -> dict[str, bytes]:
     """The files of a checkpoint that say what its model is."""
     return {
         "model.safetensors": safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in weights.items()}),

@@ -1,16 +1,26 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that one process has to itself."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
+
+from image_transformer.processes import processes
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write the file, and its folder where missing; a reader meets the old content or the new one.
 
-    Raises OSError, naming the file, if it cannot be written; then nothing is left behind.
+    Of several processes that work together, the first one writes. Raises OSError, naming the file, if it cannot be
+    written; then nothing is left behind.
     """
+    if not processes().first:
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -21,3 +31,57 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class InUseError(OSError):
+    """Another process has locked the folder."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Have `folder` to oneself, made if need be: its file `.lock` says who has it, and is locked until that one ends.
+
+    Raises InUseError, naming the process, while another one has it. Where files cannot be locked, nothing is checked.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUseError(f"{folder} is in use by {_read(file)}") from None
+        except OSError:  # a file system without locks
+            yield
+            return
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            if [path.name for path in folder.iterdir()] == [".lock"]:  # nothing came of it
+                shutil.rmtree(folder)
+
+
+def user_of(folder: Path) -> str | None:
+    """Who has `folder` to itself now, as in "process 17 on host"; None if nobody has, or that cannot be known."""
+    try:
+        import fcntl
+
+        with (folder / ".lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _read(file)
+    except (ImportError, OSError):
+        pass
+    return None
+
+
+def _read(file: TextIO) -> str:
+    file.seek(0)
+    return file.read().strip() or "another process"

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model, random_images
-from torch import nn
 from torch.nn.functional import layer_norm, linear, pad, relu, scaled_dot_product_attention, silu
 
 from image_transformer.config.model import Modern, Paper

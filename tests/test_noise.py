@@ -1,10 +1,10 @@
-"""Noise is a function of the image, the layer and the place, alike in every batch; and it is as random as it should be."""
+"""Noise is a function of the image, the layer and the place, alike in every batch; and it is random enough."""
 
 import numpy as np
 import pytest
 import torch
-
 from conftest import make_model, random_images
+
 from image_transformer.config.rivals import PixelCNNpp
 from image_transformer.model import ImageModel
 from image_transformer.networks.noise import Dropout, normal, tell_keys, uniform
@@ -42,7 +42,9 @@ def test_uniform_and_normal_numbers_are_what_they_say():
         assert agreement.abs() < 5 / flat.numel() ** 0.5
     bell = normal(keys, 7, 500).double()
     moments = [bell.mean(), bell.square().mean() - 1, bell.pow(3).mean(), bell.pow(4).mean() - 3]
-    assert all(abs(m) < 5 * s / bell.numel() ** 0.5 for m, s in zip(moments, (1, 2**0.5, 15**0.5, 96**0.5), strict=True))
+    assert all(
+        abs(m) < 5 * s / bell.numel() ** 0.5 for m, s in zip(moments, (1, 2**0.5, 15**0.5, 96**0.5), strict=True)
+    )
 
 
 def test_dropout_keeps_the_share_and_the_mean():

@@ -247,7 +247,7 @@ def test_two_commands_do_not_write_into_one_folder(world, capsys):
     with (world / "out" / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert main(["reproduce", "sizes", "--out", "out"]) == 2
-    assert "another reproduce writes into out" in capsys.readouterr().err
+    assert "out is in use by another process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("plot", ["bars", "curves", "fields"])

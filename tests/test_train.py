@@ -29,8 +29,8 @@ from image_transformer.config.train import TrainConfig
 from image_transformer.geometry.orientation import EIGHT
 from image_transformer.geometry.patterns import Local1D
 from image_transformer.networks.modern import ModernTransformer
-from image_transformer.show.records import read_metrics
 from image_transformer.networks.noise import tell_keys
+from image_transformer.show.records import read_metrics
 from image_transformer.training.batches import random_seed
 from image_transformer.training.errors import Interrupted, TrainingError
 from image_transformer.training.loop import train
@@ -105,7 +105,7 @@ def test_the_clock_of_the_processor_does_not_count_waiting(config, tmp_path, mon
     config = replace(config, train=replace(config.train, clock=clock, minutes=100.0))
     run = Run(config, tmp_path / "run")
     passes = run.passes
-    monkeypatch.setattr(run, "passes", lambda: (time.sleep(0.5), passes())[1])
+    monkeypatch.setattr(run, "passes", lambda seen: (time.sleep(0.5), passes(seen))[1])
     run.update()
     assert (run.state.seconds >= 0.5) == (clock == "wall")
     assert run.progress == max(run.state.images_seen / config.train.images, run.state.seconds / 6000)
@@ -189,7 +189,7 @@ def test_accumulated_gradients_equal_one_batch(config, tmp_path):
     for micro in (None, 1, 2):
         training = replace(config.train, micro_batch=micro, bf16="off", noise=0.5)
         run = Run(replace(config, train=training), tmp_path / f"micro-{micro}")
-        run.learner.accumulate(run.passes())
+        run.learner.accumulate(run.passes(0))
         gradients.append(torch.cat([p.grad.flatten() for p in run.learner.model.parameters()]))
     assert gradients[0].norm() > 0.1
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)

@@ -5,18 +5,23 @@ A verb is a file beside this one with a function `run`. Only what a verb needs i
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from importlib import import_module
 from textwrap import shorten
 
 from image_transformer import __version__
 from image_transformer.cli import UsageError
+from image_transformer.processes import together
 from image_transformer.words import did_you_mean
 
 VERBS = (
     "demo", "models", "recipes", "train", "evaluate", "report", "sample", "complete", "superres", "export", "reproduce",
 )  # fmt: skip
+SHARED = ("train", "evaluate", "report", "sample", "complete", "superres")  # with the processes of torchrun
 LONGEST = 1000  # characters of an error: a compiler's can fill a book
 USAGE = """usage: image-transformer VERB ...
 
@@ -47,19 +52,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _dispatch(args)
     except UsageError as error:
-        print(f"image-transformer: {error}", file=sys.stderr)
+        _complain(error)
         return 2
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stdout = None
         return 0
     except KeyboardInterrupt as stop:
-        print(f"image-transformer: {stop if str(stop) else 'interrupted'}", file=sys.stderr)
-        return 130
+        _complain(stop if str(stop) else "interrupted")
+        return 128 + getattr(stop, "number", signal.SIGINT)  # as a shell says it: schedulers know 143 as preemption
     except Exception as error:
         if debug:
             raise
         message = shorten(str(error), LONGEST, placeholder=" ... (--debug shows the rest)") or type(error).__name__
-        print(f"image-transformer: {message}", file=sys.stderr)
+        _complain(message)
         return 1
     return 0
 
@@ -70,9 +75,27 @@ def _dispatch(args: list[str]) -> None:
     elif args[0] == "--version":
         print(__version__)
     elif args[0] in VERBS:
-        import_module(f"image_transformer.cli.{args[0]}").run(args[1:])
+        _run(args[0], args[1:])
     else:
         raise UsageError(f"unknown verb {args[0]!r}; {did_you_mean(args[0], VERBS)}")
+
+
+def _run(verb: str, args: list[str]) -> None:
+    """The verb, done together by all processes that `torchrun` has started; the first one prints."""
+    with together() as processes, ExitStack() as silence:
+        if processes.several and verb not in SHARED:
+            raise UsageError(f"{verb} is done by one process: start it without torchrun")
+        if not processes.first:
+            nowhere = silence.enter_context(open(os.devnull, "w"))
+            silence.enter_context(redirect_stdout(nowhere))
+            silence.enter_context(redirect_stderr(nowhere))
+        import_module(f"image_transformer.cli.{verb}").run(args)
+
+
+def _complain(what: object) -> None:
+    rank = os.environ.get("RANK", "0") if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "0"
+    who = "image-transformer" if rank == "0" else f"image-transformer, process {rank}"
+    print(f"{who}: {what}", file=sys.stderr)
 
 
 def run() -> None:

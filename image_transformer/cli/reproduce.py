@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from image_transformer.cli import UsageError
 from image_transformer.cli.flags import at_least, parse, say
-from image_transformer.files import write_atomically
+from image_transformer.files import locked, write_atomically
 
 if TYPE_CHECKING:
     from image_transformer.reproduce.study import Result, Study, Trial
@@ -55,8 +54,7 @@ def run(args: list[str]) -> None:
         raise UsageError(str(error)) from None
 
     out = chosen.out / "quick" if chosen.quick else chosen.out
-    out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
+    with locked(out):
         trials = {one: {trial.key: trial for trial in one.trials(chosen.quick)} for one in studies().values()}
         known = {key: line for one in trials for key, line in _read(out, one).items()}  # some serve several studies
         todo = {key: trial for one in wanted for key, trial in trials[one].items() if key not in known}
@@ -135,19 +133,3 @@ def _read(out: Path, one: Study) -> dict[str, Result]:
 def _write(out: Path, one: Study, lines: dict[str, Result]) -> None:
     text = ",\n".join(f"{json.dumps(key)}: {json.dumps(line)}" for key, line in lines.items())
     write_atomically(out / f"{one.name}.json", f"{{\n{text}\n}}\n".encode())
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else writes here meanwhile; where files cannot be locked, that is not checked."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(f"another reproduce writes into {folder}") from None
-        yield

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import os
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +56,22 @@ def run(args: list[str]) -> None:
     rest = [ALIASES.get(flag, flag) + equals + value for flag, equals, value in parts]
     chosen = parse_run(name, rest, base)
     out = chosen.out or Path("runs") / base.recipe
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and (out / "config.yaml").exists()
+    chosen = replace(chosen, resume=chosen.resume or again)  # torchrun has brought the same command back
     if chosen.resume and (out / "config.yaml").exists():  # the run's own values, not the recipe's, are the defaults
         saved = load_config(out / "config.yaml")
         if saved.recipe != base.recipe:
             raise ValueError(f"{out} is a run of the recipe {saved.recipe}, not of {base.recipe}")
-        chosen = parse_run(name, rest, saved)
+        chosen = replace(parse_run(name, rest, saved), resume=True)
 
     from image_transformer.training.errors import Interrupted
     from image_transformer.training.loop import train
 
-    again = f"image-transformer train {name} --out {out} --resume"
+    onward = f"image-transformer train {name} --out {out} --resume"
     try:
         best = train(RunConfig(base.recipe, chosen.model, chosen.data, chosen.train), out, resume=chosen.resume)
     except Interrupted as stop:
-        raise Interrupted(f"{stop}; go on with: {again}") from None
+        raise Interrupted(f"{stop}; go on with: {onward}", stop.number) from None
     print(f"best checkpoint: {best}\nreport: {out / 'report.html'}\nnext: image-transformer evaluate {out}")
 
 

@@ -38,6 +38,8 @@ class TrainConfig:
     """Last fraction of the training over which the learning rate falls to zero (wsd)."""
     clip: float | None = None
     """Largest gradient norm; none if not given."""
+    max_left_out: int = 10
+    """How many updates in a row are left out because loss or gradient is not finite; one more ends the training."""
     ema: float | None = None
     """Decay per update of a moving average of the weights, which is then what is evaluated and saved for use."""
     noise: float = 0.0
@@ -74,7 +76,7 @@ class TrainConfig:
             self, "train", 1, "images", "batch", "micro_batch", "validation_images", "validate_every", "sample_every",
             "save_every", "keep",
         )  # fmt: skip
-        check_least(self, "train", 0, "weight_decay", "warmup", "seed")
+        check_least(self, "train", 0, "weight_decay", "warmup", "seed", "max_left_out")
         for name in ("minutes", "lr", "muon_lr", "clip"):
             value = getattr(self, name)
             check(value is None or value > 0, f"train.{name} must be positive, got {value}")

@@ -24,6 +24,7 @@ from image_transformer.inference.memory import images_at_once
 from image_transformer.inference.steps import one_by_one, plan_of, walk
 from image_transformer.likelihoods.base import draw_in_turn, leaves_out
 from image_transformer.model import ImageModel
+from image_transformer.processes import processes
 
 Method = Literal["cached", "naive"]
 Progress = Callable[[int, int], None]  # (steps done, steps in all), over all images; raising stops between two steps
@@ -86,12 +87,12 @@ def generate(
         by_table = leaves_out(top_k, top_p) or consistent or bool(known_mask.any())
         batch = images_at_once(model, decoding_bytes, plan.most, by_table)
     numbers = range(count) if numbers is None else numbers
-    images = torch.zeros(count, *model.config.shape, dtype=torch.uint8)
-    total, training = count * len(plan.visited), model.training
+    mine = processes().share(count)
+    parts, training = [torch.zeros(0, *model.config.shape, dtype=torch.uint8)], model.training
     model.eval()
     try:
-        for first in range(0, count, batch):
-            rows = slice(first, min(first + batch, count))
+        for first in mine[::batch]:
+            rows = slice(first, min(first + batch, mine.stop))
             with torch.inference_mode():
                 part = select(given, rows)
                 uniform = noise(seed, numbers[rows], model.layout.num_positions * model.likelihood.num_noise)
@@ -100,11 +101,12 @@ def generate(
                 decoder = plan.decoder(model.network, model.read(part), len(uniform))
                 for done in walk(decoder, drawing.image, plan, drawing, capture=limits is None):
                     if progress is not None:
-                        progress(first * len(plan.visited) + done * len(uniform), total)
-            images[rows] = drawing.image.cpu()
+                        before = (first - mine.start) * len(plan.visited)
+                        progress(before + done * len(uniform), len(mine) * len(plan.visited))
+            parts.append(drawing.image.cpu())
     finally:
         model.train(training)
-    return images
+    return torch.cat(processes().all(torch.cat(parts)))
 
 
 def generate_naive(model: ImageModel, count: int = 1, **options: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from image_transformer.conditions.base import Condition, select
 from image_transformer.data.images import ImageData, check_images
 from image_transformer.model import ImageModel
+from image_transformer.processes import processes
 
 Images = Tensor | NDArray[np.uint8]
 Progress = Callable[[int, int], None]  # (images done, images in all)
@@ -49,8 +50,7 @@ def evaluate(
     >>> it.evaluate(model, images).per_image.shape
     (2,)
     """
-    parts = _nats(model, images, told, consistent=consistent, batch=batch, progress=progress)
-    nats = np.concatenate([nats.flatten(1).sum(1).numpy() for nats in parts])
+    nats = _nats(model, images, told, _totals, consistent=consistent, batch=batch, progress=progress)
     dims = model.layout.num_dims
     per_image = nats / (dims * math.log(2))
     return Evaluation(math.fsum(nats) / (len(nats) * dims * math.log(2)), standard_error(per_image), per_image)
@@ -80,8 +80,7 @@ def bits(
     >>> it.bits(model, images).shape
     (2, 3, 8, 8)
     """
-    parts = _nats(model, images, told, batch=batch, progress=progress)
-    return np.concatenate([nats.numpy() for nats in parts]) / math.log(2)
+    return _nats(model, images, told, Tensor.numpy, batch=batch, progress=progress) / math.log(2)
 
 
 def classify(
@@ -121,21 +120,25 @@ def _nats(
     model: ImageModel,
     images: Images,
     told: Mapping[str, Any],
+    what: Callable[[Tensor], NDArray[np.float64]],
     *,
     batch: int,
     consistent: bool = False,
     progress: Progress | None = None,
-) -> Iterator[Tensor]:
-    """Negative log-likelihoods in nats, float64 (b, c, h, w), batch by batch."""
+) -> NDArray[np.float64]:
+    """`what` is made of the negative log-likelihoods in nats of each batch, float64 (b, c, h, w), of all images.
+
+    Processes that work together take the batches in turn, and have all of it in the end.
+    """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     if len(images) == 0:
         raise ValueError("bits/dim of no images is not defined: expected at least one, got none")
     given = model.given(len(images), told, follow=model.following)
-    training = model.training
+    training, found, team = model.training, {}, processes()
     model.eval()
     try:
-        for first in range(0, len(images), batch):
+        for first in range(batch * team.rank, len(images), batch * team.count):
             rows = slice(first, first + batch)
             part = images[rows]
             part = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # a memory map is read-only
@@ -144,8 +147,15 @@ def _nats(
             follows = model.of(ImageData("", "", part.cpu().numpy()), only=untold) if untold else {}
             with torch.inference_mode():
                 nats = -model.score(part, {**select(given, rows), **follows}, consistent).double().cpu()
-            yield nats
+            found[first] = what(nats)
             if progress is not None:
                 progress(min(first + batch, len(images)), len(images))
     finally:
         model.train(training)
+    everything = {first: part for one in team.all(found) for first, part in one.items()}
+    return np.concatenate([everything[first] for first in sorted(everything)])
+
+
+def _totals(nats: Tensor) -> NDArray[np.float64]:
+    """The nats of each image, (b,)."""
+    return nats.flatten(1).sum(1).numpy()

@@ -22,9 +22,13 @@ class Batches:
 
     def take(self, first: int, count: int) -> ImageData:
         """The views `first` to `first + count` of the run."""
-        number = np.arange(first, first + count)
+        return self.take_these(np.arange(first, first + count))
+
+    def take_these(self, number: NDArray[np.int64]) -> ImageData:
+        """The views of the run with these numbers, (n,)."""
         epochs, places = np.divmod(number, len(self.data))
-        index = np.array([self._order(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)])
+        where = [self._order(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)]
+        index = np.array(where, dtype=np.int64)
         found = self.data.rows(index)
         images = np.ascontiguousarray(found.images)
         if len(self.orientations) > 1:

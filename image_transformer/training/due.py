@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
+import torch
 from PIL import Image
 
 from image_transformer.conditions.base import repeated
@@ -15,6 +17,7 @@ from image_transformer.inference.scoring import chosen_from, evaluate
 from image_transformer.model import ImageModel
 from image_transformer.show import grids
 from image_transformer.show.page import write_report
+from image_transformer.training.errors import TrainingError
 from image_transformer.training.run import Run
 
 LOG_EVERY = 20  # updates between training lines in the log
@@ -40,23 +43,29 @@ def do_what_is_due(run: Run) -> None:
 
 def log_training(run: Run) -> None:
     """A line with the mean bits/dim and the speed of the updates since the last one."""
-    run.read_newest()
-    bits_per_dim, seconds = (sum(column) for column in zip(*run.window, strict=True))
-    rate = len(run.window) * run.config.train.batch / seconds
-    _write(run, "train", bpd=bits_per_dim / len(run.window), images_per_s=rate, lr=run.learner.learning_rate)
+    bits_per_dim = [bits for bits, _ in run.window if math.isfinite(bits)]
+    rate = len(run.window) * run.config.train.batch / sum(seconds for _, seconds in run.window)
     run.window.clear()
+    if not bits_per_dim:  # all of these updates were left out
+        return
+    _write(
+        run, "train", bpd=sum(bits_per_dim) / len(bits_per_dim), images_per_s=rate, lr=run.learner.learning_rate,
+        norm=run.norm, memory=used_memory(run.learner.device), left_out=run.state.left_out,
+    )  # fmt: skip
 
 
 def validate(run: Run) -> bool:
     """Score the validation images; whether that is the best of the run."""
     result = evaluate(run.weights, run.validation.images, **run.told)
     if not math.isfinite(result.bits_per_dim):
-        run.stop("loss", run.state.images_seen)
+        cost = f"{result.bits_per_dim} bits/dim"
+        raise TrainingError(f"the validation images cost {cost} after {run.state.images_seen:,} images")
     run.state = replace(run.state, validation_bpd=result.bits_per_dim)
     improved = run.best is None or result.bits_per_dim < run.best
     run.best = result.bits_per_dim if improved else run.best
     _write(run, "validation", bpd=result.bits_per_dim, count=len(run.validation))
-    write_report(run.out)
+    if run.processes.first:
+        write_report(run.out)
     return improved
 
 
@@ -85,6 +94,18 @@ def sample_picture(model: ImageModel, data: ImageData, *, seed: int = 0) -> Imag
         drawn = generate_each(model, chosen.name, names, COLUMNS, seed=seed)
         return grids.labelled_rows(list(zip(names, drawn.numpy(), strict=True)))
     return grids.grid(generate(model, SAMPLES, seed=seed).numpy(), columns=8)
+
+
+def used_memory(device: torch.device) -> float:
+    """The most GiB that this process has held: of the GPU, or of the machine's memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def _write(run: Run, kind: str, **values: float) -> None:

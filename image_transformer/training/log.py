@@ -8,25 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from image_transformer.files import write_atomically
+from image_transformer.processes import processes
 from image_transformer.show.records import read_metrics
 from image_transformer.training.errors import TrainingError
 
 
 class MetricsLog:
-    """One JSON object a line. What TensorBoard shows is made of the same lines."""
+    """One JSON object a line; TensorBoard shows the same lines. Of several processes, the first one writes."""
 
     def __init__(self, run: Path, tensorboard: bool = False) -> None:
-        self.path, self._board_path = run / "metrics.jsonl", run / "tensorboard"
+        self.path, self._board_path, self._silent = run / "metrics.jsonl", run / "tensorboard", not processes().first
         self._new_board = _summary_writer() if tensorboard else None
         self._board: Any = None
 
     def write(self, kind: str, *, images: int, **values: Any) -> None:
+        if self._silent:
+            return
         with open(self.path, "a") as file:
             file.write(json.dumps({"kind": kind, "images": images, **values}) + "\n")
         self._show(kind, images, values)
 
     def rewind(self, images: int) -> None:
         """Forget what was logged after `images`: the run goes on from there."""
+        if self._silent:
+            return
         kept = [line for line in read_metrics(self.path) if line.get("images", 0) <= images]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         if self._new_board is not None:  # anew: points that were there already would be shown twice

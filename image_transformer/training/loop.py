@@ -7,7 +7,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,8 @@ from types import FrameType
 from image_transformer import checkpoint
 from image_transformer.checkpoint import CheckpointError, DamagedError
 from image_transformer.config.run import RunConfig, load_config, save_config, to_dict
+from image_transformer.files import locked
+from image_transformer.processes import Processes, together
 from image_transformer.show.page import write_report
 from image_transformer.show.progress import training_bar
 from image_transformer.training.due import do_what_is_due
@@ -23,7 +25,10 @@ from image_transformer.training.run import Run, load_split
 
 # A resumed run may change these and nothing else. (A new `images` or `minutes` moves the end, and with it the decay of
 # the learning rate. With `minutes` the rate follows the clock, so such runs are not repeatable to the bit.)
-RESUMABLE = ("images", "minutes", "validate_every", "validation_images", "sample_every", "save_every", "keep")
+RESUMABLE = (
+    "images", "minutes", "micro_batch", "max_left_out", "compile", "validate_every", "validation_images",
+    "sample_every", "save_every", "keep", "tensorboard",
+)  # fmt: skip
 
 
 def train(config: RunConfig, out: str | Path, *, resume: bool = False, show_progress: bool = True) -> Path:
@@ -39,29 +44,39 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, show_prog
     True
     """
     out = Path(out)
-    config = settled(config)
-    _check_folder(config, out, resume)
-    newest = go_back_to_whole(out)
+    with together() as processes:
+        with processes.in_turn():
+            config = settled(config)
+        if processes.first:
+            _check_folder(config, out, resume)
+        with locked(out) if processes.first else nullcontext():
+            _train(config, out, processes, show_progress)
+            return processes.told(checkpoint.best(out) if processes.first else out)
+
+
+def _train(config: RunConfig, out: Path, processes: Processes, show_progress: bool) -> None:
+    """What each of the processes does."""
+    newest = processes.told(go_back_to_whole(out) if processes.first else None)
     run = Run(config, out, fresh=newest is None)
     for line in run.carried:
-        print(f"from {config.train.init}: {line}", file=sys.stderr)
+        run.say(f"from {config.train.init}: {line}")
     if newest is not None:
         run.restore(newest)
-    out.mkdir(parents=True, exist_ok=True)
     save_config(config, out / "config.yaml")
     if newest is None:
         run.start()
-    with training_bar(run.progress, show_progress) as advance, _interrupts() as interrupted:
+    with training_bar(run.progress, show_progress and processes.first) as advance, _signals() as came:
         while not run.finished:
             run.update()
             advance(run.progress, run.state.images_seen, run.images_per_second, run.bits_per_dim)
             do_what_is_due(run)
-            if interrupted():
+            signal_number = int(processes.largest(came()))
+            if signal_number:
                 run.save()
-                raise Interrupted(f"saved at {run.state.images_seen:,} images")
-    write_report(out)
+                raise Interrupted(f"saved at {run.state.images_seen:,} images", signal_number)
+    if processes.first:
+        write_report(out)
     run.log.close()
-    return checkpoint.best(out)
 
 
 def settled(config: RunConfig) -> RunConfig:
@@ -102,7 +117,7 @@ def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
     if not resume:
         if exists:
             raise CheckpointError(f"{out} already holds a run: go on with --resume, or choose another --out")
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(path.name != ".lock" for path in out.iterdir()):
             raise CheckpointError(f"{out} is not empty: choose another --out")
         return
     if not exists:
@@ -118,21 +133,24 @@ def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
 
 
 @contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Turns Ctrl-C and SIGTERM into a flag, so that an update is never cut in half; a second Ctrl-C stops at once."""
+def _signals() -> Iterator[Callable[[], int]]:
+    """The number of the first signal that came, Ctrl-C or SIGTERM, or 0: an update is never cut in half.
+
+    A second Ctrl-C stops at once. (torchrun sends SIGTERM after a Ctrl-C that all processes have seen.)
+    """
     seen: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if seen:
+        if signal.SIGINT in seen and number == signal.SIGINT:
             raise KeyboardInterrupt
         seen.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: 0
         return
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(seen)
+        yield lambda: seen[0] if seen else 0
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -7,16 +7,19 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from image_transformer.config.train import TrainConfig
+from image_transformer.processes import Processes
 
 
-def make_optimizers(model: nn.Module, config: TrainConfig, bf16: bool = False) -> list[Optimizer]:
+def make_optimizers(
+    model: nn.Module, config: TrainConfig, bf16: bool = False, processes: Processes | None = None
+) -> list[Optimizer]:
     """One optimizer, or two: Muon for the matrices inside the blocks and AdamW for all else.
 
-    bf16: whether the device is fast at it.
+    bf16: whether the device is fast at it. processes: those that have the same model, and the same gradients.
     """
     parameters = list(model.parameters())
     if config.optimizer == "adam":  # Vaswani et al. (2017), 5.3
@@ -29,7 +32,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig, bf16: bool = False) -
     if not matrices:
         raise ValueError("train.optimizer muon is for matrices inside `blocks`: this network has none, use adamw")
     dtype = torch.bfloat16 if bf16 else torch.float32
-    return [Muon(matrices, config.muon_lr, config.weight_decay, dtype), _adamw(rest, config)]
+    return [Muon(matrices, config.muon_lr, config.weight_decay, dtype, processes), _adamw(rest, config)]
 
 
 class Muon(Optimizer):
@@ -37,15 +40,18 @@ class Muon(Optimizer):
 
     A tall matrix is cut into pieces that are as square as can be, such as the queries, keys and values that share one,
     and each piece is made orthogonal by itself. `torch.optim.Muon` does not cut, and multiplies in bfloat16 everywhere,
-    at a thirtieth of the speed of float32 on CPUs without it.
+    at a thirtieth of the speed of float32 on CPUs without it. Several processes divide the matrices of a shape.
     dtype: what the orthogonalisation multiplies in.
     """
 
     MOMENTUM = 0.95
 
-    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, weight_decay: float, dtype: torch.dtype,
+        processes: Processes | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-        self.dtype = dtype
+        self.dtype, self.processes = dtype, processes or Processes()
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -57,10 +63,24 @@ class Muon(Optimizer):
             for (rows, columns), alike in by_shape.items():
                 pieces = _square_pieces(rows, columns)
                 smoothed = torch.stack([self._smoothed(p) for p in alike]).to(self.dtype)
-                updates = orthogonal(smoothed.view(-1, rows // pieces, columns)).view(smoothed.shape)
+                updates = self._divided(smoothed, rows // pieces)
                 step = -group["lr"] * max(1.0, rows / pieces / columns) ** 0.5
                 for p, update in zip(alike, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=step)
+
+    def _divided(self, matrices: Tensor, rows: int) -> Tensor:
+        """`matrices` (n, r, c) with each piece of so many rows orthogonal; every process makes some, and gets all."""
+        n, _, columns = matrices.shape
+        each = -(-n // self.processes.count)
+        first = self.processes.rank * each
+        mine = matrices[first : first + each].reshape(-1, rows, columns)
+        made = orthogonal(mine).view(-1, *matrices.shape[1:])
+        if not self.processes.several:
+            return made
+        made = torch.cat([made, matrices.new_zeros(each - len(made), *matrices.shape[1:])])  # all give as many
+        found = [torch.empty_like(made) for _ in range(self.processes.count)]
+        distributed.all_gather(found, made)
+        return torch.cat(found)[:n]
 
     def _smoothed(self, p: Tensor) -> Tensor:
         """The gradient with Nesterov momentum."""

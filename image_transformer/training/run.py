@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,11 +19,13 @@ from image_transformer.config.run import RunConfig
 from image_transformer.data.images import ImageData
 from image_transformer.data.loading import load_data
 from image_transformer.model import ImageModel
+from image_transformer.processes import processes
 from image_transformer.training.batches import Batches, random_seed
 from image_transformer.training.carry import carry_over
+from image_transformer.training.diagnosis import MANY, diagnose, keep
 from image_transformer.training.errors import TrainingError
 from image_transformer.training.log import MetricsLog
-from image_transformer.training.update import Learner, Pass, Reading, Views
+from image_transformer.training.update import Learner, Reading, Views
 
 START_PIXELS = 500 * 32 * 32  # pixels that the closed-form start is fitted to
 
@@ -33,9 +36,13 @@ class Run:
     def __init__(self, config: RunConfig, out: Path, *, fresh: bool = True) -> None:
         if config.train.clock == "cpu" and default_device().type != "cpu":
             raise ValueError("train.clock cpu counts the processor's time alone: on a GPU, it must be wall")
-        self.config, self.out = config, out
-        self.data = load_split(config, "train")
-        self.validation = load_split(config, "validation").some(config.train.validation_images)
+        self.config, self.out, self.processes = config, out, processes()
+        batch, count = config.train.batch, self.processes.count
+        if count > batch:
+            raise ValueError(f"train.batch {batch} is less than one image for each of {count} processes")
+        with self.processes.in_turn():
+            self.data = load_split(config, "train")
+            self.validation = load_split(config, "validation").some(config.train.validation_images)
         self.batches = Batches(self.data, config.data, config.train.seed)
         torch.manual_seed(random_seed(config.train.seed, "weights"))
         model = ImageModel(config.model)
@@ -46,15 +53,16 @@ class Run:
         self.carried: list[str] = []  # what of the weights of another model had to be changed
         if fresh and config.train.init:
             self.carried = carry_over(checkpoint.load(config.train.init, "cpu"), model)
-        self.learner = Learner(model.to(default_device()), config.train)
+        self.learner = Learner(model.to(default_device()), config.train, self.processes)
         self.state = State()
         self.log = MetricsLog(out, config.train.tensorboard)
         self.best: float | None = None  # validation bits/dim
         self.bits_per_dim = 0.0  # of the newest update whose figures have arrived
+        self.norm = 0.0  # of its gradient
+        self.in_a_row = 0  # updates that were left out, to the last one
         self.previous = 0  # images seen before the last update
         self.window: list[tuple[float, float]] = []  # (bits/dim, seconds) of the updates since the last log line
         self._started_at = (0, 0.0)  # images and seconds when this process took over
-        self._newest: Reading | None = None  # bits/dim and gradient norm of the last update
 
     @property
     def weights(self) -> ImageModel:
@@ -79,60 +87,72 @@ class Run:
         return (self.state.images_seen - images) / max(self.state.seconds - seconds, 1e-9)
 
     def update(self) -> None:
-        """One optimizer step on the next batch. TrainingError if the update before it was not finite."""
+        """One optimizer step on the next batch, left out if its loss or gradient is not finite.
+
+        TrainingError after too many of these in a row.
+        """
         clock = time.process_time if self.config.train.clock == "cpu" else time.perf_counter
         began, seen = clock(), self.state.images_seen
-        reading = self.learner.update(self.passes(), images_seen=seen, progress=self.progress)
-        self.read_newest()  # figures are read an update later
-        self._newest, self.previous = reading, seen
-        seconds = clock() - began
-        self.state = State(images_seen=seen + self.config.train.batch, seconds=self.state.seconds + seconds)
-        self.window.append((math.nan, seconds))
+        reading = self.learner.update(self.passes(seen), images_seen=seen, progress=self.progress)
+        seconds = self.processes.told(clock() - began)
+        self.bits_per_dim, self.norm, self.previous = reading.bits_per_dim, reading.norm, seen
+        self.state = replace(
+            self.state, images_seen=seen + self.config.train.batch, seconds=self.state.seconds + seconds,
+            validation_bpd=None, left_out=self.state.left_out + (not reading.finite),
+        )  # fmt: skip
+        self.window.append((reading.bits_per_dim, seconds))
+        self.in_a_row = 0 if reading.finite else self.in_a_row + 1
+        if not reading.finite:
+            self.leave_out(reading)
 
     def batch(self, first: int, count: int) -> Views:
-        """The views `first` to `first + count` of the run, uint8 (count, c, h, w), their conditions and noise's keys."""
+        """The views `first` to `first + count` of the run, uint8 (count, c, h, w), their conditions and keys."""
         views = self.batches.take(first, count)
         given = {name: self._to_device(value) for name, value in self.learner.model.of(views).items()}
         seeds = [random_seed(self.config.train.seed, "noise", n) >> 32 for n in range(first, first + count)]
         keys = torch.tensor(seeds, dtype=torch.int32)
         return self._to_device(torch.from_numpy(views.images)), given, self._to_device(keys)
 
-    def passes(self) -> list[Pass]:
-        """The passes of the next update, of `micro_batch` images each."""
-        train, seen = self.config.train, self.state.images_seen
-        size = train.micro_batch or train.batch
-        return [partial(self.batch, seen + first, size) for first in range(0, train.batch, size)]
+    def passes(self, seen: int) -> list[partial[Views]]:
+        """This process's share of the update after `seen` images, in passes of `micro_batch` images."""
+        share = self.processes.share(self.config.train.batch)
+        size = self.config.train.micro_batch or len(share)
+        return [partial(self.batch, seen + first, min(size, share.stop - first)) for first in share[::size]]
 
     def _to_device(self, part: Tensor) -> Tensor:
         device = self.learner.device
         return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part
 
-    def read_newest(self) -> None:
-        """Take in the figures of the last update. TrainingError, before anything is saved, if they are not finite."""
-        if self._newest is None:
+    def leave_out(self, reading: Reading) -> None:
+        """Say that an update was left out; TrainingError, with a diagnosis, if that cannot go on."""
+        limit, first = self.config.train.max_left_out, self.previous
+        what = "gradient" if math.isfinite(reading.bits_per_dim) else "loss"
+        wrong = f"the {what} is not finite after {first:,} images"
+        broken = any(not weight.isfinite().all() for weight in self.learner.model.parameters())
+        if self.in_a_row <= limit and not broken:
+            self.say(f"{wrong}: this update is left out ({self.in_a_row} in a row of at most {limit})")
             return
-        self.bits_per_dim, norm = self._newest.values()
-        self._newest = None
-        if not math.isfinite(self.bits_per_dim + norm):
-            self.stop("gradient" if math.isfinite(self.bits_per_dim) else "loss", self.previous)
-        self.window[-1] = (self.bits_per_dim, self.window[-1][1])
-
-    def stop(self, what: str, images_seen: int) -> NoReturn:
-        """Raise the TrainingError of a figure that is not finite."""
+        found = diagnose(self.learner, [(part.args[0], part()) for part in self.passes(first)], self.processes)
+        images = self.batches.take_these(np.array(found.views[:MANY], dtype=np.int64)).images
+        model = checkpoint.model_files(self.config, self.state, self.learner.model.state_dict())
         folders = checkpoint.checkpoints(self.out)
         kept = f"the last good checkpoint is {folders[-1]}" if folders else "no checkpoint was written before"
         raise TrainingError(
-            f"the {what} is not finite after {images_seen:,} images ({kept}); try --train.clip 1, "
-            f"a lower --train.lr (now {self.config.train.lr:g}) or --train.bf16 off"
+            f"{wrong}, {found} ({keep(self.out, found, images, model)} has them, and the weights; {kept}); try "
+            f"--train.clip 1, a lower --train.lr (now {self.config.train.lr:g}) or --train.bf16 off"
         )
 
-    def save(self) -> Path:
+    def say(self, text: str) -> None:
+        if self.processes.first:
+            print(text, file=sys.stderr)
+
+    def save(self) -> None:
         """Write a checkpoint of this moment and drop those that are no longer kept."""
-        self.read_newest()
+        if not self.processes.first:
+            return
         training = {**self.learner.state(), "best": self.best, "window": self.window}
-        folder = checkpoint.save(self.out, self.config, self.state, self.weights.state_dict(), training)
+        checkpoint.save(self.out, self.config, self.state, self.weights.state_dict(), training)
         checkpoint.prune(self.out, self.config.train.keep)
-        return folder
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint: everything is as it was when it was written."""

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from image_transformer.conditions.base import Given
 from image_transformer.config.train import TrainConfig
 from image_transformer.model import ImageModel
 from image_transformer.networks.noise import normal, tell_keys, uniform
+from image_transformer.processes import Processes
 from image_transformer.training.optim import make_optimizers, set_learning_rates
 
 Views = tuple[Tensor, Given, Tensor]  # images, their conditions, and the keys of their noise
@@ -31,7 +35,7 @@ class Loss(nn.Module):
         self.model, self.noise, self.levels = model, noise, levels
 
     def forward(self, images: Tensor, given: Given, keys: Tensor) -> Tensor:
-        """Mean bits/dim, a scalar, of uint8 `images` (b, c, h, w), their conditions, and the keys of their noise (b,)."""
+        """Mean bits/dim, a scalar, of uint8 `images` (b, c, h, w), their conditions, and their noise's keys (b,)."""
         tell_keys(self.model, keys)
         seen = noisy(images, keys, self.noise, self.levels) if self.noise else None
         return -self.model.score(images, given, seen=seen).mean() / math.log(2)
@@ -50,16 +54,22 @@ def noisy(images: Tensor, keys: Tensor, share: float, levels: float) -> Tensor:
 
 
 class Learner:
-    """A model with all that its updates need and change."""
+    """A model with all that its updates need and change, alone or as one of several processes with the same model."""
 
-    def __init__(self, model: ImageModel, config: TrainConfig) -> None:
+    def __init__(self, model: ImageModel, config: TrainConfig, processes: Processes | None = None) -> None:
+        """processes: those that train it together; each one gives `update` its own share of the passes."""
         self.model, self.config, self.device = model.train(), config, model.device
-        self.loss = Loss(model, config.noise, config.noise_levels)
-        self.call = compiled(self.loss) if use_compile(config, self.device) else self.loss
-        self.bf16 = use_bf16(config, self.device)
-        self.optimizers = make_optimizers(model, config, self.bf16)
+        self.processes = processes or Processes()
+        if self.processes.several:
+            for tensor in model.state_dict().values():
+                distributed.broadcast(tensor, src=0)
         average = get_ema_multi_avg_fn(config.ema) if config.ema else None
         self.average = AveragedModel(model, multi_avg_fn=average) if average else None
+        self.loss = Loss(model, config.noise, config.noise_levels)
+        self.wrapped: nn.Module = DistributedDataParallel(self.loss) if self.processes.several else self.loss
+        self.call = compiled(self.wrapped) if use_compile(config, self.device) else self.wrapped
+        self.bf16 = use_bf16(config, self.device)
+        self.optimizers = make_optimizers(model, config, self.bf16, self.processes)
         self.learning_rate = 0.0
 
     @property
@@ -68,31 +78,43 @@ class Learner:
         return self.average.module if self.average is not None else self.model  # type: ignore[return-value]
 
     def update(self, passes: Sequence[Pass], *, images_seen: int, progress: float) -> Reading:
-        """One optimizer step on the batch that the passes make up; its bits/dim and the norm of its gradient.
-
-        The host never waits for the device to finish what it has just been given.
-        """
+        """One optimizer step on the batch that the passes make up; left out if the gradient is not finite."""
         self.learning_rate = self.config.lr * set_learning_rates(
             self.optimizers, self.config, width=self.model.config.width, images_seen=images_seen, progress=progress
         )
         bits_per_dim = self.accumulate(passes)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-        return Reading(torch.stack([bits_per_dim, norm.float()]))
+        reading = Reading(*torch.stack([bits_per_dim, norm.float()]).tolist())
+        if reading.finite:
+            for optimizer in self.optimizers:
+                optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+        self.forget()
+        return reading
 
     def accumulate(self, passes: Sequence[Pass]) -> Tensor:
-        """Add the gradient of the mean nats a sub-pixel over all passes; returns their mean bits/dim."""
+        """Add the gradient of the mean nats a sub-pixel over the batch, all processes' passes; its mean bits/dim."""
         total = torch.zeros((), device=self.device)
-        for make in passes:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                bits_per_dim = self.call(*make()) / len(passes)
-            (bits_per_dim * math.log(2)).backward()
+        for number, make in enumerate(passes, 1):
+            views = make()
+            share = len(views[0]) / self.config.batch
+            with self._apart(number < len(passes)):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                    bits_per_dim = self.call(*views) * share
+                (bits_per_dim * (math.log(2) * self.processes.count)).backward()  # others' gradients are averaged
             total += bits_per_dim.detach()
-        return total
+        return self.processes.sum(total)
+
+    def _apart(self, yes: bool) -> AbstractContextManager[None]:
+        """Whether gradients are not yet shared with the other processes."""
+        several = isinstance(self.wrapped, DistributedDataParallel)
+        return self.wrapped.no_sync() if yes and several else nullcontext()  # type: ignore[operator]
+
+    def forget(self) -> None:
+        """Drop the gradient."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
         """All that changes in an update, as `restore` takes it."""
@@ -111,21 +133,17 @@ class Learner:
             optimizer.load_state_dict(one)
 
 
+@dataclass(frozen=True)
 class Reading:
-    """Figures on their way from the device to the host, which does not wait for them until it asks."""
+    """What an update measured."""
 
-    def __init__(self, figures: Tensor) -> None:
-        on_gpu = figures.device.type == "cuda"
-        self._host = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=on_gpu)
-        self._host.copy_(figures, non_blocking=True)
-        self._arrived = torch.cuda.Event() if on_gpu else None
-        if self._arrived is not None:
-            self._arrived.record(torch.cuda.current_stream(figures.device))
+    bits_per_dim: float
+    norm: float
+    """Of the gradient, before it is clipped."""
 
-    def values(self) -> list[float]:
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._host.tolist()
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.bits_per_dim + self.norm)
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
