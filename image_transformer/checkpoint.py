@@ -5,6 +5,7 @@ checkpoints/images-000012800/
     config.yaml          the run's configuration
     state.json           format, images seen, training seconds, validation bits/dim
     training.pt          raw weights, optimizers, moving average: what --resume needs
+    training/            the same, where each of several processes writes its part (torch.distributed.checkpoint)
     SHA256SUMS           of the others, as `sha256sum -c` reads it
 
 A checkpoint that is written again at the same number of images becomes images-000012800-2 before the first one goes.
@@ -36,8 +37,8 @@ from image_transformer.model import ImageModel
 from image_transformer.released import folder_of, model_names
 from image_transformer.words import did_you_mean
 
-FORMAT = 3
-READ = (2, 3)  # 1: the modern family's inputs were other pixels; 2: no checksums
+FORMAT = 4
+READ = (2, 3, 4)  # 1: the modern family's inputs were other pixels; 2: no checksums; 3: no count of updates left out
 SUMS = "SHA256SUMS"
 
 
@@ -60,19 +61,31 @@ class State:
     format: int = FORMAT
 
 
-def save(
-    run: Path, config: RunConfig, state: State, weights: Mapping[str, Tensor], training: Mapping[str, Any]
-) -> Path:
-    """Write a checkpoint into `run`/checkpoints, atomically, and return its folder. OSError if the disk is full."""
-    home, name = run / "checkpoints", f"images-{state.images_seen:09d}"
-    home.mkdir(parents=True, exist_ok=True)
+def training_file(training: Mapping[str, Any]) -> dict[str, bytes]:
+    """The file with what `read_training` gives, beside those of the model."""
     buffer = io.BytesIO()
     torch.save(dict(training), buffer)
-    files = {**model_files(config, state, weights), "training.pt": buffer.getvalue()}
-    before = [folder for folder in checkpoints(run) if _number(folder)[0] == state.images_seen]
+    return {"training.pt": buffer.getvalue()}
+
+
+def begin(run: Path) -> Path:
+    """A new folder for the parts of a checkpoint: `save` gives it its name when all of them are there."""
+    partial = run / "checkpoints" / f".partial-{uuid.uuid4().hex}"
+    partial.mkdir(parents=True)
+    return partial
+
+
+def save(run: Path, images_seen: int, files: Mapping[str, bytes], begun: Path | None = None) -> Path:
+    """Write a checkpoint of these files into `run`/checkpoints, atomically, and return its folder.
+
+    begun: what is there of it already. OSError if the disk is full.
+    """
+    home, name = run / "checkpoints", f"images-{images_seen:09d}"
+    home.mkdir(parents=True, exist_ok=True)
+    before = [folder for folder in checkpoints(run) if _number(folder)[0] == images_seen]
     folder = home / (f"{name}-{_number(before[-1])[1] + 1}" if before else name)
     try:
-        _write_folder(folder, files)
+        _write_folder(folder, files, begun)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"cannot save {folder}: {reason}; the checkpoints before it are untouched") from None
@@ -116,12 +129,13 @@ def model_files(config: RunConfig, state: State, weights: Mapping[str, Tensor]) 
     }
 
 
-def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+def _write_folder(folder: Path, files: Mapping[str, bytes], begun: Path | None = None) -> None:
     """Write files and their sums into a new folder, which appears when all of them are on the disk."""
-    partial = folder.parent / f".partial-{uuid.uuid4().hex}"
-    partial.mkdir()
+    partial = begun or folder.parent / f".partial-{uuid.uuid4().hex}"
+    partial.mkdir(exist_ok=True)
     try:
-        for name, content in {**files, SUMS: sums(files)}.items():
+        parts = "".join(_sum(path, partial) for path in _parts(partial)).encode()
+        for name, content in {**files, SUMS: sums(files) + parts}.items():
             with open(partial / name, "wb") as opened:
                 opened.write(content)
                 opened.flush()
@@ -175,6 +189,17 @@ def sums(files: Mapping[str, bytes]) -> bytes:
     return "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()).encode()
 
 
+def _parts(folder: Path) -> list[Path]:
+    """The files of a training that several processes have written."""
+    return sorted(path for path in (folder / "training").rglob("*") if path.is_file())
+
+
+def _sum(path: Path, folder: Path) -> str:
+    """The line of a file in SHA256SUMS. OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder).as_posix()}\n"
+
+
 def read_file(folder: Path, name: str) -> bytes:
     """A file of a checkpoint. CheckpointError, naming it, if it is missing or is not what was written."""
     try:
@@ -225,8 +250,19 @@ def read_training(folder: Path) -> dict[str, Any]:
 def check(folder: Path) -> None:
     """CheckpointError unless every file of a checkpoint is there and whole."""
     read_state(folder)
-    for name in ("config.yaml", "model.safetensors", "training.pt"):
+    for name in ("config.yaml", "model.safetensors"):
         read_file(folder, name)
+    if not (folder / "training").is_dir():
+        read_file(folder, "training.pt")
+        return
+    try:
+        found = {_sum(path, folder).strip() for path in _parts(folder)}
+    except OSError as error:
+        raise CheckpointError(f"{folder / 'training'} cannot be read: {error.strerror or error}") from None
+    listed = {line for line in (folder / SUMS).read_text("utf-8", "replace").splitlines() if "  training/" in line}
+    if not found or found != listed:
+        wrong = sorted(line.partition("  ")[2] for line in found ^ listed)
+        raise DamagedError(f"{folder / 'training'} is truncated or damaged: {', '.join(wrong) or 'it is empty'}")
 
 
 def find(path: str | Path) -> Path:
@@ -262,7 +298,8 @@ def load(path: str | Path, device: str | torch.device | None = None) -> ImageMod
         others = [other.name for other in checkpoints(Path(path)) if other != folder]
         raise DamagedError(f"{error}; {path} also holds {', '.join(others)}" if others else str(error)) from None
     model = ImageModel(config.model)
-    load_weights(model, weights, folder)
+    check_weights(model, weights, folder)
+    model.load_state_dict(weights)
     return model.to(device or default_device()).eval()
 
 
@@ -280,8 +317,8 @@ def read_config(folder: Path) -> RunConfig:
     return load_config(folder / "config.yaml")
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Put `weights` into `model`. CheckpointError names the first one that does not fit."""
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """CheckpointError names the first of the `weights` that does not fit into `model`."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -290,7 +327,6 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) 
                 f"{source} holds another model: {name} is {found.get(name, 'missing')}, "
                 f"expected {expected.get(name, 'no such tensor')}"
             )
-    model.load_state_dict(dict(weights))
 
 
 def default_device() -> torch.device:

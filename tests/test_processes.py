@@ -1,4 +1,4 @@
-"""Several processes do what one does: the same numbers, every image once; and a run goes on with another number of them.
+"""Several processes do what one does: the same numbers, every image once; a run goes on with any number of them.
 
 A training is compared by its losses and weights, in float32, whose sums are in another order: to a few last bits.
 """
@@ -53,11 +53,9 @@ def assert_close_runs(one, other):
     a, b = losses(one), losses(other)
     assert [line[:2] for line in a] == [line[:2] for line in b]
     assert [x for line in a for x in line[2:]] == pytest.approx([x for line in b for x in line[2:]], rel=1e-4)
-    a, b = (checkpoint.read_training(checkpoint.checkpoints(run)[-1]) for run in (one, other))
-    for name, weight in a["model"].items():
-        torch.testing.assert_close(b["model"][name], weight, rtol=1e-3, atol=1e-5, msg=name)
-    for name, weight in a["average"].items():
-        torch.testing.assert_close(b["average"][name], weight, rtol=1e-3, atol=1e-5, msg=name)
+    a, b = (checkpoint.load(checkpoint.checkpoints(run)[-1]) for run in (one, other))
+    for (name, weight), found in zip(a.named_parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(found, weight, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def first_half(run, out):
@@ -79,25 +77,31 @@ def world(config, tmp_path_factory):
     for name, one in kinds.items():
         train(one, folder / f"{name}-alone", show_progress=False)
         (folder / f"{name}.task").write_bytes(pickle.dumps((one, False)))
-    first_half(folder / "whole-alone", folder / "alone-to-two")
-    (folder / "alone-to-two.task").write_bytes(pickle.dumps((config, True)))
+    cut = replace(config, train=replace(config.train, parallel="fsdp", micro_batch=3))
+    (folder / "cut.task").write_bytes(pickle.dumps((replace(cut, train=replace(cut.train, recompute=True)), False)))
+    for name, one in {"alone-to-two": config, "alone-to-cut": cut}.items():
+        first_half(folder / "whole-alone", folder / name)
+        (folder / f"{name}.task").write_bytes(pickle.dumps((one, True)))
     code, out, err = torchrun(2, WORKER, "runs", str(folder))
     assert code == 0, out + err
     return folder
 
 
-@pytest.mark.parametrize("kind", ["whole", "uneven"])
+@pytest.mark.parametrize("kind", ["whole", "uneven", "cut"])
 def test_two_processes_train_as_one(world, kind):
-    assert_close_runs(world / f"{kind}-alone", world / kind)
-    pictures = sorted(path.name for path in (world / f"{kind}-alone" / "samples").iterdir())
+    alone = world / ("uneven-alone" if kind == "uneven" else "whole-alone")
+    assert_close_runs(alone, world / kind)
+    pictures = sorted(path.name for path in (alone / "samples").iterdir())
     assert sorted(path.name for path in (world / kind / "samples").iterdir()) == pictures
 
 
-def test_a_run_goes_on_with_another_number_of_processes(world, config, tmp_path):
-    assert_close_runs(world / "whole-alone", world / "alone-to-two")
-    first_half(world / "whole", tmp_path / "two-to-alone")
-    train(config, tmp_path / "two-to-alone", resume=True, show_progress=False)
-    assert_close_runs(world / "whole-alone", tmp_path / "two-to-alone")
+@pytest.mark.parametrize("kind", ["two", "cut"])
+def test_a_run_goes_on_with_another_number_of_processes(world, config, tmp_path, kind):
+    """From one to two, and from two to one; and so where the two have cut the weights."""
+    assert_close_runs(world / "whole-alone", world / f"alone-to-{kind}")
+    first_half(world / ("whole" if kind == "two" else "cut"), tmp_path / "to-alone")
+    train(config, tmp_path / "to-alone", resume=True, show_progress=False)
+    assert_close_runs(world / "whole-alone", tmp_path / "to-alone")
 
 
 def test_a_run_of_two_leaves_what_a_run_of_one_does(world):

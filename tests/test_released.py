@@ -72,7 +72,7 @@ def release(monkeypatch, tmp_path):
     run = it.RunConfig("ducks", model.config, it.DataConfig(size=(4, 4)))
     from image_transformer import checkpoint
 
-    checkpoint.save(tmp_path / "run", run, checkpoint.State(), model.state_dict(), {})
+    checkpoint.save(tmp_path / "run", 0, checkpoint.model_files(run, checkpoint.State(), model.state_dict()))
     it.export(tmp_path / "run", tmp_path / "home" / "ducks")
     (tmp_path / "home" / "ducks" / "card.json").write_text("{}")
     monkeypatch.setattr("image_transformer.released.HOME", tmp_path / "home")
@@ -117,9 +117,8 @@ def test_a_weight_that_16_bits_cannot_hold_is_kept_whole(tmp_path, release):
 
     with torch.no_grad():
         release.network.head.weight[0, 0] = 1e5
-    checkpoint.save(
-        tmp_path / "wide", it.RunConfig("ducks", release.config), checkpoint.State(), release.state_dict(), {}
-    )
+    run = it.RunConfig("ducks", release.config)
+    checkpoint.save(tmp_path / "wide", 0, checkpoint.model_files(run, checkpoint.State(), release.state_dict()))
     exported = it.load(it.export(tmp_path / "wide", tmp_path / "kept"))
     assert exported.network.head.weight[0, 0] == 1e5
 

@@ -18,11 +18,14 @@ import image_transformer as it
 
 PACKAGE = Path(it.__file__).parent
 ORDER = (
-    "files", "words", "released", "geometry", "data", "conditions", "likelihoods", "config", "show", "networks",
-    "model", "checkpoint", "inference", "measures", "training", "recipes", "reproduce", "api", "cli", "__main__",
+    "processes", "files", "words", "released", "geometry", "data", "conditions", "likelihoods", "config", "show",
+    "networks", "model", "checkpoint", "inference", "measures", "training", "recipes", "reproduce", "api", "cli",
+    "__main__",
 )  # fmt: skip
 # A protocol and the names that a room offers may be seen from below it.
-TORCH_FREE = ("files", "words", "released", "geometry", "data", "conditions", "config", "show", "recipes", "cli")
+TORCH_FREE = (
+    "processes", "files", "words", "released", "geometry", "data", "conditions", "config", "show", "recipes", "cli",
+)  # fmt: skip
 
 
 def modules():

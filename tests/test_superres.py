@@ -237,7 +237,8 @@ def test_wrong_arguments_are_refused():
 
 
 def save(model, run):
-    checkpoint.save(run, RunConfig("superres-cifar10", model.config), checkpoint.State(), model.state_dict(), {})
+    config = RunConfig("superres-cifar10", model.config)
+    checkpoint.save(run, 0, checkpoint.model_files(config, checkpoint.State(), model.state_dict()))
 
 
 @pytest.fixture(scope="module")

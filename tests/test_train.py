@@ -685,11 +685,13 @@ def test_a_second_save_at_the_same_count_leaves_no_moment_without_a_checkpoint(c
         patch.setattr(checkpoint, "remove", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run.save()
+            run.saver.wait()
     names = [folder.name for folder in checkpoint.checkpoints(run_folder)]
     assert names[-2:] == ["images-000000016", "images-000000016-2"]
     for folder in checkpoint.checkpoints(run_folder):
         checkpoint.check(folder)
     run.save()
+    run.saver.wait()
     assert [folder.name for folder in checkpoint.checkpoints(run_folder)][-1] == "images-000000016-3"
     assert not list((run_folder / "checkpoints").glob(".partial*"))
 

@@ -7,9 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
-from dataclasses import replace
 from pathlib import Path
 
 LIMIT = 120  # seconds until all of them are killed

@@ -22,6 +22,11 @@ class TrainConfig:
     """Images per update."""
     micro_batch: int | None = None
     """Images per pass: gradients are accumulated over the passes of one update."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes, started by torchrun, divide the work: each has the whole model and some of the images; or
+    besides only a part of every weight, of its gradient and of its optimizer's state, and so room for larger models."""
+    recompute: bool = False
+    """Keep of each block its input alone, and run it again for its gradient: a third more time, much less memory."""
     optimizer: Literal["adam", "adamw", "muon"] = "muon"
     """The paper's Adam; AdamW; or Muon for the matrices of the blocks with AdamW for the rest."""
     schedule: Literal["vaswani", "wsd"] = "wsd"

@@ -7,7 +7,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -26,8 +26,8 @@ from image_transformer.training.run import Run, load_split
 # A resumed run may change these and nothing else. (A new `images` or `minutes` moves the end, and with it the decay of
 # the learning rate. With `minutes` the rate follows the clock, so such runs are not repeatable to the bit.)
 RESUMABLE = (
-    "images", "minutes", "micro_batch", "max_left_out", "compile", "validate_every", "validation_images",
-    "sample_every", "save_every", "keep", "tensorboard",
+    "images", "minutes", "micro_batch", "parallel", "recompute", "max_left_out", "compile", "validate_every",
+    "validation_images", "sample_every", "save_every", "keep", "tensorboard",
 )  # fmt: skip
 
 
@@ -65,15 +65,19 @@ def _train(config: RunConfig, out: Path, processes: Processes, show_progress: bo
     save_config(config, out / "config.yaml")
     if newest is None:
         run.start()
-    with training_bar(run.progress, show_progress and processes.first) as advance, _signals() as came:
+    shown = training_bar(run.progress, show_progress and processes.first)
+    with closing(run.saver), shown as advance, _signals() as came:
         while not run.finished:
             run.update()
             advance(run.progress, run.state.images_seen, run.images_per_second, run.bits_per_dim)
             do_what_is_due(run)
+            run.saver.look()
             signal_number = int(processes.largest(came()))
             if signal_number:
                 run.save()
+                run.saver.wait()
                 raise Interrupted(f"saved at {run.state.images_seen:,} images", signal_number)
+        run.saver.wait()
     if processes.first:
         write_report(out)
     run.log.close()

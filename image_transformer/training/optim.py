@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Adam, AdamW, Optimizer
 
 from image_transformer.config.train import TrainConfig
@@ -21,6 +22,14 @@ def make_optimizers(
 
     bf16: whether the device is fast at it. processes: those that have the same model, and the same gradients.
     """
+    made = _made(model, config, bf16, processes)
+    for optimizer in made:
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+    return made
+
+
+def _made(model: nn.Module, config: TrainConfig, bf16: bool, processes: Processes | None) -> list[Optimizer]:
     parameters = list(model.parameters())
     if config.optimizer == "adam":  # Vaswani et al. (2017), 5.3
         return [Adam(parameters, lr=config.lr, betas=(0.9, 0.98), eps=1e-9)]
@@ -62,25 +71,41 @@ class Muon(Optimizer):
                     by_shape[p.shape].append(p)
             for (rows, columns), alike in by_shape.items():
                 pieces = _square_pieces(rows, columns)
-                smoothed = torch.stack([self._smoothed(p) for p in alike]).to(self.dtype)
-                updates = self._divided(smoothed, rows // pieces)
+                smoothed = torch.stack([_own(self._smoothed(p)) for p in alike]).to(self.dtype)
+                mine = self._gathered(smoothed, rows) if isinstance(alike[0], DTensor) else self._mine(smoothed)
+                made = orthogonal(mine.reshape(-1, rows // pieces, columns)).view(mine.shape)
+                updates = self._scattered(made) if isinstance(alike[0], DTensor) else self._all(made)
                 step = -group["lr"] * max(1.0, rows / pieces / columns) ** 0.5
-                for p, update in zip(alike, updates, strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=step)
+                for p, update in zip(alike, updates[: len(alike)], strict=True):
+                    _own(p).mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=step)
 
-    def _divided(self, matrices: Tensor, rows: int) -> Tensor:
-        """`matrices` (n, r, c) with each piece of so many rows orthogonal; every process makes some, and gets all."""
-        n, _, columns = matrices.shape
-        each = -(-n // self.processes.count)
-        first = self.processes.rank * each
-        mine = matrices[first : first + each].reshape(-1, rows, columns)
-        made = orthogonal(mine).view(-1, *matrices.shape[1:])
+    def _mine(self, matrices: Tensor) -> Tensor:
+        """Of `matrices` (n, r, c), the same on all processes, those that this one makes orthogonal: an equal share."""
+        each = -(-len(matrices) // self.processes.count)
+        mine = matrices[self.processes.rank * each :][:each]
+        return torch.cat([mine, mine.new_zeros(each - len(mine), *matrices.shape[1:])])
+
+    def _all(self, made: Tensor) -> Tensor:
+        """Every process's, one after another."""
         if not self.processes.several:
             return made
-        made = torch.cat([made, matrices.new_zeros(each - len(made), *matrices.shape[1:])])  # all give as many
         found = [torch.empty_like(made) for _ in range(self.processes.count)]
         distributed.all_gather(found, made)
-        return torch.cat(found)[:n]
+        return torch.cat(found)
+
+    def _gathered(self, parts: Tensor, rows: int) -> Tensor:
+        """Whole matrices (n / count, r, c), other ones on each process, of which all have rows: `parts` (n, r', c)."""
+        count, (n, _, columns) = self.processes.count, parts.shape
+        each = -(-n // count)
+        parts = torch.cat([parts, parts.new_zeros(each * count - n, *parts.shape[1:])])
+        found = [parts.new_empty(each, share, columns) for share in _rows_of_each(rows, count)]
+        return torch.cat(_exchanged(list(parts.chunk(count)), found), 1)
+
+    def _scattered(self, made: Tensor) -> Tensor:
+        """This process's rows of every process's whole matrices: what `_gathered` was given."""
+        shares = _rows_of_each(made.shape[1], self.processes.count)
+        found = [made.new_empty(len(made), shares[self.processes.rank], made.shape[2]) for _ in shares]
+        return torch.cat(_exchanged(list(made.split(shares, 1)), found))
 
     def _smoothed(self, p: Tensor) -> Tensor:
         """The gradient with Nesterov momentum."""
@@ -90,6 +115,25 @@ class Muon(Optimizer):
             state["momentum_buffer"] = torch.zeros_like(p)
         momentum: Tensor = state["momentum_buffer"].lerp_(p.grad, 1 - self.MOMENTUM)
         return p.grad.lerp(momentum, self.MOMENTUM)
+
+
+def _own(x: Tensor) -> Tensor:
+    """What of it is here."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def _rows_of_each(rows: int, count: int) -> list[int]:
+    """How many rows of a matrix FSDP2 gives each process."""
+    most = -(-rows // count)
+    return [max(0, min(rows - rank * most, most)) for rank in range(count)]
+
+
+def _exchanged(given: list[Tensor], found: list[Tensor]) -> list[Tensor]:
+    """One tensor given to each process, and one from each, of the shapes of `found`."""
+    flat = given[0].new_empty(sum(x.numel() for x in found))
+    come, go = ([x.numel() for x in several] for several in (found, given))
+    distributed.all_to_all_single(flat, torch.cat([x.flatten() for x in given]), come, go)
+    return [part.view(like.shape) for part, like in zip(flat.split(come), found, strict=True)]
 
 
 @lru_cache
@@ -125,7 +169,7 @@ def set_learning_rates(
         factor = warmup_constant_decay(images_seen + config.batch, progress, config.warmup, config.decay)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = factor * group.setdefault("base_lr", group["lr"])
+            group["lr"] = factor * group["base_lr"]
     return factor
 
 

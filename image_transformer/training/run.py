@@ -25,6 +25,7 @@ from image_transformer.training.carry import carry_over
 from image_transformer.training.diagnosis import MANY, diagnose, keep
 from image_transformer.training.errors import TrainingError
 from image_transformer.training.log import MetricsLog
+from image_transformer.training.saving import Saver
 from image_transformer.training.update import Learner, Reading, Views
 
 START_PIXELS = 500 * 32 * 32  # pixels that the closed-form start is fitted to
@@ -40,6 +41,9 @@ class Run:
         batch, count = config.train.batch, self.processes.count
         if count > batch:
             raise ValueError(f"train.batch {batch} is less than one image for each of {count} processes")
+        if config.train.parallel == "fsdp" and batch % (count * (config.train.micro_batch or 1)):
+            whole = f"{count} processes times passes of {config.train.micro_batch or 1} images"
+            raise ValueError(f"train.parallel fsdp: train.batch {batch} is not a whole number of {whole}")
         with self.processes.in_turn():
             self.data = load_split(config, "train")
             self.validation = load_split(config, "validation").some(config.train.validation_images)
@@ -54,6 +58,7 @@ class Run:
         if fresh and config.train.init:
             self.carried = carry_over(checkpoint.load(config.train.init, "cpu"), model)
         self.learner = Learner(model.to(default_device()), config.train, self.processes)
+        self.saver = Saver(out, config, self.learner, self.processes)
         self.state = State()
         self.log = MetricsLog(out, config.train.tensorboard)
         self.best: float | None = None  # validation bits/dim
@@ -132,6 +137,7 @@ class Run:
         if self.in_a_row <= limit and not broken:
             self.say(f"{wrong}: this update is left out ({self.in_a_row} in a row of at most {limit})")
             return
+        self.saver.wait()
         found = diagnose(self.learner, [(part.args[0], part()) for part in self.passes(first)], self.processes)
         images = self.batches.take_these(np.array(found.views[:MANY], dtype=np.int64)).images
         model = checkpoint.model_files(self.config, self.state, self.learner.model.state_dict())
@@ -147,21 +153,15 @@ class Run:
             print(text, file=sys.stderr)
 
     def save(self) -> None:
-        """Write a checkpoint of this moment and drop those that are no longer kept."""
-        if not self.processes.first:
-            return
-        training = {**self.learner.state(), "best": self.best, "window": self.window}
-        checkpoint.save(self.out, self.config, self.state, self.weights.state_dict(), training)
-        checkpoint.prune(self.out, self.config.train.keep)
+        """Begin a checkpoint of this moment, after which those that are no longer kept are dropped."""
+        self.saver.save(self.state, self.weights, {"best": self.best, "window": self.window})
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint: everything is as it was when it was written."""
-        training = checkpoint.read_training(folder)
+        log = self.saver.restore(folder)
         self.state = replace(checkpoint.read_state(folder), format=checkpoint.FORMAT)
-        self.best, self.window = training["best"], training["window"]
+        self.best, self.window = log["best"], [(bits, seconds) for bits, seconds in log["window"]]
         self._started_at = (self.state.images_seen, self.state.seconds)
-        checkpoint.load_weights(self.learner.model, training["model"], folder)
-        self.learner.restore(training)
         self.log.rewind(self.state.images_seen)
 
     def start(self) -> None:

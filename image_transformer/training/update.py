@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -20,6 +21,7 @@ from image_transformer.model import ImageModel
 from image_transformer.networks.noise import normal, tell_keys, uniform
 from image_transformer.processes import Processes
 from image_transformer.training.optim import make_optimizers, set_learning_rates
+from image_transformer.training.shards import cut, cut_states, load_whole, recompute, whole, whole_model
 
 Views = tuple[Tensor, Given, Tensor]  # images, their conditions, and the keys of their noise
 Pass = Callable[[], Views]
@@ -66,7 +68,15 @@ class Learner:
         average = get_ema_multi_avg_fn(config.ema) if config.ema else None
         self.average = AveragedModel(model, multi_avg_fn=average) if average else None
         self.loss = Loss(model, config.noise, config.noise_levels)
-        self.wrapped: nn.Module = DistributedDataParallel(self.loss) if self.processes.several else self.loss
+        self.cut = config.parallel == "fsdp" and self.processes.several
+        if config.recompute:
+            recompute(model)
+        if self.cut:
+            for root in (self.loss, self.average.module if self.average is not None else None):
+                if root is not None:
+                    cut(root, self.device, self.processes.count)
+        several = self.processes.several and not self.cut
+        self.wrapped: nn.Module = DistributedDataParallel(self.loss) if several else self.loss
         self.call = compiled(self.wrapped) if use_compile(config, self.device) else self.wrapped
         self.bf16 = use_bf16(config, self.device)
         self.optimizers = make_optimizers(model, config, self.bf16, self.processes)
@@ -74,8 +84,9 @@ class Learner:
 
     @property
     def weights(self) -> ImageModel:
-        """The model for use: the moving average if there is one."""
-        return self.average.module if self.average is not None else self.model  # type: ignore[return-value]
+        """The model for use: the moving average if there is one; a copy where it is cut, for which all have to ask."""
+        used: ImageModel = self.average.module if self.average is not None else self.model  # type: ignore[assignment]
+        return whole_model(used) if self.cut else used
 
     def update(self, passes: Sequence[Pass], *, images_seen: int, progress: float) -> Reading:
         """One optimizer step on the batch that the passes make up; left out if the gradient is not finite."""
@@ -84,7 +95,8 @@ class Learner:
         )
         bits_per_dim = self.accumulate(passes)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
-        reading = Reading(*torch.stack([bits_per_dim, norm.float()]).tolist())
+        norm = whole({"norm": norm})["norm"].float()
+        reading = Reading(*torch.stack([bits_per_dim, norm]).tolist())
         if reading.finite:
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -108,6 +120,8 @@ class Learner:
 
     def _apart(self, yes: bool) -> AbstractContextManager[None]:
         """Whether gradients are not yet shared with the other processes."""
+        if isinstance(self.loss, FSDPModule):
+            self.loss.set_requires_gradient_sync(not yes)
         several = isinstance(self.wrapped, DistributedDataParallel)
         return self.wrapped.no_sync() if yes and several else nullcontext()  # type: ignore[operator]
 
@@ -125,12 +139,13 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take in a state, of a model of the same weights."""
-        self.model.load_state_dict(state["model"])
+        """Take in a state, in one piece or cut as this one is, of a model of the same weights."""
+        load_whole(self.model, state["model"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            load_whole(self.average, state["average"])
         for optimizer, one in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(one)
+            cut_states(optimizer)
 
 
 @dataclass(frozen=True)

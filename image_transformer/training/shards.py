@@ -1,0 +1,98 @@
+"""Weights that are cut over processes, by FSDP2: each holds its rows of every weight, gradient and optimizer state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
+
+from image_transformer.model import ImageModel
+from image_transformer.networks.transformer import LocalTransformer
+
+
+def blocks(root: nn.Module) -> list[nn.Module]:
+    """The layers of a transformer and of its encoders; none of another network."""
+    if not any(isinstance(module, LocalTransformer) for module in root.modules()):
+        return []
+    stacks = (module for name, module in root.named_modules() if name.split(".")[-1] == "blocks")
+    return [block for stack in stacks for block in stack.children()]
+
+
+def cut(root: nn.Module, device: torch.device, count: int) -> None:
+    """Cut the weights of a module over `count` processes, and make each block's whole only while it is used."""
+    mesh = init_device_mesh(device.type, (count,))
+    for block in blocks(root):
+        fully_shard(block, mesh=mesh)
+        if hasattr(block, "remember"):
+            register_fsdp_forward_method(block, "remember")
+    fully_shard(root, mesh=mesh)
+
+
+def cut_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a whole `tensor`, as `like` is cut; the tensor itself if that one is whole."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in one piece; all processes have to ask for it."""
+    return {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in tensors.items()}
+
+
+def whole_model(model: ImageModel) -> ImageModel:
+    """A copy in one piece of a model that is cut."""
+    copy = ImageModel(model.config).to(model.device)
+    copy.load_state_dict(whole(model.state_dict()))
+    return copy
+
+
+def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Take in tensors in one piece, as `load_state_dict` does, whether or not the module is cut."""
+    own = module.state_dict()
+    module.load_state_dict({name: cut_like(x, own[name]) if name in own else x for name, x in state.items()})
+
+
+def cut_states(optimizer: Optimizer) -> None:
+    """Cut the state that an optimizer was given in one piece, as its weights are."""
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and not isinstance(value, DTensor):
+                state[name] = cut_like(value, weight)
+
+
+def make_states(optimizers: list[Optimizer]) -> None:
+    """Give optimizers the state that they have after an update, of zeros, to be filled."""
+    for optimizer in optimizers:
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+            for weight in group["params"]:
+                weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+def recompute(model: nn.Module) -> None:
+    """Make every block keep its input alone, and run again for its gradient. ValueError for rivals."""
+    found = blocks(model)
+    if not found:
+        raise ValueError("train.recompute is for the blocks of a transformer: this network has none")
+    for block in found:
+        forward: Any = block.forward
+
+        def again(*args: Any, forward: Any = forward, **options: Any) -> Any:
+            if not torch.is_grad_enabled():
+                return forward(*args, **options)
+            return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **options)
+
+        block.forward = again
