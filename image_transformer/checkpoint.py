@@ -58,6 +58,7 @@ class State:
     seconds: float = 0.0
     validation_bpd: float | None = None
     left_out: int = 0  # updates whose loss or gradient was not finite
+    data: str | None = None  # fingerprint of the images it learns from and is validated on
     format: int = FORMAT
 
 

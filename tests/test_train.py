@@ -683,8 +683,8 @@ def test_a_second_save_at_the_same_count_leaves_no_moment_without_a_checkpoint(c
     (run_folder / "checkpoints" / ".partial-killed").mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "remove", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+        run.save()
         with pytest.raises(KeyboardInterrupt):
-            run.save()
             run.saver.wait()
     names = [folder.name for folder in checkpoint.checkpoints(run_folder)]
     assert names[-2:] == ["images-000000016", "images-000000016-2"]

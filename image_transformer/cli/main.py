@@ -19,7 +19,8 @@ from image_transformer.processes import together
 from image_transformer.words import did_you_mean
 
 VERBS = (
-    "demo", "models", "recipes", "train", "evaluate", "report", "sample", "complete", "superres", "export", "reproduce",
+    "demo", "models", "recipes", "train", "status", "evaluate", "report", "sample", "complete", "superres", "export",
+    "reproduce",
 )  # fmt: skip
 SHARED = ("train", "evaluate", "report", "sample", "complete", "superres")  # with the processes of torchrun
 LONGEST = 1000  # characters of an error: a compiler's can fill a book
@@ -31,6 +32,7 @@ Autoregressive image models with exact likelihoods.
   models                   list the released models, which need no training
   recipes                  list what can be trained
   train RECIPE             train a model (RECIPE may also be the config.yaml of a run)
+  status RUN               where a run stands, and whether it lives
   evaluate MODEL           exact bits/dim on held-out images
   report RUN               all measures of a run, with pictures, as one page
   sample MODEL             a picture of new images

@@ -111,8 +111,9 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
             if value not in args:
                 raise ValueError(did_you_mean(str(value), [str(a) for a in args]))
             return value
-        if isinstance(hint, types.UnionType):
-            return None if value is None else _parse(args[0], value, where)
+        if typing.get_origin(hint) in (types.UnionType, typing.Union):  # such as int | Literal["auto"] | None
+            words = [word for one in args for word in typing.get_args(one)]
+            return value if value is None or value in words else _parse(args[0], value, where)
         if hint is float and type(value) is int:
             return float(value)
         if type(value) is not hint:

@@ -20,8 +20,9 @@ class TrainConfig:
     """What `minutes` count: real time, or the processor's, which pauses and other work on the machine do not change."""
     batch: int = 16
     """Images per update."""
-    micro_batch: int | None = None
-    """Images per pass: gradients are accumulated over the passes of one update."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Images per pass: gradients are accumulated over the passes of one update, and are the same for any number. auto:
+    all of them, or as many as fit into memory."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """How several processes, started by torchrun, divide the work: each has the whole model and some of the images; or
     besides only a part of every weight, of its gradient and of its optimizer's state, and so room for larger models."""
@@ -78,8 +79,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_least(
-            self, "train", 1, "images", "batch", "micro_batch", "validation_images", "validate_every", "sample_every",
-            "save_every", "keep",
+            self, "train", 1, "images", "batch", "validation_images", "validate_every", "sample_every", "save_every",
+            "keep",
         )  # fmt: skip
         check_least(self, "train", 0, "weight_decay", "warmup", "seed", "max_left_out")
         for name in ("minutes", "lr", "muon_lr", "clip"):
@@ -88,8 +89,12 @@ class TrainConfig:
         check_choices(self, "train")
         if self.schedule == "vaswani":
             check_least(self, "train", 1, "warmup")
-        micro = self.micro_batch or self.batch
-        check(self.batch % micro == 0, f"train.micro_batch {micro} does not divide train.batch {self.batch}")
+        if self.micro_batch != "auto":
+            check_least(self, "train", 1, "micro_batch")
+            micro = self.micro_batch or self.batch
+            check(self.batch % micro == 0, f"train.micro_batch {micro} does not divide train.batch {self.batch}")
+        elif self.parallel == "fsdp":
+            raise ValueError("train.micro_batch auto cannot be tried out where weights are cut (fsdp): give a number")
         check(0 <= self.noise <= 1, f"train.noise must lie in [0, 1], got {self.noise}")
         check(self.noise_levels > 0, f"train.noise_levels must be positive, got {self.noise_levels}")
         check(0 <= self.decay <= 1, f"train.decay must lie in [0, 1], got {self.decay}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +14,8 @@ from numpy.typing import NDArray
 Images = NDArray[np.uint8]  # (n, c, h, w)
 
 SOME = 20180215  # seed of the images that stand for a whole data set
+LARGE = 2**30  # bytes of a data set that are read for its fingerprint
+ROWS = 1024  # images that are read at once for it
 
 
 class DataError(ValueError):
@@ -50,6 +54,40 @@ class ImageData:
             return self
         drawn = np.argsort(np.random.PCG64(SOME).random_raw(len(self)), kind="stable")  # a stream that never changes
         return self.rows(np.sort(drawn[:count]))
+
+
+def fingerprint(*several: ImageData) -> str:
+    """A digest of images and labels: of all of them, or of about 1 GiB, evenly spread, where there are more."""
+    digest = hashlib.sha256()
+    for data in several:
+        step = max(1, data.images.nbytes // LARGE)
+        digest.update(f"{data.images.shape} {step}".encode())
+        for first in range(0, len(data), step * ROWS):
+            digest.update(data.images[first : first + step * ROWS : step].tobytes())
+        if data.labels is not None:
+            digest.update(data.labels.astype("<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+class Unchanged:
+    """Watches the file that an array is mapped from."""
+
+    def __init__(self, images: Images) -> None:
+        self.file = getattr(images, "filename", None)
+        self._before = self._state()
+
+    def check(self) -> None:
+        """DataError if the file was written to. One that is gone, or was replaced, is still there for the mapping."""
+        now = self._state()
+        if self._before and now and now[0] == self._before[0] and now != self._before:
+            raise DataError(f"{self.file} has changed while the training was reading it: put it back, and --resume")
+
+    def _state(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self.file)  # type: ignore[arg-type]
+        except (TypeError, OSError):
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def class_names(data: ImageData) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_transformer.config.data import DataConfig
-from image_transformer.data.images import ImageData
+from image_transformer.data.images import ImageData, Unchanged
 
 PURPOSES = ("weights", "order", "noise", "flips")
 
@@ -18,6 +18,7 @@ class Batches:
 
     def __init__(self, data: ImageData, config: DataConfig, seed: int) -> None:
         self.data, self.orientations, self.seed = data, config.trained_orientations, seed
+        self._unchanged = Unchanged(data.images)
         self._orders: dict[int, NDArray[np.int64]] = {}  # the order of the images in the newest epochs
 
     def take(self, first: int, count: int) -> ImageData:
@@ -25,7 +26,8 @@ class Batches:
         return self.take_these(np.arange(first, first + count))
 
     def take_these(self, number: NDArray[np.int64]) -> ImageData:
-        """The views of the run with these numbers, (n,)."""
+        """The views of the run with these numbers, (n,). DataError if the file that they come from has changed."""
+        self._unchanged.check()
         epochs, places = np.divmod(number, len(self.data))
         where = [self._order(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)]
         index = np.array(where, dtype=np.int64)

@@ -16,7 +16,7 @@ from torch import Tensor
 from image_transformer import __version__, checkpoint
 from image_transformer.checkpoint import State, default_device
 from image_transformer.config.run import RunConfig
-from image_transformer.data.images import ImageData
+from image_transformer.data.images import DataError, ImageData, fingerprint
 from image_transformer.data.loading import load_data
 from image_transformer.model import ImageModel
 from image_transformer.processes import processes
@@ -41,7 +41,7 @@ class Run:
         batch, count = config.train.batch, self.processes.count
         if count > batch:
             raise ValueError(f"train.batch {batch} is less than one image for each of {count} processes")
-        if config.train.parallel == "fsdp" and batch % (count * (config.train.micro_batch or 1)):
+        if config.train.parallel == "fsdp" and batch % (count * int(config.train.micro_batch or 1)):
             whole = f"{count} processes times passes of {config.train.micro_batch or 1} images"
             raise ValueError(f"train.parallel fsdp: train.batch {batch} is not a whole number of {whole}")
         with self.processes.in_turn():
@@ -59,7 +59,8 @@ class Run:
             self.carried = carry_over(checkpoint.load(config.train.init, "cpu"), model)
         self.learner = Learner(model.to(default_device()), config.train, self.processes)
         self.saver = Saver(out, config, self.learner, self.processes)
-        self.state = State()
+        self.state = State(data=fingerprint(self.data, self.validation))
+        self.micro_batch = self.fitting() if config.train.micro_batch == "auto" else config.train.micro_batch
         self.log = MetricsLog(out, config.train.tensorboard)
         self.best: float | None = None  # validation bits/dim
         self.bits_per_dim = 0.0  # of the newest update whose figures have arrived
@@ -98,7 +99,16 @@ class Run:
         """
         clock = time.process_time if self.config.train.clock == "cpu" else time.perf_counter
         began, seen = clock(), self.state.images_seen
-        reading = self.learner.update(self.passes(seen), images_seen=seen, progress=self.progress)
+        try:
+            reading = self.learner.update(self.passes(seen), images_seen=seen, progress=self.progress)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            size = self.micro_batch or len(self.processes.share(self.config.train.batch))
+            raise TrainingError(
+                f"out of memory in passes of {size} images each: try --train.micro-batch {max(1, size // 2)} or auto, "
+                "which changes no gradient, or --train.recompute"
+            ) from None
         seconds = self.processes.told(clock() - began)
         self.bits_per_dim, self.norm, self.previous = reading.bits_per_dim, reading.norm, seen
         self.state = replace(
@@ -121,7 +131,7 @@ class Run:
     def passes(self, seen: int) -> list[partial[Views]]:
         """This process's share of the update after `seen` images, in passes of `micro_batch` images."""
         share = self.processes.share(self.config.train.batch)
-        size = self.config.train.micro_batch or len(share)
+        size = self.micro_batch or len(share)
         return [partial(self.batch, seen + first, min(size, share.stop - first)) for first in share[::size]]
 
     def _to_device(self, part: Tensor) -> Tensor:
@@ -148,6 +158,22 @@ class Run:
             f"--train.clip 1, a lower --train.lr (now {self.config.train.lr:g}) or --train.bf16 off"
         )
 
+    def fitting(self) -> int:
+        """How many images fit into memory in one pass, beside what an update needs: tried out, on every process."""
+        size = len(self.processes.share(self.config.train.batch))
+        reserved = [torch.empty_like(weight) for weight in self.learner.model.parameters() for _ in range(3)]
+        while True:
+            try:
+                self.learner.attempt(self.batch(0, size))
+                break
+            except RuntimeError as error:
+                if not out_of_memory(error) or size == 1:
+                    raise
+                size //= 2
+                self.say(f"out of memory: trying passes of {size} images")
+        del reserved
+        return -int(self.processes.largest(-size))
+
     def say(self, text: str) -> None:
         if self.processes.first:
             print(text, file=sys.stderr)
@@ -158,8 +184,14 @@ class Run:
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint: everything is as it was when it was written."""
+        state = checkpoint.read_state(folder)
+        if state.data not in (None, self.state.data):
+            raise DataError(
+                f"{self.data.name} is not what {self.out} was trained on: its fingerprint was {state.data}, and is "
+                f"{self.state.data} now; put the data back, or start another run from this model with --init"
+            )
         log = self.saver.restore(folder)
-        self.state = replace(checkpoint.read_state(folder), format=checkpoint.FORMAT)
+        self.state = replace(state, format=checkpoint.FORMAT, data=self.state.data)
         self.best, self.window = log["best"], [(bits, seconds) for bits, seconds in log["window"]]
         self._started_at = (self.state.images_seen, self.state.seconds)
         self.log.rewind(self.state.images_seen)
@@ -184,6 +216,11 @@ class Run:
             init=self.config.train.init,
             carried=self.carried,
         )
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device or the host has refused memory."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def load_split(config: RunConfig, split: str) -> ImageData:

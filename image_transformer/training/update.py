@@ -118,6 +118,15 @@ class Learner:
             total += bits_per_dim.detach()
         return self.processes.sum(total)
 
+    def attempt(self, views: Views) -> None:
+        """One pass for nothing. RuntimeError if there is no memory for it."""
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                bits_per_dim = self.loss(*views)
+            bits_per_dim.backward()
+        finally:
+            self.forget()
+
     def _apart(self, yes: bool) -> AbstractContextManager[None]:
         """Whether gradients are not yet shared with the other processes."""
         if isinstance(self.loss, FSDPModule):
