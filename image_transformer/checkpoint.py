@@ -249,21 +249,26 @@ def read_training(folder: Path) -> dict[str, Any]:
 
 
 def check(folder: Path) -> None:
-    """CheckpointError unless every file of a checkpoint is there and whole."""
+    """CheckpointError unless every file of a checkpoint is there and whole, and nothing else is said of it."""
     read_state(folder)
     for name in ("config.yaml", "model.safetensors"):
         read_file(folder, name)
-    if not (folder / "training").is_dir():
+    shared = (folder / "training").is_dir()
+    if not shared:
         read_file(folder, "training.pt")
+    if not (folder / SUMS).exists():
         return
     try:
-        found = {_sum(path, folder).strip() for path in _parts(folder)}
-    except OSError as error:
-        raise CheckpointError(f"{folder / 'training'} cannot be read: {error.strerror or error}") from None
-    listed = {line for line in (folder / SUMS).read_text("utf-8", "replace").splitlines() if "  training/" in line}
-    if not found or found != listed:
-        wrong = sorted(line.partition("  ")[2] for line in found ^ listed)
-        raise DamagedError(f"{folder / 'training'} is truncated or damaged: {', '.join(wrong) or 'it is empty'}")
+        lines = (folder / SUMS).read_text("utf-8", "replace").splitlines(keepends=True)
+        found = {path.relative_to(folder).as_posix(): _sum(path, folder) for path in _parts(folder)}
+        wrong = set(found) - {line[66:].rstrip() for line in lines}
+        for line in lines:
+            name = line[66:].rstrip()
+            wrong |= {name or SUMS} if line != (found.get(name) or _sum(folder / (name or SUMS), folder)) else set()
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{folder} is damaged: {error}") from None
+    if wrong or (shared and not found):
+        raise DamagedError(f"{folder} is damaged: {', '.join(sorted(wrong)) or 'training'} is not what {SUMS} says")
 
 
 def find(path: str | Path) -> Path:

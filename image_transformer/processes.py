@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+PATIENCE = 600.0  # seconds in which all processes have to start
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,33 @@ def processes() -> Processes:
     return _now
 
 
+def _agreed(store: Any, rank: int, count: int) -> str:
+    """A name that only the processes of this start know, for what they write into the store.
+
+    torchrun keeps the store when it brings workers back, and those that find the addresses of the dead wait for them.
+    So the first process answers whoever has a new name, until each of them has shown that it got the answer.
+    """
+    own = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"name/{rank}", own)
+        agreed: str = store.get(f"answer/{own}").decode()
+        store.set(f"thanks/{agreed}/{rank}", "")
+        return agreed
+    waiting, answered, deadline = set(range(1, count)), set(), time.monotonic() + PATIENCE
+    while waiting:
+        for other in tuple(waiting):
+            name = store.get(f"name/{other}").decode() if store.check([f"name/{other}"]) else None
+            if name is not None and name not in answered:
+                store.set(f"answer/{name}", own)
+                answered.add(name)
+            if store.check([f"thanks/{own}/{other}"]):
+                waiting.discard(other)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes {', '.join(map(str, sorted(waiting)))} of {count} did not come")
+        time.sleep(0.01)
+    return own
+
+
 @contextmanager
 def together() -> Iterator[Processes]:
     """Join the processes that `torchrun` has started beside this one: by gloo, and NCCL between GPUs; alone otherwise.
@@ -114,8 +144,12 @@ def together() -> Iterator[Processes]:
 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if not distributed.is_initialized():  # once for all: the addresses of a group that was left stay in the store
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    if not distributed.is_initialized():  # for good: there is no coming back to a group that was left
+        store, rank, count = next(distributed.rendezvous("env://"))
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            store=distributed.PrefixStore(_agreed(store, rank, count), store), rank=rank, world_size=count,
+        )  # fmt: skip
         atexit.register(distributed.destroy_process_group)
     _now = Processes(distributed.get_rank(), distributed.get_world_size())
     try:

@@ -356,8 +356,9 @@ def test_training_goes_on_while_a_checkpoint_is_written(config, tmp_path, monkey
 # ---- kills: slow ----
 
 
+KILLS = 10
 ARGS = ["tiny", "--data", "{data}", "--model.shape", "3", "6", "7", "--model.dropout", "0.1", "--model.depth", "2",
-        "--train.batch", "4", "--train.minutes", "None", "--train.images", "400", "--train.save-every", "4",
+        "--train.batch", "4", "--train.minutes", "None", "--train.images", "2000", "--train.save-every", "4",
         "--train.keep", "1", "--train.validate-every", "40", "--train.sample-every", "None", "--train.bf16", "off",
         "--train.ema", "0.9"]  # fmt: skip
 
@@ -383,7 +384,8 @@ def wait_for_more(process, run):
     while seen() <= before:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.005)
+    return seen()
 
 
 def same_end(one, other, exactly):
@@ -399,29 +401,22 @@ def test_kills_while_saving_and_pruning_lose_nothing(images_file, tmp_path):
     """One process that saves after every update, and so is nearly always killed while it saves or prunes."""
     rng = random.Random(0)
     assert main(command(images_file, tmp_path / "whole")) == 0
-    kills, seen = 0, 0
-    while True:
+    for kill in range(KILLS + 1):
         again = ["--resume"] if (tmp_path / "run" / "config.yaml").exists() else []
         process = subprocess.Popen(
             [sys.executable, "-m", "image_transformer", *command(images_file, tmp_path / "run"), *again],
             env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        try:
-            process.communicate(timeout=rng.uniform(4, 7))
-            assert process.returncode == 0
-            break
-        except subprocess.TimeoutExpired:
+        if kill < KILLS:
+            seen = wait_for_more(process, tmp_path / "run")
+            time.sleep(rng.uniform(0, 0.05))
             process.kill()
-            process.communicate()
-        kills += 1
+        process.communicate()
         folders = checkpoint.checkpoints(tmp_path / "run")
         for folder in folders:
             checkpoint.check(folder)
-        now = checkpoint.read_state(folders[-1]).images_seen if folders else 0
-        assert now >= seen, f"kill {kills} of seed 0 lost {seen - now} images"
-        seen = now
-        assert kills < 60
-    assert kills > 2
+        assert checkpoint.read_state(folders[-1]).images_seen >= seen, f"kill {kill} of seed 0 lost images"
+    assert process.returncode == 0
     same_end(tmp_path / "whole", tmp_path / "run", exactly=True)
 
 
@@ -440,9 +435,9 @@ def test_workers_that_die_are_brought_back_by_torchrun(images_file, tmp_path, pa
     for kill in range(4):
         wait_for_more(process, tmp_path / "run")
         time.sleep(rng.uniform(0, 0.3))
+        assert process.poll() is None, f"it ended before kill {kill} of seed 1"
         workers = children(process.pid)
-        assert workers and process.poll() is None, f"it ended before kill {kill} of seed 1"
-        os.kill(rng.choice(workers), signal.SIGKILL)
+        os.kill(rng.choice(workers), signal.SIGKILL) if workers else None  # the last ones are still being replaced
     code, out, err = finished(process)
     assert code == 0, f"seed 1\n{out}\n{err}"
     same_end(tmp_path / "whole", tmp_path / "run", exactly=False)
