@@ -1,7 +1,6 @@
 """The public names, one a line, each from its home. `image_transformer` offers them, and imports what is used."""
 
 from image_transformer.checkpoint import CheckpointError as CheckpointError
-from image_transformer.checkpoint import export as export
 from image_transformer.checkpoint import load as load
 from image_transformer.conditions.label import Label as Label
 from image_transformer.conditions.low import Low as Low
@@ -41,6 +40,7 @@ from image_transformer.model import ImageModel as ImageModel
 from image_transformer.recipes import recipe as recipe
 from image_transformer.recipes import recipe_names as recipe_names
 from image_transformer.released import model_names as model_names
+from image_transformer.sharing import export as export
 from image_transformer.training.errors import Interrupted as Interrupted
 from image_transformer.training.errors import TrainingError as TrainingError
 from image_transformer.training.loop import train as train

@@ -22,7 +22,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def save(run: Path, images_seen: int, files: Mapping[str, bytes], begun: Path | 
     before = [folder for folder in checkpoints(run) if _number(folder)[0] == images_seen]
     folder = home / (f"{name}-{_number(before[-1])[1] + 1}" if before else name)
     try:
-        _write_folder(folder, files, begun)
+        write_folder(folder, files, begun)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"cannot save {folder}: {reason}; the checkpoints before it are untouched") from None
@@ -95,30 +95,6 @@ def save(run: Path, images_seen: int, files: Mapping[str, bytes], begun: Path | 
     for left in home.glob(".partial-*"):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     return folder
-
-
-def export(path: str | Path, out: str | Path, *, temperature: float | None = None) -> Path:
-    """Write the model at `path` alone, its weights rounded to 16 bits, as the checkpoint folder `out`; returns that.
-
-    About a tenth of a run's checkpoint: it loads as others do, but no run goes on from it. temperature: to build in
-    instead of the model's own. CheckpointError if there is no model at `path`, OSError if `out` is there already or
-    cannot be written.
-
-    >>> it.load(it.export("runs/tiny", "runs/light")).config.shape
-    (3, 8, 8)
-    """
-    folder, out = find(path), Path(out)
-    if out.exists():
-        raise FileExistsError(f"{out} is there already: choose another folder")
-    state, config, weights = read_state(folder), read_config(folder), _read_weights(folder)
-    rounded = {name: x.half() if x.dtype == torch.float32 else x for name, x in weights.items()}
-    rounded = {name: x if x.isfinite().all() else weights[name] for name, x in rounded.items()}  # too large for 16 bits
-    if temperature is not None:
-        state = replace(state, validation_bpd=None)
-        config = replace(config, model=replace(config.model, temperature=temperature))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _write_folder(out, model_files(config, state, rounded))
-    return out
 
 
 def model_files(config: RunConfig, state: State, weights: Mapping[str, Tensor]) -> dict[str, bytes]:
@@ -130,7 +106,7 @@ def model_files(config: RunConfig, state: State, weights: Mapping[str, Tensor]) 
     }
 
 
-def _write_folder(folder: Path, files: Mapping[str, bytes], begun: Path | None = None) -> None:
+def write_folder(folder: Path, files: Mapping[str, bytes], begun: Path | None = None) -> None:
     """Write files and their sums into a new folder, which appears when all of them are on the disk."""
     partial = begun or folder.parent / f".partial-{uuid.uuid4().hex}"
     partial.mkdir(exist_ok=True)
@@ -299,7 +275,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> ImageMod
     folder = find(path)
     try:
         read_state(folder)
-        config, weights = read_config(folder), _read_weights(folder)
+        config, weights = read_config(folder), read_weights(folder)
     except DamagedError as error:
         others = [other.name for other in checkpoints(Path(path)) if other != folder]
         raise DamagedError(f"{error}; {path} also holds {', '.join(others)}" if others else str(error)) from None
@@ -309,7 +285,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> ImageMod
     return model.to(device or default_device()).eval()
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
     """The weights for use, by the names that they have now."""
     try:
         return tensors_of_today(safetensors.torch.load(read_file(folder, "model.safetensors")))

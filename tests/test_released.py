@@ -1,5 +1,6 @@
 """Released models: they load by name, are what their cards say, and are refused when they are not whole."""
 
+import json
 import shutil
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_an_exported_model_is_the_model_in_16_bits(tmp_path, release):
     assert next(exported.parameters()).dtype == it.load(tmp_path / "run").dtype
     with pytest.raises(FileExistsError, match="is there already"):
         it.export(tmp_path / "run", tmp_path / "light")
-    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "light"), "--calibrate", "500"]) == 2
+    assert main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "light"), "--calibrate", "500"]) == 2
 
 
 def test_a_weight_that_16_bits_cannot_hold_is_kept_whole(tmp_path, release):
@@ -125,7 +126,7 @@ def test_a_weight_that_16_bits_cannot_hold_is_kept_whole(tmp_path, release):
 
 def test_calibration_is_built_in_and_released_folders_stay_as_they_are(tmp_path, release, capsys):
     np.save("images.npy", np.random.default_rng(0).integers(0, 256, (60, 3, 4, 4)).astype(np.uint8))
-    assert main(["export", "ducks", "--out", "right", "--calibrate", "3", "--data", "images.npy"]) == 0
+    assert main(["export", "ducks", "--to", "right", "--calibrate", "3", "--data", "images.npy"]) == 0
     said = capsys.readouterr()
     built_in = it.load("right").config.temperature
     assert f"built in: temperature {built_in:g}" in said.out and "gap" in said.err
@@ -138,3 +139,45 @@ def test_calibration_is_built_in_and_released_folders_stay_as_they_are(tmp_path,
     assert (tmp_path / "reports" / "ducks" / "report.html").exists()
     assert not (tmp_path / "runs").exists()  # where a run of that name may be
     assert {file: file.read_bytes() for file in (tmp_path / "home" / "ducks").iterdir()} == before
+
+
+# ---- for others ----
+
+
+def test_an_exported_folder_says_what_it_is_and_the_hub_takes_it(tmp_path, release):
+    """Through the mixin's own functions, without the network; nothing in the folder is pickled."""
+    from image_transformer.hub import HubModel
+
+    HubModel.from_run(tmp_path / "run").save_pretrained(tmp_path / "pushed")
+    names = {"README.md", "SHA256SUMS", "config.json", "config.yaml", "model.safetensors", "state.json"}
+    assert {file.name for file in (tmp_path / "pushed").iterdir()} == names
+    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    expected = it.load(tmp_path / "pushed").log_prob(images)
+    assert torch.equal(HubModel.from_pretrained(str(tmp_path / "pushed")).log_prob(images), expected)
+    torch.testing.assert_close(release.eval().log_prob(images), expected, rtol=1e-2, atol=1e-2)
+    config = json.loads((tmp_path / "pushed" / "config.json").read_text())
+    assert config["model"]["width"] == 8 and config["library_name"] == "image-transformer"
+    card = (tmp_path / "pushed" / "README.md").read_text()
+    count = sum(p.numel() for p in release.parameters())
+    assert card.startswith("---\nlibrary_name") and f"{count:,} parameters" in card
+    code = card.split("```python\n")[1].split("```")[0].replace("this folder", str(tmp_path / "pushed"))
+    exec(code, {})
+
+
+@pytest.mark.parametrize(("classes", "factor"), [((), None), (("a", "b"), 2)])
+def test_a_program_scores_as_the_model_does(tmp_path, classes, factor, monkeypatch):
+    """For batches of other sizes than it was made with; one that would not is refused."""
+    from conftest import make_model
+
+    from image_transformer.sharing import PROGRAM, program_of
+
+    model = make_model(shape=(3, 4, 4), classes=classes, factor=factor, mix=2).float()
+    (tmp_path / PROGRAM).write_bytes(program_of(model))
+    program = torch.export.load(tmp_path / PROGRAM).module()
+    images = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)
+    given = model.given(5, {"label": "b" if classes else None, "low": it.box_mean(images, 2) if factor else None})
+    torch.testing.assert_close(program(images, *given.values()), model.score(images, given))
+    score = type(model).score
+    monkeypatch.setattr(type(model), "score", lambda *a: score(*a) + (torch.compiler.is_compiling() * 0.01))
+    with pytest.raises(RuntimeError, match="the exported program differs"):
+        program_of(model)

@@ -11,10 +11,12 @@ from image_transformer.cli.flags import at_least, model_argument, parse, say
 
 @dataclass(frozen=True)
 class Export:
-    """Write the model of a run, with weights rounded to 16 bits and no state of the training, into a folder."""
+    """Write the model of a run, with weights rounded to 16 bits, a model card, and no state of the training."""
 
-    out: Path = Path("exported")
-    """Folder to write, a checkpoint that every verb takes."""
+    to: Path = Path("exported")
+    """Folder to write, which every verb takes as a model; also what Hugging Face's hub expects."""
+    program: bool = False
+    """Also write log_prob.pt2, a torch.export program that scores images without this package."""
     calibrate: int = 0
     """Draw so many images, at least 2, at each of up to five temperatures, and build in the one at which they cost the
     model as much as photographs of the validation split do. 500 are a good number, and take some minutes."""
@@ -26,10 +28,10 @@ def run(args: list[str]) -> None:
     path, rest = model_argument("export", args)
     chosen = parse(Export, "export MODEL", rest)
     at_least(0, calibrate=chosen.calibrate)
-    if chosen.out.exists():
-        raise UsageError(f"--out {chosen.out} is there already: choose another")
+    if chosen.to.exists():
+        raise UsageError(f"--to {chosen.to} is there already: choose another")
 
-    from image_transformer.checkpoint import export
+    from image_transformer.sharing import export
 
     temperature = None
     if chosen.calibrate:
@@ -47,4 +49,4 @@ def run(args: list[str]) -> None:
             temperature, left = calibrate(trained.model, data, tell=tell, progress=progress)
         *_, gap, error = left.of_rows()
         print(f"built in: temperature {temperature:g}, where the entropy gap is {gap:+.3f} ± {error:.3f} bits/dim")
-    print(export(path, chosen.out, temperature=temperature))
+    print(export(path, chosen.to, temperature=temperature, program=chosen.program))

@@ -1,0 +1,43 @@
+"""Models on the hub of Hugging Face, by its own mixin. Needs `pip install image-transformer-pytorch[hub]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelHubMixin, snapshot_download
+
+from image_transformer import checkpoint
+from image_transformer.model import ImageModel
+from image_transformer.sharing import export
+
+
+class HubModel(ImageModel, ModelHubMixin):
+    """A model with `save_pretrained`, `push_to_hub` and `from_pretrained`: the folders of `export`.
+
+    `HubModel.from_run("runs/tiny").push_to_hub("user/name")`, then anywhere `HubModel.from_pretrained("user/name")`.
+    """
+
+    source: Path
+
+    @classmethod
+    def from_run(cls, path: str | Path) -> HubModel:
+        """The model of a run folder, of a checkpoint, or released by name. CheckpointError as in `load`."""
+        found = checkpoint.load(path)
+        model = cls(found.config)
+        model.load_state_dict(found.state_dict())
+        model.source = Path(path)
+        return model.to(found.device).eval()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        made = export(self.source, Path(save_directory) / ".made")
+        for file in made.iterdir():
+            file.replace(made.parent / file.name)
+        made.rmdir()
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, revision: str | None = None, **options: Any) -> HubModel:
+        where = ("cache_dir", "force_download", "local_files_only", "token")
+        asked = {name: options[name] for name in where if name in options}
+        local = Path(model_id).is_dir()
+        return cls.from_run(model_id if local else snapshot_download(model_id, revision=revision, **asked))
