@@ -28,7 +28,7 @@ from image_transformer.config.data import DataConfig
 from image_transformer.config.model import Modern
 from image_transformer.config.run import RunConfig
 from image_transformer.config.train import TrainConfig
-from image_transformer.data.images import DataError, ImageData, fingerprint
+from image_transformer.data.images import DataError, ImageData
 from image_transformer.files import InUseError, locked, user_of
 from image_transformer.geometry.patterns import Local1D
 from image_transformer.show.records import read_metrics
@@ -170,10 +170,10 @@ def test_other_data_are_refused_on_resume(config, images_file, tmp_path):
     train(config, tmp_path / "run", resume=True, show_progress=False)
 
 
-def test_a_fingerprint_is_of_images_and_labels_in_their_order():
+def test_a_digest_is_of_images_and_labels_in_their_order():
     images, labels = np.random.default_rng(0).integers(0, 256, (50, 3, 4, 4)).astype(np.uint8), np.arange(50)
     prints = {
-        fingerprint(ImageData("a", "train", *one))
+        ImageData("a", "train", *one).digest()
         for one in (
             (images, None),
             (images, labels),
@@ -183,7 +183,7 @@ def test_a_fingerprint_is_of_images_and_labels_in_their_order():
         )
     }
     assert len(prints) == 5
-    assert fingerprint(ImageData("b", "test", images.copy(), labels)) in prints
+    assert ImageData("b", "test", images.copy(), labels).digest() in prints
 
 
 @pytest.mark.parametrize("what", ["changed", "cut", "removed", "replaced"])

@@ -9,6 +9,7 @@ from image_transformer.checkpoint import find, load, read_config
 from image_transformer.config.run import RunConfig
 from image_transformer.data.images import ImageData
 from image_transformer.data.loading import load_data
+from image_transformer.data.stream import HELD_OUT, load_stream
 from image_transformer.model import ImageModel
 
 
@@ -26,6 +27,9 @@ class Trained:
     ) -> ImageData:
         """The data asked for, or what the model was trained on, in the model's shape."""
         own = self.config.data
+        if own.stream and source is None:
+            found = load_stream(own.source, split, shape=self.model.config.shape, size=own.size, skip_bad=own.skip_bad)
+            return found.some(HELD_OUT)
         return load_data(
             source or own.source, split, shape=self.model.config.shape, size=size or (None if source else own.size),
             skip_bad=skip_bad or (not source and own.skip_bad),

@@ -13,6 +13,9 @@ class DataConfig:
 
     source: str = "cifar10-mini"
     """cifar10-mini, cifar10, a folder of images, Parquet file(s), a .npy or .npz of uint8, or a hub id."""
+    stream: bool = False
+    """Read shards (.tar as of WebDataset, or .parquet; a folder, a pattern, or an address such as hf://...) while they
+    are needed, for more data than a disk holds."""
     size: tuple[int, int] | None = None
     """Resize every image to this height and width."""
     skip_bad: bool = False

@@ -24,9 +24,12 @@ def cache_file(found: Source, ask: Request) -> Path:
     files = [(str(file), stat.st_size, stat.st_mtime_ns) for file in found.files for stat in [file.stat()]]
     channels = ask.shape and ask.shape[0]
     key = json.dumps([CACHE_FORMAT, found.root, files, ask.split, channels, ask.size, ask.skip_bad])
+    return cache_folder() / f"{Path(found.root).name}-{ask.split}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+
+
+def cache_folder() -> Path:
     own = os.environ.get("IMAGE_TRANSFORMER_CACHE")
-    folder = Path(own) if own else Path.home() / ".cache" / "image-transformer"
-    return folder / f"{Path(found.root).name}-{ask.split}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+    return Path(own) if own else Path.home() / ".cache" / "image-transformer"
 
 
 def recall(cache: Path, ask: Request) -> ImageData | None:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from image_transformer.data.images import DataError, first_line
 
 
-class _Unreadable(DataError):
+class Unreadable(DataError):
     """A broken image file: the only fault that `skip_bad` forgives."""
 
 
@@ -49,7 +49,7 @@ def write_images(items: Any, rows: NDArray[np.int64], ask: Request, file: Binary
         name = str(items[row]) if isinstance(items, list) else f"{ask.source}, image {row}"
         try:
             pixels = read_image(items[row], name, channels, ask.size)
-        except _Unreadable as error:
+        except Unreadable as error:
             if ask.skip_bad:
                 continue
             hint = "; --skip-bad (skip_bad=True) leaves such files out" if ask.whole else ""
@@ -82,7 +82,7 @@ def read_image(item: Any, name: str, channels: int, size: tuple[int, int] | None
             deep = opened.mode[0] in "IF" or ";16" in repr(getattr(opened, "tile", ""))  # loading would hide it
             image = ImageOps.exif_transpose(opened)
     except Exception as error:  # Pillow meets broken files with OSError, SyntaxError, ValueError, struct.error, ...
-        raise _Unreadable(f"{name}: unreadable image ({first_line(error)})") from None
+        raise Unreadable(f"{name}: unreadable image ({first_line(error)})") from None
     if deep:
         raise DataError(f"{name}: expected 8 bits a channel, got 16-bit or floating-point values")
     image.info.pop("transparency", None)  # a palette's would raise a warning
@@ -93,11 +93,13 @@ def read_image(item: Any, name: str, channels: int, size: tuple[int, int] | None
 
 
 def _open(item: Any) -> Image.Image:
-    """A path, an Arrow struct {bytes, path} or an array (c, h, w) as a Pillow image, perhaps not loaded yet."""
+    """A path, bytes, an Arrow struct {bytes, path} or an array (c, h, w) as a Pillow image, perhaps not loaded yet."""
     if isinstance(item, np.ndarray):
         return Image.fromarray(item[0] if len(item) == 1 else item.transpose(1, 2, 0))
     if isinstance(item, Path):
         return Image.open(item)
+    if isinstance(item, bytes):
+        return Image.open(io.BytesIO(item))
     struct = item.as_py()
     return Image.open(struct["path"] if struct["bytes"] is None else io.BytesIO(struct["bytes"]))
 

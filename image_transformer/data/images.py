@@ -45,6 +45,20 @@ class ImageData:
         """Some of the images, in memory, with what is known of them."""
         return replace(self, images=self.images[index], labels=None if self.labels is None else self.labels[index])
 
+    def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The numbers of all images, shuffled."""
+        return rng.permutation(len(self))
+
+    def digest(self) -> str:
+        """Of images and labels: of all of them, or of about 1 GiB, evenly spread, where there are more."""
+        step = max(1, self.images.nbytes // LARGE)
+        digest = hashlib.sha256(f"{self.images.shape} {step}".encode())
+        for first in range(0, len(self), step * ROWS):
+            digest.update(self.images[first : first + step * ROWS : step].tobytes())
+        if self.labels is not None:
+            digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
     def some(self, count: int | None) -> ImageData:
         """`count` of the images, or all, that stand for the whole: a fixed draw, since files are often sorted by class.
 
@@ -56,23 +70,10 @@ class ImageData:
         return self.rows(np.sort(drawn[:count]))
 
 
-def fingerprint(*several: ImageData) -> str:
-    """A digest of images and labels: of all of them, or of about 1 GiB, evenly spread, where there are more."""
-    digest = hashlib.sha256()
-    for data in several:
-        step = max(1, data.images.nbytes // LARGE)
-        digest.update(f"{data.images.shape} {step}".encode())
-        for first in range(0, len(data), step * ROWS):
-            digest.update(data.images[first : first + step * ROWS : step].tobytes())
-        if data.labels is not None:
-            digest.update(data.labels.astype("<i8").tobytes())
-    return digest.hexdigest()[:16]
-
-
 class Unchanged:
     """Watches the file that an array is mapped from."""
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: Images | None) -> None:
         self.file = getattr(images, "filename", None)
         self._before = self._state()
 

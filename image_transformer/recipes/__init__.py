@@ -26,6 +26,8 @@ RECIPES: tuple[Callable[[], RunConfig], ...] = (
     modern.cifar10_class,
     modern.cifar10_superres,
     modern.cifar10_large,
+    modern.imagenet64,
+    modern.imagenet128,
     paper.paper_cifar10_categorical,
     paper.paper_cifar10_dmol,
     paper.paper_ablation_8,

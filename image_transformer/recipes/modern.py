@@ -117,6 +117,34 @@ def cifar10_large() -> RunConfig:
     )  # fmt: skip
 
 
+def imagenet64() -> RunConfig:
+    """Modern, 46 M parameters, 64x64 pixels, for some GPUs and --data of your own. Not trained yet."""
+    return _of_size("imagenet64", side=64, depth=16, width=512, batch=128, memory=512)
+
+
+def imagenet128() -> RunConfig:
+    """Modern, 156 M parameters, 128x128 pixels, for many GPUs and --data of your own. Not trained yet."""
+    return _of_size("imagenet128", side=128, depth=24, width=768, batch=256, memory=1024)
+
+
+def _of_size(name: str, *, side: int, depth: int, width: int, batch: int, memory: int) -> RunConfig:
+    """Weights cut over processes, blocks run again for their gradients: what large images and models need."""
+    near = Local1D(query=memory, memory=memory)
+    return RunConfig(
+        recipe=name,
+        model=Modern(
+            shape=(3, side, side), attention=(Nothing(), near), depth=depth, width=width, heads=width // 64,
+            feed_forward=3 * width, dropout=0.1,
+        ),
+        data=DataConfig(source=name, size=(side, side), flips=True),
+        train=TrainConfig(
+            images=100_000_000, batch=batch, parallel="fsdp", recompute=True, warmup=100_000, lr=1e-3, clip=1.0,
+            ema=0.9999, closed_form_start=True, validation_images=2_000, validate_every=500_000,
+            sample_every=2_000_000, save_every=250_000,
+        ),
+    )  # fmt: skip
+
+
 def variant(config: RunConfig, name: str, **model: object) -> RunConfig:
     """The recipe under another name, with other fields of its model."""
     return replace(config, recipe=name, model=replace(config.model, **model))  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from image_transformer.config.data import DataConfig
 from image_transformer.data.images import ImageData, Unchanged
+from image_transformer.data.stream import Stream
 
 PURPOSES = ("weights", "order", "noise", "flips")
 
@@ -16,7 +17,7 @@ PURPOSES = ("weights", "order", "noise", "flips")
 class Batches:
     """The views of a training: the images in a new order in every epoch, each in one of its orientations."""
 
-    def __init__(self, data: ImageData, config: DataConfig, seed: int) -> None:
+    def __init__(self, data: ImageData | Stream, config: DataConfig, seed: int) -> None:
         self.data, self.orientations, self.seed = data, config.trained_orientations, seed
         self._unchanged = Unchanged(data.images)
         self._orders: dict[int, NDArray[np.int64]] = {}  # the order of the images in the newest epochs
@@ -43,7 +44,7 @@ class Batches:
         if epoch not in self._orders:
             self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
             rng = np.random.default_rng(random_seed(self.seed, "order", epoch))
-            self._orders[epoch] = rng.permutation(len(self.data))
+            self._orders[epoch] = self.data.order(rng)
         return self._orders[epoch]
 
 

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor
 from image_transformer import __version__, checkpoint
 from image_transformer.checkpoint import State, default_device
 from image_transformer.config.run import RunConfig
-from image_transformer.data.images import DataError, ImageData, fingerprint
+from image_transformer.data.images import DataError
 from image_transformer.data.loading import load_data
+from image_transformer.data.stream import load_stream
 from image_transformer.model import ImageModel
 from image_transformer.processes import processes
 from image_transformer.training.batches import Batches, random_seed
@@ -59,7 +61,7 @@ class Run:
             self.carried = carry_over(checkpoint.load(config.train.init, "cpu"), model)
         self.learner = Learner(model.to(default_device()), config.train, self.processes)
         self.saver = Saver(out, config, self.learner, self.processes)
-        self.state = State(data=fingerprint(self.data, self.validation))
+        self.state = State(data=f"{self.data.digest()[:16]} {self.validation.digest()[:16]}")
         self.micro_batch = self.fitting() if config.train.micro_batch == "auto" else config.train.micro_batch
         self.log = MetricsLog(out, config.train.tensorboard)
         self.best: float | None = None  # validation bits/dim
@@ -223,7 +225,9 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def load_split(config: RunConfig, split: str) -> ImageData:
-    """A split of a run's data, in the shape of its model."""
+def load_split(config: RunConfig, split: str) -> Any:
+    """A split of a run's data, in the shape of its model: ImageData, or a Stream of the training's."""
     data = config.data
+    if data.stream:
+        return load_stream(data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad)
     return load_data(data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad)

@@ -1,0 +1,282 @@
+"""Data sets in shards, read while they are needed: tar files as of WebDataset, or Parquet, on a disk or a server.
+
+Nothing is decoded ahead and no more than some shards are held, as they are compressed; the order of the images is a
+function of the seed all the same, so that a run goes on at any image with any number of processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import io
+import json
+import re
+import tarfile
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_transformer.data.cache import cache_folder
+from image_transformer.data.decode import Request, Unreadable, check_shape, read_image
+from image_transformer.data.images import DataError, ImageData, first_line
+from image_transformer.data.sources import ALIASES, SUFFIXES
+from image_transformer.files import write_atomically
+
+TOGETHER = 4  # shards whose images are mixed
+HELD = 2 * TOGETHER + 1  # shards in memory: those that are read, and the next ones, which are fetched meanwhile
+HELD_OUT = 2000  # images of a split other than the training's
+Item = tuple[bytes, int | None]  # an encoded image and its class
+
+
+@dataclass(frozen=True)
+class Shard:
+    path: str
+    size: int  # bytes
+    count: int = 0  # images
+
+
+def load_stream(
+    source: str,
+    split: str = "train",
+    *,
+    shape: tuple[int, int, int] | None = None,
+    size: tuple[int, int] | None = None,
+    skip_bad: bool = False,
+) -> ImageData | Stream:
+    """The training images of a data set in shards; of another split, its first 2,000 images, in memory.
+
+    source: a folder, a pattern with * or {000..123}, of files or of any address that fsspec knows, such as
+    hf://datasets/owner/name/data/*.parquet. Splits go by a word of the files' names; without a split for validation,
+    the last shard of the training is held out. A tar holds KEY.png (.jpg, ...) and, if there are classes, KEY.cls.
+    How many images a shard holds is counted once, and kept in `$IMAGE_TRANSFORMER_CACHE`. skip_bad: the place of an
+    image that cannot be read is taken by the one before it in its shard.
+    Raises DataError for shards that are missing or unreadable, and images that do not fit.
+    """
+    ask = Request(source, split, shape, size, skip_bad)
+    groups: dict[str, list[Shard]] = {}
+    for shard in _counted(_found(source)):
+        words = re.split(r"[\W_]+", PurePosixPath(shard.path).name.lower())
+        groups.setdefault(next((ALIASES[word] for word in words if word in ALIASES), "train"), []).append(shard)
+    train = groups.get("train", [])
+    if "validation" not in groups and len(train) > 1:
+        groups["validation"] = [train.pop()]
+    groups.setdefault("test", groups.get("validation", []))
+    if not groups.get(split):
+        raise DataError(f"{source}: no shards of the {split} split among {sum(map(len, groups.values()))}")
+    stream = Stream(ask, groups[split])
+    return stream if split == "train" else stream.first(HELD_OUT)
+
+
+class Stream:
+    """Images in shards, as `ImageData` gives them, but that only `rows` has any."""
+
+    skipped = 0
+    images = None
+
+    def __init__(self, ask: Request, shards: Sequence[Shard]) -> None:
+        self.ask, self.shards = ask, tuple(shards)
+        self.name, self.split = ask.source, ask.split
+        self._starts = np.cumsum([0, *(shard.count for shard in shards)])  # number of each shard's first image
+        self._held: OrderedDict[int, Future[list[Item]]] = OrderedDict()
+        self._readers = ThreadPoolExecutor(2, "shards")
+        self._next: dict[int, list[int]] = {}  # the shards that follow one in the newest order
+        self.classes = _classes(self.shards[0].path)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """Of the first shard, None without any."""
+        return self.first(1).labels if self._items(0)[0][1] is not None else None
+
+    def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The numbers of all images, shuffled: shards, and then images among some shards that follow each other."""
+        shards = rng.permutation(len(self.shards))
+        groups = [shards[i : i + TOGETHER].tolist() for i in range(0, len(shards), TOGETHER)]
+        self._next = {one: after for group, after in zip(groups, [*groups[1:], []], strict=True) for one in group}
+        numbers = [np.concatenate([np.arange(*self._starts[one : one + 2]) for one in group]) for group in groups]
+        return np.concatenate([rng.permutation(some) for some in numbers])
+
+    def rows(self, index: NDArray[np.int64]) -> ImageData:
+        """Some of the images, decoded, with their classes. DataError for what cannot be read or does not fit."""
+        homes = np.searchsorted(self._starts, index, "right") - 1
+        pairs = [(int(home), int(number - self._starts[home])) for home, number in zip(homes, index, strict=True)]
+        return self._decoded(pairs)
+
+    def first(self, count: int) -> ImageData:
+        """The first images, shard by shard."""
+        return self.rows(np.arange(min(count, len(self))))
+
+    def some(self, count: int | None) -> ImageData:
+        """Images that stand for the whole: evenly from as few shards as hold so many."""
+        count = len(self) if count is None else min(count, len(self))
+        within = int(self._starts[np.searchsorted(self._starts, count)])
+        return self.rows(np.linspace(0, within - 1, count).astype(np.int64))
+
+    def digest(self) -> str:
+        """Of the names, sizes and counts of its shards."""
+        seen = [(PurePosixPath(shard.path).name, shard.size, shard.count) for shard in self.shards]
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
+    def _items(self, home: int) -> list[Item]:
+        """All of a shard, which begins to fetch those that come next; the longest unused ones are dropped."""
+        for one in (home, *self._next.get(home, [])):
+            if one not in self._held:
+                self._held[one] = self._readers.submit(_read, self.shards[one])
+        self._held.move_to_end(home)
+        while len(self._held) > HELD:
+            self._held.popitem(last=False)
+        return self._held[home].result()
+
+    def _decoded(self, pairs: Sequence[tuple[int, int]]) -> ImageData:
+        images: list[NDArray[np.uint8]] = []
+        labels: list[int | None] = []
+        channels = self.ask.shape[0] if self.ask.shape else 3
+        for home, place in pairs:
+            items = self._items(home)
+            for back in range(place + 1):
+                try:
+                    name = f"{self.shards[home].path}, image {place - back}"
+                    image = read_image(items[place - back][0], name, channels, self.ask.size)
+                    break
+                except Unreadable:
+                    if not self.ask.skip_bad or back == place:
+                        raise
+            check_shape(image.shape, self.ask)
+            if images and image.shape != images[0].shape:
+                raise DataError(f"{self.name}: mixed sizes, {name} is {image.shape[1]}x{image.shape[2]}: pass --size")
+            images.append(image)
+            labels.append(items[place - back][1])
+        known = None if any(label is None for label in labels) else np.array(labels, dtype=np.int64)
+        return ImageData(self.name, self.split, np.stack(images), known, self.classes)
+
+
+def _found(source: str) -> list[Shard]:
+    """The shards behind a source, by name."""
+    try:
+        from fsspec.core import url_to_fs
+
+        paths: list[str] = []
+        for pattern in _braces(source):
+            system, path = url_to_fs(pattern)
+            folder = not any(sign in path for sign in "*?[") and system.isdir(path)
+            paths += [
+                system.unstrip_protocol(one) for one in (system.glob(f"{path}/**") if folder else system.glob(path))
+            ]
+        paths = sorted({path for path in paths if path.endswith((".tar", ".parquet"))})
+        sizes = [url_to_fs(path)[0].info(path)["size"] for path in paths]
+    except Exception as error:  # of whatever system it is
+        raise DataError(f"{source}: cannot be listed ({first_line(error)})") from None
+    if not paths:
+        raise DataError(f"{source}: expected shards (.tar or .parquet), found none")
+    return [Shard(path, size) for path, size in zip(paths, sizes, strict=True)]
+
+
+def _braces(source: str) -> list[str]:
+    """A name with {000..123} in it as all the names that it stands for."""
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", source)
+    if not found:
+        return [source]
+    first, last = found.groups()
+    numbers = range(int(first), int(last) + 1)
+    filled = [source[: found.start()] + str(n).zfill(len(first)) + source[found.end() :] for n in numbers]
+    return [name for one in filled for name in _braces(one)]
+
+
+def _counted(shards: Sequence[Shard]) -> list[Shard]:
+    """The shards with their numbers of images, from the cache or counted."""
+    key = hashlib.sha256(json.dumps([(shard.path, shard.size) for shard in shards]).encode()).hexdigest()[:16]
+    kept = cache_folder() / f"shards-{key}.json"
+    try:
+        counts = json.loads(kept.read_text())
+    except (OSError, ValueError):
+        with ThreadPoolExecutor(8) as readers:
+            counts = list(readers.map(_count, shards))
+        with contextlib.suppress(OSError):  # they are counted again next time
+            write_atomically(kept, json.dumps(counts).encode())
+    return [Shard(shard.path, shard.size, count) for shard, count in zip(shards, counts, strict=True) if count]
+
+
+def _count(shard: Shard) -> int:
+    with _opened(shard.path) as file:
+        if shard.path.endswith(".parquet"):
+            return int(_parquet().ParquetFile(file).metadata.num_rows)
+        with tarfile.open(fileobj=file) as archive:
+            return sum(_is_image(member.name) for member in archive)
+
+
+def _read(shard: Shard) -> list[Item]:
+    """All images of a shard, encoded, in its order."""
+    with _opened(shard.path) as file:
+        if shard.path.endswith(".parquet"):
+            return _rows(_parquet().ParquetFile(file))
+        images: dict[str, bytes] = {}
+        classes: dict[str, int] = {}
+        with tarfile.open(fileobj=io.BytesIO(file.read())) as archive:
+            for member in archive:
+                key, _, kind = member.name.rpartition(".")
+                if _is_image(member.name) or kind == "cls":
+                    content: Any = archive.extractfile(member).read()  # type: ignore[union-attr]
+                    if kind == "cls":
+                        classes[key] = int(content)
+                    else:
+                        images[key] = content
+        return [(content, classes.get(key)) for key, content in images.items()]
+
+
+def _rows(file: Any) -> list[Item]:
+    names = file.schema_arrow.names
+    column = next((name for name in ("img", "image") if name in names), None)
+    if column is None:
+        raise ValueError(f"expected a column img or image, found {', '.join(names)}")
+    table = file.read([column, *(["label"] if "label" in names else [])]).to_pylist()
+    return [(row[column]["bytes"], row.get("label")) for row in table]
+
+
+class _opened:
+    """A shard's file, whose faults are DataErrors."""
+
+    def __init__(self, path: str) -> None:
+        import fsspec
+
+        self.path, self._file = path, fsspec.open(path, "rb")
+
+    def __enter__(self) -> Any:
+        try:
+            return self._file.open()
+        except Exception as error:
+            raise DataError(f"{self.path}: cannot be read ({first_line(error)})") from None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._file.close()
+        if isinstance(error, Exception) and not isinstance(error, DataError):
+            raise DataError(f"{self.path}: not a whole shard ({first_line(error)})") from None
+
+
+def _is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SUFFIXES and not PurePosixPath(name).name.startswith(".")
+
+
+def _parquet() -> Any:
+    try:
+        return importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise DataError("Parquet needs `pip install 'image-transformer-pytorch[hf]'`") from None
+
+
+def _classes(path: str) -> tuple[str, ...]:
+    """The names of the classes, where a Parquet file tells them as Hugging Face `datasets` writes them."""
+    if not path.endswith(".parquet"):
+        return ()
+    with _opened(path) as file:
+        told = (_parquet().ParquetFile(file).schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+    features = json.loads(told).get("info", {}).get("features", {})
+    return tuple(features.get("label", {}).get("names", ()))
