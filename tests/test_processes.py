@@ -124,6 +124,7 @@ def test_evaluation_and_sampling_are_divided_and_the_same(world, config, tmp_pat
     drawn = it.generate(model.double(), 5, seed=3)
     for rank in range(2):
         found = json.loads((tmp_path / f"results-{rank}.json").read_text())
+        assert found["calls"] == 4
         assert found["bits"] == scored.bits_per_dim
         assert found["each"] == scored.per_image.tolist()
         assert torch.equal(torch.tensor(found["drawn"], dtype=torch.uint8), drawn)

@@ -498,6 +498,13 @@ def test_orthogonal_draws_singular_values_to_one_and_keeps_the_directions():
     torch.testing.assert_close(orthogonal(x.mT), orthogonal(x).mT)
 
 
+def test_groups_have_the_rates_of_the_configuration_times_the_factor(config, tmp_path):
+    run = Run(replace(config, train=replace(config.train, lr=3e-3, muon_lr=5e-2, warmup=16)), tmp_path / "run")
+    run.update()  # 4 of 16 images of warm-up
+    rates = [group["lr"] for optimizer in run.learner.optimizers for group in optimizer.param_groups]
+    assert rates == pytest.approx([5e-2 / 4, 3e-3 / 4])
+
+
 def test_seeds_differ_by_purpose_and_number():
     seeds = [random_seed(s, what, n) for s in (0, 1) for what in ("weights", "order", "noise") for n in (0, 1, 2)]
     assert len(set(seeds)) == len(seeds)
@@ -708,6 +715,10 @@ def test_tensorboard_shows_every_point_once_after_a_resume(config, tmp_path, mon
             with open(self.path, "a") as file:
                 file.write(f"{name} {step} {value}\n")
 
+        def add_image(self, name, pixels, step, dataformats):
+            assert dataformats == "HWC" and pixels.ndim == 3
+            self.add_scalar(name, pixels.mean(), step)
+
         def close(self):
             pass
 
@@ -721,3 +732,4 @@ def test_tensorboard_shows_every_point_once_after_a_resume(config, tmp_path, mon
     lines = [line for file in (tmp_path / "run" / "tensorboard").iterdir() for line in file.read_text().splitlines()]
     points = [tuple(line.split()[:2]) for line in lines]
     assert len(points) == len(set(points)) and ("train/bpd", "48") in points and ("train/bpd", "4") in points
+    assert {("train/norm", "4"), ("train/memory", "4"), ("samples", "24"), ("samples", "48")} <= set(points)

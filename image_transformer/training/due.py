@@ -73,6 +73,7 @@ def draw_samples(run: Run) -> None:
     """A picture of what the model draws now."""
     path = run.out / "samples" / f"images-{run.state.images_seen:09d}.png"
     grids.save_png(sample_picture(run.weights, run.validation, seed=run.config.train.seed), path)
+    run.log.show_picture(path)
 
 
 def sample_picture(model: ImageModel, data: ImageData, *, seed: int = 0) -> Image.Image:

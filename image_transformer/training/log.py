@@ -7,6 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from image_transformer.files import write_atomically
 from image_transformer.processes import processes
 from image_transformer.show.records import read_metrics
@@ -39,6 +42,16 @@ class MetricsLog:
             self._board = self._new_board(self._board_path)
             for line in kept:
                 self._show(line.get("kind", ""), line.get("images", 0), line)
+            for file in sorted((self.path.parent / "samples").glob("images-*.png")):
+                if int(file.stem.removeprefix("images-")) <= images:
+                    self.show_picture(file)
+
+    def show_picture(self, file: Path) -> None:
+        """A picture of samples, called images-NUMBER.png."""
+        if self._board is not None:
+            with Image.open(file) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            self._board.add_image("samples", pixels, int(file.stem.removeprefix("images-")), dataformats="HWC")
 
     def close(self) -> None:
         if self._board is not None:
