@@ -313,6 +313,14 @@ def test_every_flip_and_cut_is_refused(folders, count):
         checkpoint.check(folder)
 
 
+def test_a_line_that_is_gone_from_the_sums_is_missed(folders):
+    for folder in folders:
+        lines = (folder / checkpoint.SUMS).read_text().splitlines(keepends=True)
+        for i in range(len(lines)):
+            (folder / checkpoint.SUMS).write_text("".join(lines[:i] + lines[i + 1 :]))
+            assert refusal(folder), lines[i]
+
+
 @pytest.mark.parametrize("error", [28, 30], ids=["full", "read-only"])
 def test_a_disk_that_cannot_be_written_ends_the_run_and_keeps_what_was_there(config, tmp_path, monkeypatch, error):
     """The writing goes on beside the training; the run hears of it."""
@@ -336,6 +344,23 @@ def test_a_disk_that_cannot_be_written_ends_the_run_and_keeps_what_was_there(con
     train(config, tmp_path / "run", resume=True, show_progress=False)
 
 
+def test_a_training_hears_of_a_failed_save_before_the_next_one(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, os.strerror(28))))
+    config = replace(config, train=replace(config.train, images=10**6, save_every=4, validate_every=10**6))
+    save, saves = Run.save, []
+
+    def once(run):
+        saves.append(run.state.images_seen)
+        if len(saves) == 1:
+            save(run)
+            time.sleep(0.5)
+
+    monkeypatch.setattr(Run, "save", once)
+    with pytest.raises(OSError, match="No space left"):
+        train(config, tmp_path / "run", show_progress=False)
+    assert saves == [4]
+
+
 def test_training_goes_on_while_a_checkpoint_is_written(config, tmp_path, monkeypatch):
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (time.sleep(0.3), fsync(descriptor)))
@@ -346,9 +371,11 @@ def test_training_goes_on_while_a_checkpoint_is_written(config, tmp_path, monkey
     run.save()
     assert time.perf_counter() - began < 0.3
     run.update()
-    run.saver.wait()
+    assert not checkpoint.checkpoints(tmp_path / "run")
+    run.save()  # the next one waits for it: no more than one is held in memory
     assert time.perf_counter() - began > 1.5  # five files
     (folder,) = checkpoint.checkpoints(tmp_path / "run")
+    run.saver.wait()
     found = checkpoint.load(folder).state_dict()
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
