@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _dispatch(args)
     except UsageError as error:
-        _complain(error)
+        if _rank() == "0":  # all processes have the same command line
+            _complain(error)
         return 2
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stdout = None
@@ -95,9 +96,12 @@ def _run(verb: str, args: list[str]) -> None:
 
 
 def _complain(what: object) -> None:
-    rank = os.environ.get("RANK", "0") if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "0"
-    who = "image-transformer" if rank == "0" else f"image-transformer, process {rank}"
+    who = "image-transformer" if _rank() == "0" else f"image-transformer, process {_rank()}"
     print(f"{who}: {what}", file=sys.stderr)
+
+
+def _rank() -> str:
+    return os.environ.get("RANK", "0") if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "0"
 
 
 def run() -> None:
