@@ -117,6 +117,8 @@ def test_evaluation_and_sampling_are_divided_and_the_same(world, config, tmp_pat
     images = np.load(config.data.source)[:37]
     np.save(tmp_path / "images.npy", images)
     shutil.copytree(checkpoint.best(world / "whole"), tmp_path / "model")
+    cut = replace(config, train=replace(config.train, parallel="fsdp", micro_batch=None, max_left_out=0))
+    (tmp_path / "blamed.config").write_bytes(pickle.dumps((cut, tmp_path / "blamed")))
     code, out, err = torchrun(2, WORKER, "results", str(tmp_path))
     assert code == 0, out + err
     model = it.load(tmp_path / "model")
@@ -125,9 +127,11 @@ def test_evaluation_and_sampling_are_divided_and_the_same(world, config, tmp_pat
     for rank in range(2):
         found = json.loads((tmp_path / f"results-{rank}.json").read_text())
         assert found["calls"] == 4
+        assert "first in network.blocks.1.down, for the images 0, 1, 2, 3, 4 and 1 more of the run" in found["said"]
         assert found["bits"] == scored.bits_per_dim
         assert found["each"] == scored.per_image.tolist()
         assert torch.equal(torch.tensor(found["drawn"], dtype=torch.uint8), drawn)
+    assert it.load(tmp_path / "blamed" / "not-finite").config == cut.model
 
 
 def test_shares_are_all_there_is_once():

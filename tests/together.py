@@ -51,6 +51,21 @@ def runs(folder: Path) -> None:
         train(config, folder / file.stem, resume=resume, show_progress=False)
 
 
+def blamed(config, out) -> str:
+    """What a run says whose weights, cut over the processes, are too large in one layer."""
+    from image_transformer.training.errors import TrainingError
+    from image_transformer.training.run import Run
+
+    run = Run(config, out)
+    for weight in run.learner.model.network.blocks[1].down.parameters():
+        weight.detach().fill_(3e38)
+    try:
+        run.update()
+    except TrainingError as error:
+        return str(error)
+    return "nothing"
+
+
 def results(folder: Path) -> None:
     """bits/dim of each image, and images that are drawn, as every process sees them."""
     import numpy as np
@@ -65,11 +80,13 @@ def results(folder: Path) -> None:
         model.score = lambda *args: (calls.append(1), score(*args))[1]
         scored = it.evaluate(model, images, batch=5)
         drawn = it.generate(model.double(), 5, seed=3)
+        said = blamed(*pickle.loads((folder / "blamed.config").read_bytes()))
         found = {
             "bits": scored.bits_per_dim,
             "each": scored.per_image.tolist(),
             "drawn": drawn.tolist(),
             "calls": len(calls),
+            "said": said,
         }
         (folder / f"results-{processes.rank}.json").write_text(json.dumps(found))
 

@@ -41,7 +41,7 @@ class Diagnosis:
 
 def diagnose(learner: Learner, batches: Sequence[tuple[int, Views]], processes: Processes) -> Diagnosis:
     """What is wrong with the images of an update, one after another; each batch with the number of its first view."""
-    loss, places, views = learner.loss, [], []
+    loss, places, views = learner.whole_loss(), [], []
     names = {module: name for name, module in loss.named_modules()}
     first: list[str] = []
 
@@ -56,12 +56,12 @@ def diagnose(learner: Learner, batches: Sequence[tuple[int, Views]], processes: 
             for i in range(len(images)):
                 first.clear()
                 row = slice(i, i + 1)
-                learner.forget()
+                loss.zero_grad(set_to_none=True)
                 with torch.autocast(learner.device.type, torch.bfloat16, enabled=learner.bf16):
                     bits = loss(images[row], {name: value[row] for name, value in given.items()}, keys[row])
                 if bits.isfinite():
                     bits.backward()
-                    wrong = [n for n, p in learner.model.named_parameters() if not _finite(p.grad)]
+                    wrong = [n for n, p in loss.model.named_parameters() if not _finite(p.grad)]
                     if not wrong:
                         continue
                     first[:] = wrong[-1:]  # nearest to the loss
@@ -70,7 +70,7 @@ def diagnose(learner: Learner, batches: Sequence[tuple[int, Views]], processes: 
     finally:
         for hook in hooks:
             hook.remove()
-        learner.forget()
+        loss.zero_grad(set_to_none=True)
     found = processes.all(Diagnosis(tuple(places), tuple(views)))
     return Diagnosis(
         tuple(dict.fromkeys(p for one in found for p in one.places)), tuple(v for one in found for v in one.views)

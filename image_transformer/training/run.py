@@ -28,6 +28,7 @@ from image_transformer.training.diagnosis import MANY, diagnose, keep
 from image_transformer.training.errors import TrainingError
 from image_transformer.training.log import MetricsLog
 from image_transformer.training.saving import Saver
+from image_transformer.training.shards import whole
 from image_transformer.training.update import Learner, Reading, Views
 
 START_PIXELS = 500 * 32 * 32  # pixels that the closed-form start is fitted to
@@ -111,7 +112,7 @@ class Run:
                 f"out of memory in passes of {size} images each: try --train.micro-batch {max(1, size // 2)} or auto, "
                 "which changes no gradient, or --train.recompute"
             ) from None
-        seconds = self.processes.told(clock() - began)
+        seconds = self.processes.largest(clock() - began if self.processes.first else 0.0)  # the first one's clock
         self.bits_per_dim, self.norm, self.previous = reading.bits_per_dim, reading.norm, seen
         self.state = replace(
             self.state, images_seen=seen + self.config.train.batch, seconds=self.state.seconds + seconds,
@@ -145,14 +146,15 @@ class Run:
         limit, first = self.config.train.max_left_out, self.previous
         what = "gradient" if math.isfinite(reading.bits_per_dim) else "loss"
         wrong = f"the {what} is not finite after {first:,} images"
-        broken = any(not weight.isfinite().all() for weight in self.learner.model.parameters())
+        weights = whole(self.learner.model.state_dict())
+        broken = any(not weight.isfinite().all() for weight in weights.values())
         if self.in_a_row <= limit and not broken:
             self.say(f"{wrong}: this update is left out ({self.in_a_row} in a row of at most {limit})")
             return
         self.saver.wait()
         found = diagnose(self.learner, [(part.args[0], part()) for part in self.passes(first)], self.processes)
         images = self.batches.take_these(np.array(found.views[:MANY], dtype=np.int64)).images
-        model = checkpoint.model_files(self.config, self.state, self.learner.model.state_dict())
+        model = checkpoint.model_files(self.config, self.state, weights)
         folders = checkpoint.checkpoints(self.out)
         kept = f"the last good checkpoint is {folders[-1]}" if folders else "no checkpoint was written before"
         raise TrainingError(

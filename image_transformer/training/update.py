@@ -88,6 +88,10 @@ class Learner:
         used: ImageModel = self.average.module if self.average is not None else self.model  # type: ignore[assignment]
         return whole_model(used) if self.cut else used
 
+    def whole_loss(self) -> Loss:
+        """The loss in one piece, which needs no other process: a copy where it is cut, for which all have to ask."""
+        return Loss(whole_model(self.model), self.loss.noise, self.loss.levels) if self.cut else self.loss
+
     def update(self, passes: Sequence[Pass], *, images_seen: int, progress: float) -> Reading:
         """One optimizer step on the batch that the passes make up; left out if the gradient is not finite."""
         self.learning_rate = self.config.lr * set_learning_rates(
