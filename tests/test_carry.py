@@ -8,13 +8,14 @@ import torch
 from conftest import make_model, random_images, shrunken
 
 from image_transformer import checkpoint
-from image_transformer.checkpoint import CheckpointError, export
+from image_transformer.checkpoint import CheckpointError
 from image_transformer.cli.main import main
 from image_transformer.conditions.label import Label
 from image_transformer.geometry.boxes import box_mean
 from image_transformer.geometry.order import Raster, Wavefront
 from image_transformer.geometry.patterns import Local1D
 from image_transformer.recipes import recipe
+from image_transformer.sharing import export
 from image_transformer.training.carry import carry_over
 from image_transformer.training.loop import train
 

@@ -246,7 +246,7 @@ def test_two_commands_do_not_write_into_one_folder(world, capsys):
     (world / "out").mkdir()
     with (world / "out" / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert main(["reproduce", "sizes", "--out", "out"]) == 2
+        assert main(["reproduce", "sizes", "--out", "out"]) == 1
     assert "out is in use by another process" in capsys.readouterr().err
 
 
