@@ -104,6 +104,18 @@ def test_a_run_goes_on_with_another_number_of_processes(world, config, tmp_path,
     assert_close_runs(world / "whole-alone", tmp_path / "to-alone")
 
 
+@pytest.mark.slow
+def test_two_go_on_from_whole_weights_to_cut_ones_and_back(world, config, tmp_path):
+    cut = replace(config, train=replace(config.train, parallel="fsdp", micro_batch=3))
+    for before, after in {"whole": cut, "cut": config}.items():
+        first_half(world / before, tmp_path / f"from-{before}")
+        (tmp_path / f"from-{before}.task").write_bytes(pickle.dumps((after, True)))
+    code, out, err = torchrun(2, WORKER, "runs", str(tmp_path))
+    assert code == 0, out + err
+    for before in ("whole", "cut"):
+        assert_close_runs(world / "whole-alone", tmp_path / f"from-{before}")
+
+
 def test_a_run_of_two_leaves_what_a_run_of_one_does(world):
     names = [
         sorted(str(path.relative_to(run)) for path in run.rglob("*"))
