@@ -155,6 +155,10 @@ class Modern(Transformer):
 
     mix: int = 6
     """Nearest generated pixels whose states every feed-forward layer mixes into a position's own; 0 for none."""
+    places: Literal["learned", "none"] = "learned"
+    """Codes of rows and columns; with none, and no attention, a model does not know where in an image it is."""
+    gate: Literal["silu", "relu"] = "silu"
+    """What opens the gates of the feed-forward layers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, rms_norm, silu
+from torch.nn.functional import interpolate, relu, rms_norm, silu
 
 from image_transformer.conditions.base import Condition, Given
 from image_transformer.conditions.label import Label
@@ -57,12 +57,14 @@ class ModernTransformer(LocalTransformer):
         self.inputs = np.concatenate([inputs, *(one.inputs for one in self.local.values())], 1)
         num_features = self.neighbours.num_features + sum(one.num_features for one in self.local.values())
         self.stem = nn.Linear(num_features, width)
-        self.rows = nn.Embedding(layout.height, width)
-        self.columns = nn.Embedding(layout.width, width)
+        self.rows = self.columns = None
+        if config.places == "learned":
+            self.rows, self.columns = nn.Embedding(layout.height, width), nn.Embedding(layout.width, width)
         self.channels = nn.Embedding(int(p.channel.max()) + 1, width)
         self.vectors = self.readers(self.VECTORS, width)
         for embedding in (self.rows, self.columns, self.channels, *self.vectors.values()):
-            nn.init.normal_(embedding.weight, std=0.02)
+            if embedding is not None:
+                nn.init.normal_(embedding.weight, std=0.02)
         self.dropout = Dropout(config.dropout)
         self.rotary = Rotary2D(p.row, p.col, config.head_width)
         self.encoders = self.readers(self.ENCODERS, config)
@@ -84,7 +86,9 @@ class ModernTransformer(LocalTransformer):
 
     def slots(self, image: Tensor, at: Tensor | slice, reaches: Sequence[Reach], context: Context) -> Tensor:
         features = self.features(image, at, context.given)
-        place = self.rows(self.row[at]) + self.columns(self.column[at]) + self.channels(self.channel[at])
+        place = self.channels(self.channel[at])
+        if self.rows is not None and self.columns is not None:
+            place = self.rows(self.row[at]) + self.columns(self.column[at]) + place
         if context.added is not None:
             place = place + context.added
         with torch.autocast(image.device.type, enabled=False):  # bfloat16 has no room for neighbouring levels
@@ -252,6 +256,7 @@ class Block(nn.Module):
         self.mix = nn.Parameter(torch.zeros(mix, config.width)) if mix else None
         self.attention = SelfAttention(config) if attends else None
         self.cross = CrossAttention(config) if cross and attends else None
+        self.gate = {"silu": silu, "relu": relu}[config.gate]
         self.gate_up = nn.Linear(config.width, 2 * config.feed_forward, bias=False)
         self.down = nn.Linear(config.feed_forward, config.width, bias=False)
         nn.init.zeros_(self.down.weight)
@@ -271,7 +276,7 @@ class Block(nn.Module):
         if self.mix is not None and reach.mix is not None:
             seen = reach.mix(seen, self.mix)
         gate, up = self.gate_up(seen).chunk(2, -1)
-        return x + self.drop(self.down(silu(gate) * up))
+        return x + self.drop(self.down(self.gate(gate) * up))
 
 
 class SelfAttention(nn.Module):
