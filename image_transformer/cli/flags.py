@@ -118,8 +118,8 @@ def model_argument(verb: str, args: list[str]) -> tuple[Path, list[str]]:
 
 
 def file_arguments(args: list[str]) -> tuple[list[Path], list[str]]:
-    """The arguments before the first flag as files, and the others."""
-    number = next((i for i, word in enumerate(args) if word.startswith("-")), len(args))
+    """The arguments before the first flag as files, and the others; `-` is a file, too."""
+    number = next((i for i, word in enumerate(args) if word.startswith("-") and word != "-"), len(args))
     return [Path(word) for word in args[:number]], args[number:]
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from decimal import Context, Decimal
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.codec.rans import BITS, Ints
+from image_transformer.codec.rans import BITS, TOTAL, Ints
 
 # Grids of the parameters: how many steps are one
 LOGIT, MEAN, SCALE, COUPLING = 64, 64, 32, 4096  # a logit, a level of 255, a natural log-scale, an argument of tanh
@@ -25,54 +24,60 @@ REACH = 16 << PLACE  # beyond 16 scales a logistic is taken to have ended
 FAR = 16 * LOGIT  # and a weight below e^-16 of the largest to be the least
 TOP = (1 << MASS) - (256 >> (BITS - MASS))  # the whole mass, so that 2^24 counts leave one for each of the 256 values
 
+FEW = 32  # pixels for which a search is faster in two large steps than in four small ones
+
 Floats = NDArray[np.float64]
+EDGES: Floats = np.concatenate([[-np.inf], MEAN * np.arange(1.0, 256) - MEAN // 2, [np.inf]])  # below each value
 
 
 class Mixture:
     """What `n` pixels hold: made of integer parameters `(n, p)`, in the order of `DiscretizedLogisticMixture.split`.
 
-    Channels come in turn: `counts_below` of the next one's values, then `know` its value.
+    Channels come in turn: `hold` or `find` the values of the next one, then `know` them.
     """
 
     def __init__(self, params: Ints, components: int, channels: int) -> None:
         k, c = components, channels
         cuts = np.cumsum([k, c * k, c * k])
         logits, means, scales, coupling = np.split(params, cuts, axis=1)
-        shape = (len(params), -1, k)
+        shape = (len(params), c, k)
         tables = _tables()
         ahead = np.minimum(logits.max(1, keepdims=True) - logits, FAR)
         self.weights = _normalised(tables.exp[ahead].astype(np.int64))
-        self.means, self.coupling = means.reshape(shape).astype(np.int64), coupling.reshape(shape)
+        self.means, self.coupling = means.reshape(shape), coupling.reshape(len(params), c * (c - 1) // 2, k)
         scales = scales.reshape(shape).clip(FINEST * SCALE, WIDEST * SCALE) - FINEST * SCALE
         self.inverse = tables.inverse[scales]
         self.values: list[Ints] = []
         self._turn()
 
-    def __getitem__(self, rows: Any) -> Mixture:
-        """Some of the pixels."""
-        some = object.__new__(Mixture)
-        for name, value in self.__dict__.items():
-            some.__dict__[name] = [one[rows] for one in value] if name == "values" else value[rows]
-        return some
-
-    def counts_below(self, values: Ints) -> Ints:
-        """Of 2^24 counts, those of the values below `values` `(n,)`, 0 to 256, of the next channel."""
-        total = (self.weights * self._mass_below(values)).sum(1)
+    def counts_below(self, values: Ints, rows: slice = slice(None)) -> Ints:
+        """Of 2^24 counts, those of the next channel's values below `values` `(n, e)`, 0 to 256, in some pixels."""
+        total = (self.weights[rows, None] * self._mass_below(values, rows)).sum(-1)
         found: Ints = (total >> (WEIGHT + MASS - BITS)) + values
         return found
 
-    def find(self, counts: Ints) -> Ints:
-        """The values `(n,)` that hold these counts."""
-        values = np.zeros_like(counts)
-        for bit in (128, 64, 32, 16, 8, 4, 2, 1):
-            higher = values + bit
-            values = np.where(self.counts_below(higher) <= counts, higher, values)
-        return values
+    def hold(self, values: Ints) -> tuple[Ints, Ints]:
+        """Where the counts of these values `(n,)` start, and how many they are."""
+        starts, ends = self.counts_below(values[:, None] + np.arange(2)).T
+        return starts, ends - starts
+
+    def find(self, counts: Ints, rows: slice) -> tuple[Ints, Ints, Ints]:
+        """The values that hold these counts in some of the pixels, and what `hold` says of them."""
+        each, values, step = np.arange(len(counts)), np.zeros_like(counts), 256
+        starts, ends = values, np.full_like(counts, TOTAL)
+        ways = 16 if len(counts) < FEW else 4
+        while step > 1:
+            step //= ways
+            below = self.counts_below(values[:, None] + step * np.arange(1, ways), rows)
+            which = (below <= counts[:, None]).sum(1)
+            edges = np.concatenate([starts[:, None], below, ends[:, None]], 1)
+            values, starts, ends = values + step * which, edges[each, which], edges[each, which + 1]
+        return values, starts, ends - starts
 
     def know(self, values: Ints) -> None:
         """The next channel has these values `(n,)`: they say which component made the pixel, and shift the means."""
-        mass = (self._mass_below(values + 1) - self._mass_below(values) << 4) + 1
-        self.weights = _normalised(self.weights * mass)
+        mass = self._mass_below(values[:, None] + np.arange(2))
+        self.weights = _normalised(self.weights * (((mass[:, 1] - mass[:, 0]) << 4) + 1))
         self.values.append(values)
         if len(self.values) < self.means.shape[1]:
             self._turn()
@@ -87,12 +92,13 @@ class Mixture:
             shift = _tables().tanh[index] * (2 * known[:, None] - 255) * (MEAN // 2)
             self.mean = self.mean + (shift >> TANH)
 
-    def _mass_below(self, values: Ints) -> Ints:
-        """The mass of each component below `values`, `(n, k)`."""
-        away = (MEAN * values - MEAN // 2)[:, None] - self.mean
-        place = np.rint(away * self.scale).clip(-REACH, REACH).astype(np.int64) + REACH
-        ends = np.where(values == 0, 0, np.where(values == 256, TOP, -1))[:, None]
-        return np.where(ends >= 0, ends, _tables().logistic[place])
+    def _mass_below(self, values: Ints, rows: slice = slice(None)) -> Ints:
+        """The mass of each component below `values` `(n, e)`, `(n, e, k)`."""
+        place = EDGES[values][..., None] - self.mean[rows, None]
+        place = np.rint(place * self.scale[rows, None])
+        place = np.minimum(np.maximum(place, -REACH), REACH).astype(np.int64)
+        found: Ints = _tables().logistic[place + REACH]
+        return found
 
 
 def _normalised(weights: Ints) -> Ints:

@@ -18,6 +18,7 @@ from torch import Tensor
 from image_transformer.codec.integers import IntegerNetwork
 from image_transformer.geometry.neighbours import nearest_generated
 from image_transformer.geometry.order import IntArray, Wavefront
+from image_transformer.geometry.patterns import BoolArray
 
 ORDER = Wavefront(1)
 OFFSETS = np.array(nearest_generated(ORDER))  # (17, 2): rows down, columns right
@@ -38,7 +39,7 @@ class Slab:
     count: int
     top: int
     rows: int
-    inside: IntArray
+    inside: BoolArray
     row: IntArray
     col: IntArray
 
@@ -116,9 +117,7 @@ def _choices() -> IntArray:
     """For each of the pixels above, below, left and right that there are: which offset stands for each; -1 for none."""
     shape = (UP + 1, DOWN + 1, SIDE + 1, SIDE + 1)
     table = np.empty((*shape, len(OFFSETS)), np.int64)
-    near = [
-        sorted(range(len(OFFSETS)), key=lambda i: math.hypot(*(OFFSETS[i] - own))) for own in OFFSETS
-    ]
+    near = [sorted(range(len(OFFSETS)), key=lambda i: math.hypot(*(OFFSETS[i] - own))) for own in OFFSETS]
     for above, below, left, right in product(*map(range, shape)):
         rows, cols = OFFSETS.T
         there = (rows >= -above) & (rows <= below) & (cols >= -left) & (cols <= right)

@@ -8,7 +8,6 @@ low, so that no lane has an end of its own. What is decoded first is encoded las
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,14 @@ LOWEST = 1 << 31  # states lie in [2^31, 2^63)
 WORD = 32
 
 Ints = NDArray[np.int64]
+Narrow = NDArray[np.int32]  # as many bits as counts need: an encoder keeps all symbols until it ends
 
 
 class DamagedError(ValueError):
     """The data are not what was encoded."""
 
 
-def encode(symbols: Sequence[tuple[Ints, Ints]], lanes: int, mark: int) -> bytes:
+def encode(symbols: Sequence[tuple[Narrow, Narrow]], lanes: int, mark: int) -> bytes:
     """The bytes of symbols that are given in the order of decoding, as (starts, freqs) `(n,)` of those of one turn.
 
     The symbols of a turn go round the lanes. mark: 31 bits that the decoder finds again at its end, at no cost.
@@ -35,7 +35,7 @@ def encode(symbols: Sequence[tuple[Ints, Ints]], lanes: int, mark: int) -> bytes
     words: list[NDArray[np.uint32]] = []
     for starts, freqs in reversed(symbols):
         for first in range((len(starts) - 1) // lanes * lanes, -1, -lanes):
-            start, freq = starts[first : first + lanes], freqs[first : first + lanes]
+            start, freq = (x[first : first + lanes].astype(np.int64) for x in (starts, freqs))
             x = state[: len(start)]
             full = x >= freq << (WORD + 31 - BITS)
             words.append((x[full] & 0xFFFFFFFF).astype(np.uint32))
@@ -81,8 +81,3 @@ class Decoder:
         expected[0] += mark
         if self.read < len(self.words) or not np.array_equal(self.state, expected):
             raise DamagedError("the data are damaged")
-
-
-def cost(freqs: Any) -> float:
-    """Bits that symbols of these frequencies cost."""
-    return float(np.sum(BITS - np.log2(freqs)))

@@ -75,8 +75,28 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
+def read_exactly(item: Any, name: str) -> NDArray[np.uint8]:
+    """One image as (c, h, w), upright, with its own channels: 1 grey, 3 RGB, 2 and 4 with opacity; or refused."""
+    image = _upright(item, name)
+    if image.mode in ("L", "RGB") and "transparency" in image.info:  # one colour that is not seen
+        image = image.convert("LA" if image.mode == "L" else "RGBA")
+    if image.mode not in ("L", "LA", "RGB", "RGBA"):
+        kind = {"P": "a palette", "1": "black and white alone"}.get(image.mode, f"mode {image.mode}")
+        raise DataError(f"{name}: expected a grey or RGB image, with opacity or without; this one has {kind}")
+    return np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+
+
 def read_image(item: Any, name: str, channels: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     """One image as (c, h, w): upright, grey or RGB, resized if wanted."""
+    image = _upright(item, name)
+    image.info.pop("transparency", None)  # a palette's would raise a warning
+    image = image.convert("L" if channels == 1 else "RGB")
+    if size is not None:
+        image = _resize(image, size)
+    return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+
+
+def _upright(item: Any, name: str) -> Image.Image:
     try:
         with _open(item) as opened:
             deep = opened.mode[0] in "IF" or ";16" in repr(getattr(opened, "tile", ""))  # loading would hide it
@@ -85,11 +105,7 @@ def read_image(item: Any, name: str, channels: int, size: tuple[int, int] | None
         raise Unreadable(f"{name}: unreadable image ({first_line(error)})") from None
     if deep:
         raise DataError(f"{name}: expected 8 bits a channel, got 16-bit or floating-point values")
-    image.info.pop("transparency", None)  # a palette's would raise a warning
-    image = image.convert("L" if channels == 1 else "RGB")
-    if size is not None:
-        image = _resize(image, size)
-    return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+    return image
 
 
 def _open(item: Any) -> Image.Image:

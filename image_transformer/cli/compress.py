@@ -1,0 +1,149 @@
+"""`image-transformer compress`: image files made smaller without loss."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from image_transformer.cli import UsageError
+from image_transformer.cli.flags import file_arguments, parse
+from image_transformer.files import write_atomically
+
+if TYPE_CHECKING:
+    from image_transformer.codec.archive import Coder
+
+ENDING = ".itc"
+STREAM = Path("-")
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Compress image files without loss, each to NAME.itc beside it, or all to one archive.
+
+    8 bits a channel, grey or RGB, with opacity or without, of any size. Pixels are kept, upright as the camera meant
+    them; what else a file holds, such as the time of a photograph, is not. `-` reads an image from standard input and
+    writes to standard output. Of a JPEG the pixels are kept, too, which takes several times the room of the JPEG.
+    """
+
+    model: str = "small"
+    """A coding model that comes with the package (small), or the file of one."""
+    archive: Path | None = None
+    """Write all images into this one file. Those of one size are coded together, which is many times as fast."""
+    to: Path | None = None
+    """Folder for the .itc files, instead of that of each image."""
+    float: bool = False
+    """Use an ordinary model, for images of its own shape: what it writes can be read on this very machine only."""
+    force: bool = False
+    """Replace files that are there already."""
+
+
+def run(args: list[str]) -> None:
+    files, rest = file_arguments(args)
+    chosen = parse(Compress, "compress FILE...", rest)
+    if not files:
+        raise UsageError("compress needs images: image-transformer compress FILE... [flags]")
+    if chosen.archive is not None and chosen.to is not None:
+        raise UsageError("--archive names one file, --to a folder of many: choose one of them")
+    if STREAM in files and (len(files) > 1 or chosen.to is not None):
+        raise UsageError("- stands alone: one image from standard input")
+    target = STREAM if chosen.archive is None and files == [STREAM] else chosen.archive
+    targets = [target] if target is not None else [(chosen.to or f.parent) / (f.stem + ENDING) for f in files]
+    refuse_existing(targets, force=chosen.force)
+
+    from image_transformer.codec.models import load_coding_model
+    from image_transformer.data.decode import read_exactly
+
+    coder: Coder
+    if chosen.float:
+        from image_transformer.checkpoint import load
+
+        coder = load(chosen.model)
+    else:
+        coder = load_coding_model(chosen.model)
+
+    def read(file: Path) -> NDArray[np.uint8]:
+        if file == STREAM:
+            return read_exactly(sys.stdin.buffer.read(), "standard input")
+        if file.is_dir():
+            raise UsageError(f"{file} is a folder: name its files, as in {file}/*.png")
+        return read_exactly(file, str(file))
+
+    if target is None:
+        for file, path in zip(files, targets, strict=True):
+            _write([read(file)], [], coder, path, str(file))
+        return
+    images = [read(file) for file in files]
+    order = sorted(range(len(files)), key=lambda i: images[i].shape)  # as stable as it must be: sizes side by side
+    names = [] if files == [STREAM] else _names([files[i] for i in order])
+    what = str(files[0]) if len(files) == 1 else f"{len(files):,} images"
+    _write([images[i] for i in order], names, coder, target, "standard input" if files == [STREAM] else what)
+
+
+def refuse_existing(paths: Sequence[Path], *, force: bool) -> None:
+    """UsageError if writing these files would replace others, or one of them another."""
+    seen: set[Path] = set()
+    for path in paths:
+        if path in seen:
+            raise UsageError(f"two of the images would be written as {path}: choose a folder for each, or rename one")
+        seen.add(path)
+        if path != STREAM and path.is_dir():
+            raise UsageError(f"{path} is a folder, expected a file to write")
+        if path != STREAM and path.exists() and not force:
+            raise UsageError(f"{path} is there already: --force replaces it")
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file, or to standard output."""
+    if path == STREAM:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        write_atomically(path, data)
+
+
+def to_png(image: NDArray[np.uint8]) -> bytes:
+    """An image (c, h, w) as the smallest PNG that Pillow makes."""
+    pixels = image.transpose(1, 2, 0)
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if len(image) == 1 else np.ascontiguousarray(pixels)).save(
+        file, "png", optimize=True
+    )
+    return file.getvalue()
+
+
+def _write(images: list[NDArray[np.uint8]], names: list[str], coder: Coder, path: Path, what: str) -> None:
+    """Compress images into a file, and say what came of it; on stderr if the file goes to stdout."""
+    from image_transformer.codec.archive import compress
+    from image_transformer.show.progress import bar
+
+    began = time.perf_counter()
+    with bar("pixels") as progress:
+        data = compress(images, coder, names=names, progress=progress)
+    seconds = time.perf_counter() - began
+    values, pixels = sum(image.size for image in images), sum(image[0].size for image in images)
+    share = len(data) / sum(len(to_png(image)) for image in images)
+    write(path, data)
+    print(
+        f"{what} -> {path}: {len(data):,} bytes, {8 * len(data) / values:.3f} bits/dim, {share:.0%} of PNG, "
+        f"{pixels / seconds:,.0f} pixels/s",
+        file=sys.stderr if path == STREAM else sys.stdout,
+        flush=True,
+    )
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """The files' names without their endings, with _2, _3, ... where one is there already."""
+    taken: dict[str, None] = {}
+    for file in files:
+        name = next(n for i in range(1, len(files) + 1) if (n := file.stem + (f"_{i}" if i > 1 else "")) not in taken)
+        taken[name] = None
+    return list(taken)

@@ -1,0 +1,95 @@
+"""`image-transformer decompress`: the images of compressed files, as PNG."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from image_transformer.cli import UsageError
+from image_transformer.cli.compress import STREAM, refuse_existing, to_png, write
+from image_transformer.cli.flags import file_arguments, parse
+from image_transformer.words import did_you_mean
+
+if TYPE_CHECKING:
+    from image_transformer.codec.format import Header
+
+
+@dataclass(frozen=True)
+class Decompress:
+    """Write the images of compressed files as PNG: NAME.png beside NAME.itc, those of an archive by their own names.
+
+    `-` reads a file from standard input, and writes its only image to standard output.
+    """
+
+    to: Path | None = None
+    """Folder for the images, instead of that of each file."""
+    only: tuple[str, ...] = ()
+    """Names or numbers, from 1, of some images of an archive."""
+    model: str | None = None
+    """What the file was made with, if that does not come with the package: a coding model's file, or a model's name or
+    folder for what was made with --float."""
+    force: bool = False
+    """Replace files that are there already."""
+
+
+def run(args: list[str]) -> None:
+    files, rest = file_arguments(args)
+    chosen = parse(Decompress, "decompress FILE...", rest)
+    if not files:
+        raise UsageError("decompress needs files: image-transformer decompress FILE... [flags]")
+    if STREAM in files and len(files) > 1:
+        raise UsageError("- stands alone: one file from standard input")
+
+    from image_transformer.codec.archive import decompress
+    from image_transformer.codec.format import DamagedError, read_header
+    from image_transformer.show.progress import bar
+
+    for file in files:
+        data = read(file)
+        try:
+            header = read_header(data)
+            numbers = _chosen(header, chosen.only)
+            paths = [STREAM] if file == STREAM and chosen.to is None else _paths(header, numbers, file, chosen.to)
+            if len(numbers) > len(paths):
+                raise UsageError(f"standard input holds {header.images} images: --to names a folder for them")
+            refuse_existing(paths, force=chosen.force)
+            model = chosen.model
+            if model is not None and header.floats:
+                from image_transformer.checkpoint import load
+
+                model = load(model)
+            with bar("pixels") as progress:
+                images = decompress(data, model, only=numbers, progress=progress)
+        except DamagedError as error:
+            raise DamagedError(f"{'standard input' if file == STREAM else file}: {error}") from None
+        for image, path in zip(images, paths, strict=True):
+            write(path, to_png(image.numpy()))
+        if paths != [STREAM]:
+            print(*paths if len(paths) < 5 else [f"{len(paths):,} images in {paths[0].parent}"], sep="\n", flush=True)
+
+
+def read(file: Path) -> bytes:
+    return sys.stdin.buffer.read() if file == STREAM else file.read_bytes()
+
+
+def _chosen(header: Header, only: Sequence[str]) -> list[int]:
+    """The numbers, from 0, of the images that are meant."""
+    if not only:
+        return list(range(header.images))
+    known = {str(i + 1): i for i in range(header.images)} | {name: i for i, name in enumerate(header.names)}
+    wrong = [word for word in only if word not in known]
+    if wrong:
+        raise UsageError(
+            f"--only {wrong[0]}: no such image; {did_you_mean(wrong[0], list(header.names) or list(known))}"
+        )
+    return [known[word] for word in only]
+
+
+def _paths(header: Header, numbers: Sequence[int], file: Path, to: Path | None) -> list[Path]:
+    stem = "image" if file == STREAM else file.stem
+    one = header.images == 1 and not header.names
+    names = header.names or ([stem] if one else [f"{stem}-{i + 1}" for i in range(header.images)])
+    return [(to or file.parent) / f"{names[i]}.png" for i in numbers]

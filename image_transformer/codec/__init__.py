@@ -1,0 +1,1 @@
+"""Lossless compression: images to bytes and back, the same on every machine."""

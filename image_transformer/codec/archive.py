@@ -1,0 +1,214 @@
+"""`compress` and `decompress`: images of any sizes in one file, those of one size that follow each other together."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from image_transformer.codec.coder import Images, Progress, checksum, decode_images, encode_images, lanes_for
+from image_transformer.codec.floats import decode_by_model, encode_by_model
+from image_transformer.codec.format import (
+    CHANNELS,
+    MOST_ROWS,
+    FormatError,
+    Group,
+    Header,
+    check_end,
+    is_name,
+    payload,
+    read_header,
+    write_header,
+)
+from image_transformer.codec.models import DEFAULT, CodingModel, load_coding_model
+from image_transformer.model import ImageModel
+
+TOGETHER = 256  # images of a group: more do not make it faster
+LIMIT = 1 << 28  # pixels that `decompress` makes, unless told otherwise
+
+Coder = CodingModel | ImageModel
+Which = str | Path | Coder
+
+
+def compress(
+    images: Tensor | NDArray[np.uint8] | Sequence[Tensor | NDArray[np.uint8]],
+    model: Which = DEFAULT,
+    *,
+    names: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> bytes:
+    """The bytes of images without loss: of uint8 `images` (n, c, h, w), or of several (c, h, w) of any sizes.
+
+    1 channel is grey, 3 are RGB; 2 and 4 have opacity as their last one. Images of one size that follow each other, up
+    to 256, are coded together: that is several times as fast as one by one, and they are decoded together.
+    model: a coding model by its name or file, see `coding_model_names`: then the bytes can be read on every machine.
+        Or an `ImageModel` of the images' shape, whose numbers another machine may round otherwise: such bytes are for
+        the machine that made them, and others refuse them.
+    names: of the images, which `decompress` and the command line give back: as file names without a folder.
+    progress: called with (pixels done, pixels in all).
+    Raises ValueError for what cannot be coded.
+
+    >>> data = it.compress(images)
+    >>> torch.equal(torch.stack(it.decompress(data)), torch.as_tensor(images))
+    True
+    """
+    arrays = [_checked(image) for image in images]
+    if not arrays:
+        raise ValueError("no images to compress")
+    if names and len(names) != len(arrays):
+        raise ValueError(f"{len(names)} names for {len(arrays)} images")
+    wrong = [name for name in names if not is_name(name)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} cannot name an image: it must do as a file name on every system")
+    coder = model if isinstance(model, Coder) else load_coding_model(model)
+    groups, parts, done, pixels = [], [], 0, sum(image[0].size for image in arrays)
+    for several in _together(arrays):
+        report = None if progress is None else _within(progress, done, several[:, 0].size, pixels)
+        group, colour, alpha = _encode(coder, several, report)
+        groups.append(group)
+        parts += [colour, alpha]
+        done += group.pixels
+    number, floats = (0, True) if isinstance(coder, ImageModel) else (coder.number, False)
+    return b"".join([write_header(Header(number, fingerprint(coder), tuple(groups), tuple(names), floats)), *parts])
+
+
+def decompress(
+    data: bytes | memoryview,
+    model: Which | None = None,
+    *,
+    only: Sequence[int] | None = None,
+    limit: int = LIMIT,
+    progress: Progress | None = None,
+) -> list[Tensor]:
+    """The images that `compress` was given, uint8 (c, h, w) each.
+
+    model: needed if it was not one of those that come with the package.
+    only: the numbers of some images, from 0: nothing is decoded but them and those coded together with them.
+    limit: pixels that may be made in all; a file of more is refused before anything is.
+    Raises ValueError, in one line: for data that are damaged or cut off (DamagedError), that are no such file
+    (FormatError), or that this machine or the given model cannot decode.
+    """
+    header = read_header(data)
+    check_end(data, header)
+    wanted = range(header.images) if only is None else only
+    if any(not 0 <= number < header.images for number in wanted):
+        raise ValueError(f"only: the file holds images 0 to {header.images - 1}")
+    first, chosen = 0, []
+    for group in header.groups:
+        if not set(range(first, first + group.count)).isdisjoint(wanted):
+            chosen.append((first, group))
+        first += group.count
+    pixels, done = sum(group.pixels for _, group in chosen), 0
+    if pixels > limit:
+        raise FormatError(f"the file says that it holds {pixels:,} pixels; the limit is {limit:,}")
+    coder = coder_of(header, model)
+    found: dict[int, Tensor] = {}
+    for first, group in chosen:
+        report = None if progress is None else _within(progress, done, group.pixels, pixels)
+        decoded = torch.from_numpy(_decode(coder, data, group, report))
+        found |= {first + i: image for i, image in enumerate(decoded)}
+        done += group.pixels
+    return [found[number] for number in wanted]
+
+
+def fingerprint(coder: Coder) -> bytes:
+    """Four bytes of a model's weights."""
+    if isinstance(coder, CodingModel):
+        return coder.fingerprint
+    digest = hashlib.sha256()
+    for name, weight in sorted(coder.state_dict().items()):
+        digest.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.digest()[:4]
+
+
+def coder_of(header: Header, model: Which | None) -> Coder:
+    """The model that a file needs: the given one if it is that, or the released one. ValueError if there is none."""
+    if model is None and (header.floats or not header.model):
+        kind = "an ordinary model, in floating-point numbers" if header.floats else "a coding model of its own"
+        raise ValueError(f"the file was made by {kind} ({header.fingerprint.hex()}), which must be given")
+    if model is None:
+        return load_coding_model(header.fingerprint)
+    coder = model if isinstance(model, Coder) else load_coding_model(model)
+    if fingerprint(coder) != header.fingerprint:
+        raise ValueError(
+            f"the file was made by another model: {header.fingerprint.hex()}, not {fingerprint(coder).hex()}"
+        )
+    return coder
+
+
+def _encode(coder: Coder, images: Images, progress: Progress | None) -> tuple[Group, bytes, bytes]:
+    count, channels, height, width = images.shape
+    colours, alpha = images[:, : CHANNELS[channels]], images[:, CHANNELS[channels] :]
+    lanes = lanes_for(colours[:, 0].size)
+    packed = zlib.compress(alpha.tobytes(), 9) if alpha.size else b""
+    mark = checksum(colours.tobytes(), alpha.tobytes())
+    colours = np.ascontiguousarray(colours)
+    if isinstance(coder, ImageModel):
+        _check_shape(coder, colours.shape)
+        coded = encode_by_model(coder, colours, lanes, mark, progress)
+    else:
+        coded = encode_images(coder.network, colours, lanes, mark, progress)
+    return Group(count, channels, height, width, lanes, len(coded), len(packed)), coded, packed
+
+
+def _decode(coder: Coder, data: bytes | memoryview, group: Group, progress: Progress | None) -> Images:
+    coded, packed = payload(data, group)
+    shape = (group.count, group.colours, group.height, group.width)
+    alpha = np.zeros((group.count, group.channels - group.colours, *shape[2:]), np.uint8)
+    if alpha.size:
+        alpha = np.frombuffer(_inflate(packed, alpha.size), np.uint8).reshape(alpha.shape)
+    if isinstance(coder, ImageModel):
+        _check_shape(coder, shape)
+        colours, decoder = decode_by_model(coder, coded, shape, group.lanes, progress)
+    else:
+        colours, decoder = decode_images(coder.network, coded, shape, group.lanes, progress)
+    decoder.finish(checksum(colours.tobytes(), alpha.tobytes()))
+    return np.concatenate([colours, alpha], 1) if alpha.size else colours
+
+
+def _inflate(packed: memoryview, size: int) -> bytes:
+    unpack = zlib.decompressobj()
+    try:
+        found = unpack.decompress(packed, size + 1)
+    except zlib.error:
+        raise FormatError("the data are damaged") from None
+    if len(found) != size or not unpack.eof or unpack.unused_data:
+        raise FormatError("the data are damaged")
+    return found
+
+
+def _checked(image: Tensor | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    array = image.cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[0] not in CHANNELS or not array.size:
+        raise ValueError(f"images must be uint8 (c, h, w) with 1 to 4 channels, got {array.dtype} {array.shape}")
+    if max(array.shape[1:]) > MOST_ROWS:
+        raise ValueError(
+            f"an image has at most {MOST_ROWS:,} rows and columns, got {array.shape[1]} x {array.shape[2]}"
+        )
+    return array
+
+
+def _together(images: Sequence[NDArray[np.uint8]]) -> Iterator[Images]:
+    for (_, height, _), same in groupby(images, lambda image: image.shape):
+        several, most = list(same), max(1, min(TOGETHER, MOST_ROWS // height))
+        for first in range(0, len(several), most):
+            yield np.stack(several[first : first + most])
+
+
+def _within(progress: Progress, before: int, share: int, total: int) -> Progress:
+    return lambda done, fronts: progress(before + share * done // fronts, total)
+
+
+def _check_shape(model: ImageModel, shape: Sequence[int]) -> None:
+    if tuple(shape[1:]) != tuple(model.config.shape) or model.config.conditions:
+        raise ValueError(
+            f"an ordinary model codes images of its own shape {tuple(model.config.shape)}, and none that is told "
+            f"something of them; got {tuple(shape[1:])}"
+        )
