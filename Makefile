@@ -5,7 +5,7 @@ OUT ?= demo
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-all lint format bench compare-codecs clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -30,6 +30,9 @@ format: $(VENV)/.installed-dev  ## Format the code
 
 bench: $(VENV)/.installed-bench  ## Time training and sampling on this machine, beside what else can be installed
 	$(BIN)/python benchmarks/bench.py
+
+compare-codecs: $(VENV)/.installed-bench  ## Compare lossless codecs with ours, in bits/dim and speed
+	@$(BIN)/python benchmarks/compare_codecs.py
 
 clean:  ## Remove the virtual environment, the demo and caches
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -7,7 +7,7 @@ from image_transformer.codec.archive import decompress as decompress
 from image_transformer.codec.models import CodingModel as CodingModel
 from image_transformer.codec.models import coding_model_names as coding_model_names
 from image_transformer.codec.models import load_coding_model as load_coding_model
-from image_transformer.codec.rans import DamagedError as DamagedError
+from image_transformer.codec.rans import DecodeError as DecodeError
 from image_transformer.conditions.label import Label as Label
 from image_transformer.conditions.low import Low as Low
 from image_transformer.config.data import DataConfig as DataConfig

@@ -94,7 +94,7 @@ def test_what_is_encoded_is_decoded_at_its_cost(lanes):
     decoder.finish(12345)
     bits = sum(np.sum(BITS - np.log2(freqs)) for _, freqs in turns)
     assert bits < 8 * len(data) < 1.00001 * bits + 64 * lanes
-    with pytest.raises(it.DamagedError):
+    with pytest.raises(it.DecodeError):
         decoder.finish(12344)
 
 
@@ -338,7 +338,7 @@ def test_a_reader_that_rounds_otherwise_notices(monkeypatch):
     monkeypatch.setattr(
         DiscretizedLogisticMixture, "conditional", lambda self, p, v, t=1.0: plain(self, p * (1 + 1e-4), v, t)
     )
-    with pytest.raises(it.DamagedError):
+    with pytest.raises(it.DecodeError):
         it.decompress(data, model)
 
 
@@ -397,9 +397,9 @@ def test_a_thousand_flips_are_noticed():
 def test_every_cut_and_every_addition_is_noticed():
     data = it.compress(smooth(1, (3, 4, 4)), small())
     for length in range(len(data)):
-        with pytest.raises(it.DamagedError):
+        with pytest.raises(it.DecodeError):
             it.decompress(data[:length], small())
-    with pytest.raises(it.DamagedError, match="after the end"):
+    with pytest.raises(it.DecodeError, match="after the end"):
         it.decompress(data + b"\0", small())
 
 

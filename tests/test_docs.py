@@ -84,12 +84,14 @@ def test_readme_python_runs(tiny_world, monkeypatch):
         loading, "load_data", lambda *args, shape: load_data(*args, shape=shape, size=shape[1:])
     )
     monkeypatch.setattr(it, "load_data", loading.load_data)
-    plain, conditions = blocks(README, "python")
+    plain, conditions, packing = blocks(README, "python")
     names = {"torch": torch}
     exec(plain, names)
     assert names["done"].shape == (8, 6, 3, 6, 7) and names["new"].shape == (16, 3, 6, 7)
     exec(conditions, names)
     assert names["large"].shape == (1, 4, 3, 12, 16)
+    exec(packing, names)
+    assert len(names["back"]) == 8
 
 
 def test_other_commands_are_known():

@@ -44,7 +44,7 @@ def run(args: list[str]) -> None:
         raise UsageError("- stands alone: one file from standard input")
 
     from image_transformer.codec.archive import decompress
-    from image_transformer.codec.format import DamagedError, read_header
+    from image_transformer.codec.format import DecodeError, read_header
     from image_transformer.show.progress import bar
 
     for file in files:
@@ -63,8 +63,8 @@ def run(args: list[str]) -> None:
                 model = load(model)
             with bar("pixels") as progress:
                 images = decompress(data, model, only=numbers, progress=progress)
-        except DamagedError as error:
-            raise DamagedError(f"{'standard input' if file == STREAM else file}: {error}") from None
+        except DecodeError as error:
+            raise DecodeError(f"{'standard input' if file == STREAM else file}: {error}") from None
         for image, path in zip(images, paths, strict=True):
             write(path, to_png(image.numpy()))
         if paths != [STREAM]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from image_transformer.cli import UsageError
 from image_transformer.cli.flags import at_least, model_argument, parse, say
 
+SCALED_TO = 256  # training images whose hidden values say how large a step of an integer is
+
 
 @dataclass(frozen=True)
 class Export:
@@ -15,13 +17,16 @@ class Export:
 
     to: Path = Path("exported")
     """Folder to write, which every verb takes as a model; also what Hugging Face's hub expects."""
+    coding: bool = False
+    """Write one file instead, a coding model for `compress --model`: a network in integers, alike on every machine.
+    For models of the recipes coding-small, coding-medium and coding-large, and others like them."""
     program: bool = False
     """Also write log_prob.pt2, a torch.export program that scores images without this package."""
     calibrate: int = 0
     """Draw so many images, at least 2, at each of up to five temperatures, and build in the one at which they cost the
     model as much as photographs of the validation split do. 500 are a good number, and take some minutes."""
     data: str | None = None
-    """Photographs to calibrate with; what the model was trained on if not given."""
+    """Photographs to calibrate with, or to scale a coding model to; what the model was trained on if not given."""
 
 
 def run(args: list[str]) -> None:
@@ -33,6 +38,11 @@ def run(args: list[str]) -> None:
 
     from image_transformer.sharing import export
 
+    if chosen.coding:
+        if chosen.program or chosen.calibrate:
+            raise UsageError("--coding goes without --program and --calibrate")
+        _coding(path, chosen)
+        return
     temperature = None
     if chosen.calibrate:
         from image_transformer.cli.trained import load_trained
@@ -50,3 +60,16 @@ def run(args: list[str]) -> None:
         *_, gap, error = left.of_rows()
         print(f"built in: temperature {temperature:g}, where the entropy gap is {gap:+.3f} ± {error:.3f} bits/dim")
     print(export(path, chosen.to, temperature=temperature, program=chosen.program))
+
+
+def _coding(path: Path, chosen: Export) -> None:
+    import torch
+
+    from image_transformer.cli.trained import load_trained
+    from image_transformer.codec.models import CodingModel
+
+    trained = load_trained(path)
+    images = torch.from_numpy(trained.data("train", chosen.data).some(SCALED_TO).images.copy())
+    model = CodingModel.of(trained.model, images)
+    model.save(chosen.to)
+    print(f"{chosen.to}: {chosen.to.stat().st_size:,} bytes, fingerprint {model.fingerprint.hex()}")

@@ -26,7 +26,7 @@ def run(args: list[str]) -> None:
     if not files:
         raise UsageError("info needs files: image-transformer info FILE... [flags]")
 
-    from image_transformer.codec.format import DamagedError, check_end, read_header
+    from image_transformer.codec.format import DecodeError, check_end, read_header
     from image_transformer.codec.models import CodingModelError, load_coding_model
 
     for file in files:
@@ -34,8 +34,8 @@ def run(args: list[str]) -> None:
         try:
             header = read_header(data)
             check_end(data, header)
-        except DamagedError as error:
-            raise DamagedError(f"{file}: {error}") from None
+        except DecodeError as error:
+            raise DecodeError(f"{file}: {error}") from None
         sizes: Counter[str] = Counter()
         for group in header.groups:
             sizes[f"{group.height} x {group.width}, {KINDS[group.channels]}"] += group.count

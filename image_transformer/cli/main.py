@@ -20,7 +20,7 @@ from image_transformer.words import did_you_mean
 
 VERBS = (
     "demo", "models", "recipes", "train", "status", "evaluate", "report", "sample", "complete", "superres", "compress",
-    "decompress", "info", "export", "reproduce",
+    "decompress", "info", "score", "export", "reproduce",
 )  # fmt: skip
 SHARED = ("train", "evaluate", "report", "sample", "complete", "superres")  # with the processes of torchrun
 LONGEST = 1000  # characters of an error: a compiler's can fill a book
@@ -41,6 +41,7 @@ Autoregressive image models with exact likelihoods.
   compress FILE...         image files without loss, smaller than PNG, WebP or JPEG XL
   decompress FILE...       and back, every bit, on any machine
   info FILE...             what compressed files hold
+  score FILE...            bits/dim of each image, and its rank among others, to find what does not belong
   export MODEL             the model alone, in 16 bits, to pass on
   reproduce STUDY...       run an experiment again, and write its page
 

@@ -92,8 +92,12 @@ def decompress(
     model: needed if it was not one of those that come with the package.
     only: the numbers of some images, from 0: nothing is decoded but them and those coded together with them.
     limit: pixels that may be made in all; a file of more is refused before anything is.
-    Raises ValueError, in one line: for data that are damaged or cut off (DamagedError), that are no such file
+    Raises ValueError, in one line: for data that are damaged or cut off (DecodeError), that are no such file
     (FormatError), or that this machine or the given model cannot decode.
+
+    >>> data = it.compress(images)
+    >>> torch.equal(it.decompress(data, only=[1])[0], torch.as_tensor(images[1]))
+    True
     """
     header = read_header(data)
     check_end(data, header)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from image_transformer.codec.rans import DamagedError
+from image_transformer.codec.rans import DecodeError
 
 MAGIC = b"\x89ITC"
 VERSION = 1
@@ -19,7 +19,7 @@ MOST_LANES = 256
 MOST_NAMES = 1 << 24  # bytes
 
 
-class FormatError(DamagedError):
+class FormatError(DecodeError):
     """Not a file of compressed images, one of a later version, or one that says what cannot be; in one line."""
 
 
@@ -121,15 +121,15 @@ def payload(data: bytes | memoryview, group: Group) -> tuple[memoryview, memoryv
     """The bytes of a group: of its colours, of its opacities."""
     part = memoryview(data)[group.start : group.start + group.bytes]
     if len(part) < group.bytes:
-        raise DamagedError("the file is cut off")
+        raise DecodeError("the file is cut off")
     return part[: group.colour_bytes], part[group.colour_bytes :]
 
 
 def check_end(data: bytes | memoryview, header: Header) -> None:
-    """DamagedError unless the file ends where its header says."""
+    """DecodeError unless the file ends where its header says."""
     end = header.size + sum(group.bytes for group in header.groups)
     if len(data) != end:
-        raise DamagedError("the file is cut off" if len(data) < end else "there are bytes after the end of the file")
+        raise DecodeError("the file is cut off" if len(data) < end else "there are bytes after the end of the file")
 
 
 def is_name(name: str) -> bool:

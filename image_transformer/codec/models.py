@@ -17,9 +17,10 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from image_transformer.codec.coder import checksum, encode_images
+from image_transformer.codec.coder import checksum, encode_images, image_bits
 from image_transformer.codec.integers import IntegerNetwork
 from image_transformer.files import write_atomically
 from image_transformer.model import ImageModel
@@ -53,6 +54,10 @@ class CodingModel:
         network = IntegerNetwork.of(model, images)
         return cls(network, _fingerprint(network), number, name)
 
+    def bits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """The bits `(n,)` that each of uint8 `images` (n, c, h, w), grey or RGB of any size, takes in a file."""
+        return image_bits(self.network, np.ascontiguousarray(images))
+
     def save(self, path: str | Path) -> None:
         """Write one file, which `load_coding_model` reads."""
         parts = {name: _narrow(part) for name, part in self.network.parts.items()}
@@ -77,6 +82,9 @@ def load_coding_model(which: str | Path | bytes = DEFAULT) -> CodingModel:
 
     Raises CodingModelError if there is none, or if it does not compute on this machine what it computed where it was
     made: then nothing that it wrote could be read elsewhere.
+
+    >>> it.load_coding_model("small").number
+    1
     """
     if isinstance(which, bytes):
         found = [name for name in _released() if load_coding_model(name).fingerprint == which]

@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 Narrow = NDArray[np.int32]  # as many bits as counts need: an encoder keeps all symbols until it ends
 
 
-class DamagedError(ValueError):
+class DecodeError(ValueError):
     """The data are not what was encoded."""
 
 
@@ -51,10 +51,10 @@ class Decoder:
     def __init__(self, data: bytes | memoryview, lanes: int) -> None:
         head = 8 * lanes
         if len(data) < head or (len(data) - head) % 4:
-            raise DamagedError("the data are cut off")
+            raise DecodeError("the data are cut off")
         self.state = np.frombuffer(data[:head], "<u8").astype(np.int64)
         if (self.state < LOWEST).any():
-            raise DamagedError("the data are damaged")
+            raise DecodeError("the data are damaged")
         self.words = np.frombuffer(data[head:], "<u4").astype(np.int64)
         self.read = 0
 
@@ -70,14 +70,14 @@ class Decoder:
         low = x < LOWEST
         many = int(low.sum())
         if self.read + many > len(self.words):
-            raise DamagedError("the data are cut off")
+            raise DecodeError("the data are cut off")
         x[low] = x[low] << WORD | self.words[self.read : self.read + many]
         self.read += many
         self.state[: len(starts)] = x
 
     def finish(self, mark: int) -> None:
-        """Raises `DamagedError` unless all has been read and the mark is found."""
+        """Raises `DecodeError` unless all has been read and the mark is found."""
         expected = np.full(len(self.state), LOWEST, np.int64)
         expected[0] += mark
         if self.read < len(self.words) or not np.array_equal(self.state, expected):
-            raise DamagedError("the data are damaged")
+            raise DecodeError("the data are damaged")

@@ -117,6 +117,32 @@ def cifar10_large() -> RunConfig:
     )  # fmt: skip
 
 
+def coding_small() -> RunConfig:
+    """Modern without attention, 0.29 M parameters, two hours of one core: for `compress`, see docs/compression.md."""
+    return RunConfig(
+        recipe="coding-small",
+        model=Modern(
+            attention=(Nothing(),), depth=5, width=96, heads=2, feed_forward=192, places="none", gate="relu",
+            min_log_scale=-8.0,
+        ),
+        data=DataConfig(source="cifar10"),
+        train=TrainConfig(
+            images=1_000_000, minutes=120.0, batch=8, warmup=1_000, lr=3e-4, decay=1.0, closed_form_start=True,
+            validate_every=20_000, validation_images=500, save_every=4_000,
+        ),
+    )  # fmt: skip
+
+
+def coding_medium() -> RunConfig:
+    """`coding-small` with 0.77 M parameters."""
+    return variant(coding_small(), "coding-medium", depth=6, width=144, feed_forward=288)
+
+
+def coding_large() -> RunConfig:
+    """`coding-small` with 1.9 M parameters."""
+    return variant(coding_small(), "coding-large", depth=7, width=208, feed_forward=416)
+
+
 def imagenet64() -> RunConfig:
     """Modern, 46 M parameters, 64x64 pixels, for some GPUs and --data of your own. Not trained yet."""
     return _of_size("imagenet64", side=64, depth=16, width=512, batch=128, memory=512)

@@ -1,0 +1,81 @@
+"""`image-transformer score`: which images do not belong to the others."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_transformer.cli import UsageError
+from image_transformer.cli.compress import to_png
+from image_transformer.cli.flags import at_least, file_arguments, parse, say
+
+if TYPE_CHECKING:
+    from image_transformer.codec.models import CodingModel
+
+AT_ONCE = 64  # images of one size
+
+
+@dataclass(frozen=True)
+class Score:
+    """Print bits/dim of each image file as CSV, and with --against its rank among images of a data set.
+
+    Few bits/dim alone do not mean that an image is an ordinary one: smooth images take few bits under every model. So
+    the column `relative` is bits/dim minus those of a PNG of the same image, and `relative_rank` is the one to sort by:
+    the share of the data set's images with less. Near 1, an image is unlike those that the model was trained on.
+    """
+
+    model: str = "small"
+    """A coding model that comes with the package (small), or the file of one."""
+    against: str | None = None
+    """A data set, of which training images are scored, too: what `train --data` takes."""
+    count: int = 500
+    """How many of them."""
+
+
+def run(args: list[str]) -> None:
+    files, rest = file_arguments(args)
+    chosen = parse(Score, "score FILE...", rest)
+    if not files:
+        raise UsageError("score needs images: image-transformer score FILE... [flags]")
+    at_least(2, count=chosen.count)
+
+    from image_transformer.codec.models import load_coding_model
+    from image_transformer.data.decode import read_exactly
+    from image_transformer.data.loading import load_data
+
+    model = load_coding_model(chosen.model)
+    images = [read_exactly(file, str(file)) for file in files]
+    seen = [image[:1] if len(image) < 3 else image[:3] for image in images]  # without opacity
+    scores = scored(model, seen)
+    columns = ["file", "bits_per_dim", "png_bits_per_dim", "relative"]
+    ranks = np.zeros((len(files), 0))
+    if chosen.against is not None:
+        say(f"scoring images of {chosen.against}")
+        others = scored(model, list(load_data(chosen.against, "train").some(chosen.count).images))
+        columns += ["rank", "relative_rank"]
+        ranks = np.stack([(others[:, i] < scores[:, i, None]).mean(1) for i in (0, 2)], 1)
+    table = csv.writer(sys.stdout)
+    table.writerow(columns)
+    for file, row in zip(files, np.concatenate([scores, ranks], 1), strict=True):
+        table.writerow([file, *(f"{value:.4f}" for value in row)])
+
+
+def scored(model: CodingModel, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """Bits/dim of each image, of a PNG of it, and the difference, `(n, 3)`."""
+    bits = np.zeros(len(images))
+    order = sorted(range(len(images)), key=lambda i: images[i].shape)
+    for _, several in groupby(order, lambda i: images[i].shape):
+        same = list(several)
+        for first in range(0, len(same), AT_ONCE):
+            part = same[first : first + AT_ONCE]
+            bits[part] = model.bits(np.stack([images[i] for i in part]))
+    png = np.array([8.0 * len(to_png(image)) for image in images])
+    dims = np.array([image.size for image in images])
+    return np.stack([bits / dims, png / dims, (bits - png) / dims], 1)
