@@ -57,7 +57,7 @@ def main() -> None:
             "less PNG's": relative,
             "less WebP's": bits - np.array([webp(one) for one in images]),
             f"bits/dim of {args.own}": own,
-            f"less PNG's ": own - png,
+            "less PNG's ": own - png,
             f"less those of {args.model}": own - bits,
         }
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
+from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +30,7 @@ from image_transformer.codec.format import (
     read_header,
     write_header,
 )
+from image_transformer.codec.integers import exactly
 from image_transformer.codec.models import DEFAULT, CodingModel, load_coding_model
 from image_transformer.model import ImageModel
 
@@ -35,6 +39,8 @@ LIMIT = 1 << 28  # pixels that `decompress` makes, unless told otherwise
 
 Coder = CodingModel | ImageModel
 Which = str | Path | Coder
+Item = TypeVar("Item", Images, Group)
+Result = TypeVar("Result")
 
 
 def compress(
@@ -68,15 +74,10 @@ def compress(
     if wrong:
         raise ValueError(f"{wrong[0]!r} cannot name an image: it must do as a file name on every system")
     coder = model if isinstance(model, Coder) else load_coding_model(model)
-    groups, parts, done, pixels = [], [], 0, sum(image[0].size for image in arrays)
-    for several in _together(arrays):
-        report = None if progress is None else _within(progress, done, several[:, 0].size, pixels)
-        group, colour, alpha = _encode(coder, several, report)
-        groups.append(group)
-        parts += [colour, alpha]
-        done += group.pixels
+    done = _each(lambda several, report: _encode(coder, several, report), list(_together(arrays)), progress)
     number, floats = (0, True) if isinstance(coder, ImageModel) else (coder.number, False)
-    return b"".join([write_header(Header(number, fingerprint(coder), tuple(groups), tuple(names), floats)), *parts])
+    header = Header(number, fingerprint(coder), tuple(group for group, *_ in done), tuple(names), floats)
+    return b"".join([write_header(header), *(part for _, *parts in done for part in parts)])
 
 
 def decompress(
@@ -109,17 +110,13 @@ def decompress(
         if not set(range(first, first + group.count)).isdisjoint(wanted):
             chosen.append((first, group))
         first += group.count
-    pixels, done = sum(group.pixels for _, group in chosen), 0
+    pixels = sum(group.pixels for _, group in chosen)
     if pixels > limit:
         raise FormatError(f"the file says that it holds {pixels:,} pixels; the limit is {limit:,}")
     coder = coder_of(header, model)
-    found: dict[int, Tensor] = {}
-    for first, group in chosen:
-        report = None if progress is None else _within(progress, done, group.pixels, pixels)
-        decoded = torch.from_numpy(_decode(coder, data, group, report))
-        found |= {first + i: image for i, image in enumerate(decoded)}
-        done += group.pixels
-    return [found[number] for number in wanted]
+    done = _each(lambda one, report: _decode(coder, data, one, report), [group for _, group in chosen], progress)
+    images = {first + i: image for (first, _), group in zip(chosen, done, strict=True) for i, image in enumerate(group)}
+    return [torch.from_numpy(images[number]) for number in wanted]
 
 
 def fingerprint(coder: Coder) -> bytes:
@@ -147,7 +144,7 @@ def coder_of(header: Header, model: Which | None) -> Coder:
     return coder
 
 
-def _encode(coder: Coder, images: Images, progress: Progress | None) -> tuple[Group, bytes, bytes]:
+def _encode(coder: Coder, images: Images, progress: Progress) -> tuple[Group, bytes, bytes]:
     count, channels, height, width = images.shape
     colours, alpha = images[:, : CHANNELS[channels]], images[:, CHANNELS[channels] :]
     lanes = lanes_for(colours[:, 0].size)
@@ -162,7 +159,7 @@ def _encode(coder: Coder, images: Images, progress: Progress | None) -> tuple[Gr
     return Group(count, channels, height, width, lanes, len(coded), len(packed)), coded, packed
 
 
-def _decode(coder: Coder, data: bytes | memoryview, group: Group, progress: Progress | None) -> Images:
+def _decode(coder: Coder, data: bytes | memoryview, group: Group, progress: Progress) -> Images:
     coded, packed = payload(data, group)
     shape = (group.count, group.colours, group.height, group.width)
     alpha = np.zeros((group.count, group.channels - group.colours, *shape[2:]), np.uint8)
@@ -206,8 +203,40 @@ def _together(images: Sequence[NDArray[np.uint8]]) -> Iterator[Images]:
             yield np.stack(several[first : first + most])
 
 
-def _within(progress: Progress, before: int, share: int, total: int) -> Progress:
-    return lambda done, fronts: progress(before + share * done // fronts, total)
+def _each(work: Callable[[Item, Progress], Result], items: Sequence[Item], progress: Progress | None) -> list[Result]:
+    """What `work` makes of each item. With several threads, several items at a time: small steps leave threads idle."""
+    reports = _Reports(progress, [item.pixels if isinstance(item, Group) else item[:, 0].size for item in items])
+    threads = torch.get_num_threads()
+    with exactly():
+        if min(threads, len(items)) == 1:
+            return [work(item, reports.of(i)) for i, item in enumerate(items)]
+        torch.set_num_threads(1)
+        pool = ThreadPoolExecutor(min(threads, len(items)))
+        try:
+            return list(pool.map(work, items, map(reports.of, range(len(items)))))
+        finally:
+            reports.stopped = True  # after an error or Ctrl-C: the others stop at their next step
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
+
+
+class _Reports:
+    """The progress of several groups as one, in pixels."""
+
+    def __init__(self, progress: Progress | None, pixels: Sequence[int]) -> None:
+        self.progress, self.pixels, self.stopped = progress, pixels, False
+        self.done, self.lock = [0] * len(pixels), Lock()
+
+    def of(self, number: int) -> Progress:
+        def report(fronts: int, of: int) -> None:
+            if self.stopped:
+                raise InterruptedError
+            with self.lock:
+                self.done[number] = self.pixels[number] * fronts // of
+                if self.progress is not None:
+                    self.progress(sum(self.done), sum(self.pixels))
+
+        return report
 
 
 def _check_shape(model: ImageModel, shape: Sequence[int]) -> None:
