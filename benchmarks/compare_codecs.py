@@ -174,7 +174,7 @@ def main() -> None:
             report(codec.name, single, whole)
         for name in args.models:
             encode, decode = ours(name)
-            single = tried(few[:10], encode, lambda data, decode=decode: decode(data)[0])
+            single = tried(few, encode, lambda data, decode=decode: decode(data)[0])
             report(f"ours, {name}", single, archive(images, encode, decode))
         print(flush=True)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 import zlib
 from contextlib import suppress
 from dataclasses import replace
+from decimal import Context, localcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from torch import nn
 
 import image_transformer as it
 from image_transformer.cli.main import main
+from image_transformer.codec import counts
 from image_transformer.codec.archive import LIMIT
 from image_transformer.codec.coder import image_bits
 from image_transformer.codec.counts import COUPLING, FINEST, LOGIT, MEAN, SCALE, Mixture
@@ -126,9 +129,9 @@ def test_counts_share_out_the_whole_and_leave_each_value_some(components, channe
         starts, freqs = mixture.hold(values)
         np.testing.assert_array_equal(below[np.arange(len(values)), values], starts)
         np.testing.assert_array_equal(below[np.arange(len(values)), values + 1], starts + freqs)
-        for counts in (starts, starts + freqs - 1):  # the first and the last that a value holds
+        for held in (starts, starts + freqs - 1):  # the first and the last that a value holds
             for rows in (slice(None), slice(3, 9)):  # searched in few large steps, and in many small ones
-                found = mixture.find(counts[rows], rows)
+                found = mixture.find(held[rows], rows)
                 for got, wanted in zip(found, (values, starts, freqs), strict=True):
                     np.testing.assert_array_equal(got, wanted[rows])
         if channel < channels - 1:
@@ -197,13 +200,30 @@ def test_parameters_are_those_of_the_trained_model_but_for_rounding():
     assert abs(ours - exact).max() < 0.1 and abs(ours.mean() - exact.mean()) < 0.02
 
 
+def test_roots_are_rounded_as_ieee_754_says():
+    """By the very steps of the network: PyTorch's own square root may be off by a last bit."""
+    totals = np.random.default_rng(0).integers(1, 1 << 40, 100_000).astype(np.float64)
+    wanted = np.array([math.sqrt(total) for total in totals])
+    np.testing.assert_array_equal(np.sqrt(totals), wanted)
+
+
+def test_tables_do_not_depend_on_the_callers_decimals():
+    usual = counts._tables()
+    for precision in (6, 16):
+        with localcontext(Context(prec=precision, traps=[])):
+            other = counts._tables.__wrapped__()
+        for name, table in vars(usual).items():
+            np.testing.assert_array_equal(table, getattr(other, name))
+
+
 def test_a_network_whose_sums_might_not_be_exact_is_refused():
     parts = dict(network().parts)
     for name, wrong in [
         ("0.gate", parts["0.gate"] * 100), ("1.down", parts["1.down"] + 0.5), ("stem", parts["stem"] * 10),
         ("0.mix", parts["0.mix"] * 1000), ("1.keep", torch.tensor(0.3)), ("0.up", parts["0.up"] * torch.nan),
+        ("0.mix", parts["0.mix"] + torch.tensor([0.25, 0.75, 0, 0])[:, None]), ("head.scale", parts["head.scale"] / 0),
     ]:  # fmt: skip
-        with pytest.raises(ValueError, match=r"exactly|power of two"):
+        with pytest.raises(ValueError, match=r"exactly|power of two|finite"):
             IntegerNetwork(parts | {name: wrong}, 3, 3)
 
 
@@ -423,7 +443,7 @@ def hostile(**fields: int) -> bytes:
     [
         {"count": 0}, {"channels": 0}, {"channels": 5}, {"height": 0}, {"width": 0}, {"width": 1 << 40}, {"lanes": 0},
         {"height": 1 << 17}, {"count": 1 << 20, "height": 1 << 10}, {"lanes": 257}, {"alpha_bytes": 3}, {"channels": 4},
-        {"count": 1 << 62}, {"height": 1 << 16, "width": 1 << 16},
+        {"count": 1 << 62}, {"colour_bytes": 7}, {"height": 1 << 16, "width": 1 << 16},
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_is_made(fields):

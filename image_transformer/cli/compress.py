@@ -130,8 +130,8 @@ def _write(images: list[NDArray[np.uint8]], names: list[str], coder: Coder, path
         data = compress(images, coder, names=names, progress=progress)
     seconds = time.perf_counter() - began
     values, pixels = sum(image.size for image in images), sum(image[0].size for image in images)
-    share = len(data) / sum(len(to_png(image)) for image in images)
     write(path, data)
+    share = len(data) / sum(len(to_png(image)) for image in images)
     print(
         f"{what} -> {path}: {len(data):,} bytes, {8 * len(data) / values:.3f} bits/dim, {share:.0%} of PNG, "
         f"{pixels / seconds:,.0f} pixels/s",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -34,6 +35,7 @@ from image_transformer.codec.integers import exactly
 from image_transformer.codec.models import DEFAULT, CodingModel, load_coding_model
 from image_transformer.model import ImageModel
 
+MOST_PIXELS = 1 << 22  # of a group of several images
 TOGETHER = 256  # images of a group: more do not make it faster
 LIMIT = 1 << 28  # pixels that `decompress` makes, unless told otherwise
 
@@ -74,7 +76,8 @@ def compress(
     if wrong:
         raise ValueError(f"{wrong[0]!r} cannot name an image: it must do as a file name on every system")
     coder = model if isinstance(model, Coder) else load_coding_model(model)
-    done = _each(lambda several, report: _encode(coder, several, report), list(_together(arrays)), progress)
+    parallel = isinstance(coder, CodingModel)  # the sums of others depend on the number of threads
+    done = _each(lambda several, report: _encode(coder, several, report), list(_together(arrays)), progress, parallel)
     number, floats = (0, True) if isinstance(coder, ImageModel) else (coder.number, False)
     header = Header(number, fingerprint(coder), tuple(group for group, *_ in done), tuple(names), floats)
     return b"".join([write_header(header), *(part for _, *parts in done for part in parts)])
@@ -102,21 +105,23 @@ def decompress(
     """
     header = read_header(data)
     check_end(data, header)
-    wanted = range(header.images) if only is None else only
-    if any(not 0 <= number < header.images for number in wanted):
-        raise ValueError(f"only: the file holds images 0 to {header.images - 1}")
-    first, chosen = 0, []
-    for group in header.groups:
-        if not set(range(first, first + group.count)).isdisjoint(wanted):
-            chosen.append((first, group))
-        first += group.count
+    count, firsts = header.images, list(accumulate((group.count for group in header.groups), initial=0))
+    if any(not 0 <= number < count for number in only or ()):
+        raise ValueError(f"only: the file holds images 0 to {count - 1}")
+    numbers = range(len(header.groups)) if only is None else sorted({bisect(firsts, i) - 1 for i in only})
+    chosen = [(firsts[number], header.groups[number]) for number in numbers]
     pixels = sum(group.pixels for _, group in chosen)
     if pixels > limit:
         raise FormatError(f"the file says that it holds {pixels:,} pixels; the limit is {limit:,}")
     coder = coder_of(header, model)
-    done = _each(lambda one, report: _decode(coder, data, one, report), [group for _, group in chosen], progress)
+    done = _each(
+        lambda one, report: _decode(coder, data, one, report),
+        [group for _, group in chosen],
+        progress,
+        isinstance(coder, CodingModel),
+    )
     images = {first + i: image for (first, _), group in zip(chosen, done, strict=True) for i, image in enumerate(group)}
-    return [torch.from_numpy(images[number]) for number in wanted]
+    return [torch.from_numpy(images[number]) for number in (range(count) if only is None else only)]
 
 
 def fingerprint(coder: Coder) -> bytes:
@@ -197,18 +202,20 @@ def _checked(image: Tensor | NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _together(images: Sequence[NDArray[np.uint8]]) -> Iterator[Images]:
-    for (_, height, _), same in groupby(images, lambda image: image.shape):
-        several, most = list(same), max(1, min(TOGETHER, MOST_ROWS // height))
+    for (_, height, width), same in groupby(images, lambda image: image.shape):
+        several, most = list(same), max(1, min(TOGETHER, MOST_ROWS // height, MOST_PIXELS // (height * width)))
         for first in range(0, len(several), most):
             yield np.stack(several[first : first + most])
 
 
-def _each(work: Callable[[Item, Progress], Result], items: Sequence[Item], progress: Progress | None) -> list[Result]:
+def _each(
+    work: Callable[[Item, Progress], Result], items: Sequence[Item], progress: Progress | None, parallel: bool
+) -> list[Result]:
     """What `work` makes of each item. With several threads, several items at a time: small steps leave threads idle."""
     reports = _Reports(progress, [item.pixels if isinstance(item, Group) else item[:, 0].size for item in items])
     threads = torch.get_num_threads()
     with exactly():
-        if min(threads, len(items)) == 1:
+        if not parallel or min(threads, len(items)) < 2:
             return [work(item, reports.of(i)) for i, item in enumerate(items)]
         torch.set_num_threads(1)
         pool = ThreadPoolExecutor(min(threads, len(items)))

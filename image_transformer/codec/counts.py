@@ -7,7 +7,7 @@ tables, made of exact decimals.
 
 from __future__ import annotations
 
-from decimal import Context, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from functools import lru_cache
 
 import numpy as np
@@ -25,6 +25,8 @@ FAR = 16 * LOGIT  # and a weight below e^-16 of the largest to be the least
 TOP = (1 << MASS) - (256 >> (BITS - MASS))  # the whole mass, so that 2^24 counts leave one for each of the 256 values
 
 FEW = 32  # pixels for which a search is faster in two large steps than in four small ones
+
+EXACT = Context(prec=40, rounding=ROUND_HALF_EVEN, Emin=-999999, Emax=999999, traps=[])
 
 Floats = NDArray[np.float64]
 EDGES: Floats = np.concatenate([[-np.inf], MEAN * np.arange(1.0, 256) - MEAN // 2, [np.inf]])  # below each value
@@ -126,8 +128,7 @@ class _Tables:
 
 def _exp(i: int, steps: int) -> Decimal:
     """e^(-i / steps) to 40 digits."""
-    exact = Context(prec=40)
-    return exact.exp(exact.divide(Decimal(-i), Decimal(steps)))
+    return (Decimal(-i) / Decimal(steps)).exp()
 
 
 def _exps(last: int, steps: int) -> Floats:
@@ -144,4 +145,5 @@ def _odd(values: Ints) -> Ints:
 
 @lru_cache
 def _tables() -> _Tables:
-    return _Tables()
+    with localcontext(EXACT):  # whatever the caller's is
+        return _Tables()

@@ -138,6 +138,8 @@ def is_name(name: str) -> bool:
 
 
 def _check(groups: Sequence[Group]) -> None:
+    if not groups:
+        raise FormatError("the header says what cannot be")
     for group in groups:
         alpha = group.channels in (2, 4)
         fits = (
@@ -146,6 +148,7 @@ def _check(groups: Sequence[Group]) -> None:
             and group.count * group.height <= MOST_ROWS
             and group.width <= MOST_ROWS
             and 0 < group.lanes <= MOST_LANES
+            and group.colour_bytes >= 8 * group.lanes
             and alpha == (group.alpha_bytes > 0)
         )
         if not fits:
@@ -197,5 +200,7 @@ class _Reader:
             byte = self.byte()
             found |= (byte & 127) << shift
             if byte < 128:
+                if not byte and shift:  # one number is written in one way
+                    break
                 return found
         raise FormatError("the header is damaged")

@@ -13,7 +13,9 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +31,7 @@ NORMED, MIXED = 64, 256  # steps that are one: of a normalised state, of a mixin
 LAST = 1024  # those of the last normalised state: at 64 the parameters cost up to 0.01 bits/dim
 MOST = 4095  # the largest input of a matrix product within the network
 LARGEST_STATE = 1 << 22  # float64 holds the sum of 512 squares exactly
+LARGEST_PARAMETER = float(1 << 24)
 FINEST_STATE, USUAL_STATE = 8, 20  # bits of a state: at most so many behind the point, and of the largest one seen
 SMALL, LARGE = 127, 32767  # the largest weight: of the layers, and of what enters and leaves them
 
@@ -108,12 +111,15 @@ class IntegerNetwork:
         """Raises ValueError unless every sum is exact whatever the image."""
         if self.width * LARGEST_STATE**2 > 1 << 53:
             raise ValueError(f"a network of width {self.width} is too wide for exact sums of squares")
+        if not all(bool(part.isfinite().all()) for part in self.parts.values()):
+            raise ValueError("not all numbers of the network are finite")
         normed, last = (math.floor(steps * math.sqrt(self.width)) + 1 for steps in (NORMED, LAST))
         self.stem.check(VALUE)
         self.skip.check(VALUE)
         self.head.check(last)
         for layer in self.layers:
             one = torch.ones(1)
+            Matrix(layer.mix.T, one).check(0)  # whole
             Matrix(layer.mix.abs().sum(0)[:, None] + MIXED, one).check(normed)
             Matrix(layer.gate, one).check(MOST)
             Matrix(layer.up, one).check(MOST)
@@ -185,11 +191,12 @@ class IntegerNetwork:
         k, c = self.components, self.channels
         means = self.skip(values).mul_(self.skip.scale)
         params[..., k : k + c * k] += means.repeat_interleave(k, -1)
-        return params.round_()
+        return params.round_().clamp_(-LARGEST_PARAMETER, LARGEST_PARAMETER)
 
     def _normed(self, x: Tensor, steps: int) -> Tensor:
         """States over their root mean square, in whole steps. The sum of the squares is exact in float64."""
-        size = x.double().square_().sum(-1, keepdim=True).clamp_(min=1).sqrt_()
+        total = x.double().square_().sum(-1, keepdim=True).clamp_(min=1)
+        size = torch.from_numpy(np.sqrt(total.numpy()))  # PyTorch's may be MKL's, which is off by a last bit at times
         return (x * size.reciprocal_().mul_(steps * math.sqrt(self.width)).float()).round_()
 
 
@@ -224,11 +231,20 @@ def _largest(*values: Tensor) -> float:
 
 @contextmanager
 def exactly() -> Iterator[None]:
-    """Products in full float32, on one machine as on the other, and as before afterwards."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    """Products in full float32, on one machine as on the other, and as before when the last thread has left."""
+    with _LOCK:
+        if not _INSIDE:
+            _BEFORE[:] = [torch.get_float32_matmul_precision()]
+            torch.set_float32_matmul_precision("highest")
+        _INSIDE.append(None)
     try:
         with torch.inference_mode(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        with _LOCK:
+            _INSIDE.pop()
+            if not _INSIDE:
+                torch.set_float32_matmul_precision(_BEFORE[0])
+
+
+_LOCK, _INSIDE, _BEFORE = Lock(), list[None](), list[str]()

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from image_transformer.codec.coder import checksum, encode_images, image_bits
 from image_transformer.codec.integers import IntegerNetwork
+from image_transformer.data.images import first_line
 from image_transformer.files import write_atomically
 from image_transformer.model import ImageModel
 from image_transformer.words import did_you_mean
@@ -87,10 +88,10 @@ def load_coding_model(which: str | Path | bytes = DEFAULT) -> CodingModel:
     1
     """
     if isinstance(which, bytes):
-        found = [name for name in _released() if load_coding_model(name).fingerprint == which]
-        if not found:
-            raise CodingModelError(f"none of the released coding models has the fingerprint {which.hex()}")
-        return load_coding_model(found[0])
+        for path in _files():
+            if (model := _load(path, path.stat().st_mtime_ns)).fingerprint == which:
+                return model
+        raise CodingModelError(f"none of the released coding models has the fingerprint {which.hex()}")
     path = _released().get(str(which), Path(which))
     if not path.is_file():
         known = f"; {did_you_mean(str(which), coding_model_names())}"
@@ -105,14 +106,16 @@ def _load(path: Path, changed: int) -> CodingModel:
             told = json.loads(file.metadata()["coding model"])
             parts = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (no mapping)
         network = IntegerNetwork(parts, told["components"], 3)
+        right = known_answer(network) == told["answer"]
+        model = CodingModel(network, _fingerprint(network), told["number"], told["name"])
     except Exception as error:
-        raise CodingModelError(f"{path}: not a coding model, or a damaged one ({error})") from None
-    if known_answer(network) != told["answer"]:
+        raise CodingModelError(f"{path}: not a coding model, or a damaged one ({first_line(error)})") from None
+    if not right:
         raise CodingModelError(
             f"{path}: this machine does not compute what the coding model computed where it was made: "
             "the file is damaged, or sums of whole numbers are not exact here"
         )
-    return CodingModel(network, _fingerprint(network), told["number"], told["name"])
+    return model
 
 
 def known_answer(network: IntegerNetwork) -> str:
@@ -124,11 +127,14 @@ def known_answer(network: IntegerNetwork) -> str:
     return f"{checksum(encode_images(network, image[None], 2, 0)):08x}"
 
 
-@lru_cache(1)
+def _files() -> list[Path]:
+    """The files of all released models, by number."""
+    return sorted(HOME.glob("*.safetensors"), key=lambda path: int(path.name.split("-")[0]))
+
+
 def _released() -> dict[str, Path]:
-    """The files of the released models by name, by number; of several of one name the newest."""
-    files = sorted(HOME.glob("*.safetensors"), key=lambda path: int(path.name.split("-")[0]))
-    return {path.stem.split("-", 1)[1]: path for path in files}
+    """The files of the released models by name; of several of one name the newest."""
+    return {path.stem.split("-", 1)[1]: path for path in _files()}
 
 
 def _narrow(part: Tensor) -> Tensor:
