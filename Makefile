@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo test test-all lint format bench compare-codecs clean
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
 demo: $(VENV)/.installed  ## Train, measure and sample a small model in a few minutes; results in demo/
 	@$(BIN)/image-transformer demo --out $(OUT)

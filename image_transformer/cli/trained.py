@@ -28,7 +28,8 @@ class Trained:
         """The data asked for, or what the model was trained on, in the model's shape."""
         own = self.config.data
         if own.stream and source is None:
-            found = load_stream(own.source, split, shape=self.model.config.shape, size=own.size, skip_bad=own.skip_bad)
+            shape, skip = self.model.config.shape, skip_bad or own.skip_bad
+            found = load_stream(own.source, split, shape=shape, size=size or own.size, skip_bad=skip)
             return found.some(HELD_OUT)
         return load_data(
             source or own.source, split, shape=self.model.config.shape, size=size or (None if source else own.size),
