@@ -80,7 +80,7 @@ def sets(args: argparse.Namespace) -> Iterator[tuple[str, list[Pixels]]]:
     for side in (32, 64, 128, 256, 512) if photographs else ():
         yield f"Kodak, shrunk and cropped to {side}", [np.asarray(square(one, side)) for one in photographs[:6]]
     if photographs:
-        yield "Kodak", [np.asarray(one) for one in photographs]
+        yield "Kodak photographs", [np.asarray(one) for one in photographs]
     yield "drawings, 256 x 256", [drawing(seed) for seed in range(8)]
     yield "text, 256 x 256", [page(seed) for seed in range(8)]
 
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--kodak", type=int, default=24)
     parser.add_argument("--singles", type=int, default=100, help="images of a set that are tried one file each")
     parser.add_argument("--models", nargs="*", default=it.coding_model_names())
+    parser.add_argument("--codecs", nargs="*", default=[codec.name for codec in CODECS], help="of the others")
     parser.add_argument("--only", default="", help="sets whose names begin so")
     args = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n", flush=True)
@@ -167,7 +168,7 @@ def main() -> None:
         print(f"**{what}**, {len(images):,} images (files: {len(few)})\n")
         print("| codec | a file each, bits/dim | all as one, bits/dim | written, pixels/s | read, pixels/s |")
         print("|---|--:|--:|--:|--:|", flush=True)
-        for codec in CODECS:
+        for codec in (codec for codec in CODECS if codec.name in args.codecs):
             single = tried(few, codec.encode, codec.decode)
             whole = tried([sheet(images)], codec.encode, codec.decode) if together else (math.nan, *single[1:])
             whole = (whole[0] * (sheet(images).size if together else 1) / sum(x.size for x in images), *whole[1:])

@@ -8,14 +8,13 @@ python benchmarks/odd_ones.py [--count 500] [--model small]
 from __future__ import annotations
 
 import argparse
-import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 import image_transformer as it
 from image_transformer.cli.score import scored
+from image_transformer.measures.files import webp_bits_per_dim
 
 Images = NDArray[np.uint8]
 
@@ -23,12 +22,6 @@ Images = NDArray[np.uint8]
 def auroc(own: NDArray[np.float64], others: NDArray[np.float64]) -> float:
     """The chance that one of the others scores higher than one of ours."""
     return float(((others[:, None] > own).mean() + (others[:, None] >= own).mean()) / 2)
-
-
-def webp(image: Images) -> float:
-    file = io.BytesIO()
-    Image.fromarray(image.transpose(1, 2, 0)).save(file, "webp", lossless=True, quality=100, method=4)
-    return 8 * len(file.getvalue()) / image.size
 
 
 def main() -> None:
@@ -55,7 +48,7 @@ def main() -> None:
         return {
             f"bits/dim of {args.model}": bits,
             "less PNG's": relative,
-            "less WebP's": bits - np.array([webp(one) for one in images]),
+            "less WebP's": bits - np.array([webp_bits_per_dim(one[None]) for one in images]),
             f"bits/dim of {args.own}": own,
             "less PNG's ": own - png,
             f"less those of {args.model}": own - bits,

@@ -24,13 +24,13 @@ from torch import nn
 
 import image_transformer as it
 from image_transformer.cli.main import main
-from image_transformer.codec import counts
+from image_transformer.codec import counts, integers
 from image_transformer.codec.archive import LIMIT
 from image_transformer.codec.coder import image_bits
 from image_transformer.codec.counts import COUPLING, FINEST, LOGIT, MEAN, SCALE, Mixture
 from image_transformer.codec.format import MAGIC, FormatError, Group, Header, is_name, read_header, write_header
 from image_transformer.codec.fronts import Walk, num_fronts
-from image_transformer.codec.integers import IntegerNetwork, Matrix, exactly
+from image_transformer.codec.integers import IntegerNetwork, exactly, root
 from image_transformer.codec.models import CodingModelError
 from image_transformer.codec.rans import BITS, TOTAL, Decoder, encode
 from image_transformer.config.model import Modern
@@ -182,14 +182,31 @@ def test_numbers_do_not_depend_on_the_order_of_sums_nor_on_their_precision(monke
     """The same sums backwards, and in float64: a single rounding anywhere would show."""
     images = smooth(2, (3, 9, 14))
     usual = all_params(network(), images, 1)
-    plain = Matrix.__call__
-    with monkeypatch.context() as patch:
-        patch.setattr(Matrix, "__call__", lambda self, x: x.flip(-1) @ self.whole.flip(-1).T)
-        assert torch.equal(all_params(network(), images, 1), usual)
-        patch.setattr(Matrix, "__call__", lambda self, x: (x.double() @ self.whole.double().T).to(x.dtype))
-        assert torch.equal(all_params(network(), images, 1), usual)
-        patch.setattr(Matrix, "__call__", lambda self, x: plain(self, x * (1 + 1e-6)))  # what the law would notice
-        assert not torch.equal(all_params(network(), images, 1), usual)
+
+    def gives(product, squares) -> torch.Tensor:
+        with monkeypatch.context() as patch:
+            patch.setattr(integers, "product", product)
+            patch.setattr(integers, "sum_of_squares", squares)
+            return all_params(network(), images, 1)
+
+    def whole(x: torch.Tensor, most: int) -> torch.Tensor:
+        assert torch.equal(x, x.round()) and x.abs().max() <= most
+        return x
+
+    def backwards(x, matrix):
+        return whole(x, 1 << 15).flip(-1) @ matrix.flip(-1).T
+
+    def squares_backwards(x):
+        return whole(x, integers.LARGEST_STATE).double().flip(-1).square().sum(-1, keepdim=True)
+
+    def in_float64(x, matrix):
+        return (x.double() @ matrix.double().T).to(x.dtype)
+
+    plain, squares = integers.product, integers.sum_of_squares
+    assert torch.equal(gives(backwards, squares_backwards), usual)
+    assert torch.equal(gives(in_float64, squares), usual)
+    # what the law would notice
+    assert not torch.equal(gives(lambda x, matrix: plain(x * (1 + 1e-6), matrix), squares), usual)
 
 
 def test_parameters_are_those_of_the_trained_model_but_for_rounding():
@@ -201,10 +218,9 @@ def test_parameters_are_those_of_the_trained_model_but_for_rounding():
 
 
 def test_roots_are_rounded_as_ieee_754_says():
-    """By the very steps of the network: PyTorch's own square root may be off by a last bit."""
     totals = np.random.default_rng(0).integers(1, 1 << 40, 100_000).astype(np.float64)
     wanted = np.array([math.sqrt(total) for total in totals])
-    np.testing.assert_array_equal(np.sqrt(totals), wanted)
+    np.testing.assert_array_equal(root(torch.from_numpy(totals)).numpy(), wanted)
 
 
 def test_tables_do_not_depend_on_the_callers_decimals():
@@ -316,7 +332,7 @@ def test_a_coding_model_that_does_not_give_the_known_answer_is_refused(tmp_path,
     it.CodingModel.of(trained(), random_images(1, (3, 8, 9))).save(path)
     it.load_coding_model(path)
     with monkeypatch.context() as patch:  # a machine that multiplies in bfloat16
-        patch.setattr(Matrix, "__call__", lambda self, x: (x.bfloat16() @ self.whole.bfloat16().T).to(x.dtype))
+        patch.setattr(integers, "product", lambda x, matrix: (x.bfloat16() @ matrix.bfloat16().T).to(x.dtype))
         os.utime(path, (1, 1))
         with pytest.raises(CodingModelError, match="does not compute what"):
             it.load_coding_model(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from collections.abc import Sequence
@@ -12,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import file_arguments, parse
+from image_transformer.cli.flags import files_and_flags
 from image_transformer.files import write_atomically
 
 if TYPE_CHECKING:
@@ -47,10 +45,7 @@ class Compress:
 
 
 def run(args: list[str]) -> None:
-    files, rest = file_arguments(args)
-    chosen = parse(Compress, "compress FILE...", rest)
-    if not files:
-        raise UsageError("compress needs images: image-transformer compress FILE... [flags]")
+    files, chosen = files_and_flags("compress", Compress, args, "images")
     if chosen.archive is not None and chosen.to is not None:
         raise UsageError("--archive names one file, --to a folder of many: choose one of them")
     if STREAM in files and (len(files) > 1 or chosen.to is not None):
@@ -110,19 +105,10 @@ def write(path: Path, data: bytes) -> None:
         write_atomically(path, data)
 
 
-def to_png(image: NDArray[np.uint8]) -> bytes:
-    """An image (c, h, w) as the smallest PNG that Pillow makes."""
-    pixels = image.transpose(1, 2, 0)
-    file = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if len(image) == 1 else np.ascontiguousarray(pixels)).save(
-        file, "png", optimize=True
-    )
-    return file.getvalue()
-
-
 def _write(images: list[NDArray[np.uint8]], names: list[str], coder: Coder, path: Path, what: str) -> None:
     """Compress images into a file, and say what came of it; on stderr if the file goes to stdout."""
     from image_transformer.codec.archive import compress
+    from image_transformer.show.grids import picture, png_bytes
     from image_transformer.show.progress import bar
 
     began = time.perf_counter()
@@ -131,7 +117,7 @@ def _write(images: list[NDArray[np.uint8]], names: list[str], coder: Coder, path
     seconds = time.perf_counter() - began
     values, pixels = sum(image.size for image in images), sum(image[0].size for image in images)
     write(path, data)
-    share = len(data) / sum(len(to_png(image)) for image in images)
+    share = len(data) / sum(len(png_bytes(picture(image))) for image in images)
     print(
         f"{what} -> {path}: {len(data):,} bytes, {8 * len(data) / values:.3f} bits/dim, {share:.0%} of PNG, "
         f"{pixels / seconds:,.0f} pixels/s",

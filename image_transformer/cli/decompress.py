@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.compress import STREAM, refuse_existing, to_png, write
-from image_transformer.cli.flags import file_arguments, parse
+from image_transformer.cli.compress import STREAM, refuse_existing, write
+from image_transformer.cli.flags import files_and_flags
 from image_transformer.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -36,15 +36,13 @@ class Decompress:
 
 
 def run(args: list[str]) -> None:
-    files, rest = file_arguments(args)
-    chosen = parse(Decompress, "decompress FILE...", rest)
-    if not files:
-        raise UsageError("decompress needs files: image-transformer decompress FILE... [flags]")
+    files, chosen = files_and_flags("decompress", Decompress, args)
     if STREAM in files and len(files) > 1:
         raise UsageError("- stands alone: one file from standard input")
 
     from image_transformer.codec.archive import decompress
     from image_transformer.codec.format import DecodeError, read_header
+    from image_transformer.show.grids import picture, png_bytes
     from image_transformer.show.progress import bar
 
     for file in files:
@@ -66,7 +64,7 @@ def run(args: list[str]) -> None:
         except DecodeError as error:
             raise DecodeError(f"{'standard input' if file == STREAM else file}: {error}") from None
         for image, path in zip(images, paths, strict=True):
-            write(path, to_png(image.numpy()))
+            write(path, png_bytes(picture(image.numpy())))
         if paths != [STREAM]:
             print(*paths if len(paths) < 5 else [f"{len(paths):,} images in {paths[0].parent}"], sep="\n", flush=True)
 

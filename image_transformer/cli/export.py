@@ -36,13 +36,14 @@ def run(args: list[str]) -> None:
     if chosen.to.exists():
         raise UsageError(f"--to {chosen.to} is there already: choose another")
 
-    from image_transformer.sharing import export
-
     if chosen.coding:
         if chosen.program or chosen.calibrate:
             raise UsageError("--coding goes without --program and --calibrate")
         _coding(path, chosen)
         return
+
+    from image_transformer.sharing import export
+
     temperature = None
     if chosen.calibrate:
         from image_transformer.cli.trained import load_trained

@@ -123,6 +123,15 @@ def file_arguments(args: list[str]) -> tuple[list[Path], list[str]]:
     return [Path(word) for word in args[:number]], args[number:]
 
 
+def files_and_flags(verb: str, kind: type, args: list[str], what: str = "files") -> tuple[list[Path], Any]:
+    """The files that a verb is about, at least one, and its dataclass. UsageError for a line without any."""
+    files, rest = file_arguments(args)
+    chosen = parse(kind, f"{verb} FILE...", rest)
+    if not files:
+        raise UsageError(f"{verb} needs {what}: image-transformer {verb} FILE... [flags]")
+    return files, chosen
+
+
 def say(text: str) -> None:
     """Tell the user, on stderr, what is going on: stdout is for results."""
     print(f"{text} ...", file=sys.stderr)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from image_transformer.cli import UsageError
 from image_transformer.cli.decompress import read
-from image_transformer.cli.flags import file_arguments, parse
+from image_transformer.cli.flags import files_and_flags
 
 KINDS = {1: "grey", 2: "grey with opacity", 3: "RGB", 4: "RGB with opacity"}
 
@@ -21,10 +20,7 @@ class Info:
 
 
 def run(args: list[str]) -> None:
-    files, rest = file_arguments(args)
-    chosen = parse(Info, "info FILE...", rest)
-    if not files:
-        raise UsageError("info needs files: image-transformer info FILE... [flags]")
+    files, chosen = files_and_flags("info", Info, args)
 
     from image_transformer.codec.format import DecodeError, check_end, read_header
     from image_transformer.codec.models import CodingModelError, load_coding_model

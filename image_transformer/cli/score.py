@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.cli import UsageError
-from image_transformer.cli.compress import to_png
-from image_transformer.cli.flags import at_least, file_arguments, parse, say
+from image_transformer.cli.flags import at_least, files_and_flags, say
 
 if TYPE_CHECKING:
     from image_transformer.codec.models import CodingModel
@@ -40,10 +38,7 @@ class Score:
 
 
 def run(args: list[str]) -> None:
-    files, rest = file_arguments(args)
-    chosen = parse(Score, "score FILE...", rest)
-    if not files:
-        raise UsageError("score needs images: image-transformer score FILE... [flags]")
+    files, chosen = files_and_flags("score", Score, args, "images")
     at_least(2, count=chosen.count)
 
     from image_transformer.codec.models import load_coding_model
@@ -69,6 +64,8 @@ def run(args: list[str]) -> None:
 
 def scored(model: CodingModel, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
     """Bits/dim of each image, of a PNG of it, and the difference, `(n, 3)`."""
+    from image_transformer.measures.files import png_bits_per_dim
+
     bits = np.zeros(len(images))
     order = sorted(range(len(images)), key=lambda i: images[i].shape)
     for _, several in groupby(order, lambda i: images[i].shape):
@@ -76,6 +73,6 @@ def scored(model: CodingModel, images: Sequence[NDArray[np.uint8]]) -> NDArray[n
         for first in range(0, len(same), AT_ONCE):
             part = same[first : first + AT_ONCE]
             bits[part] = model.bits(np.stack([images[i] for i in part]))
-    png = np.array([8.0 * len(to_png(image)) for image in images])
-    dims = np.array([image.size for image in images])
-    return np.stack([bits / dims, png / dims, (bits - png) / dims], 1)
+    bits /= [image.size for image in images]
+    png = np.array([png_bits_per_dim(image[None]) for image in images])
+    return np.stack([bits, png, bits - png], 1)

@@ -68,10 +68,6 @@ class Header:
         return sum(group.count for group in self.groups)
 
     @property
-    def pixels(self) -> int:
-        return sum(group.pixels for group in self.groups)
-
-    @property
     def values(self) -> int:
         """Of all images, in all of their channels: what bits/dim are per."""
         return sum(group.pixels * group.channels for group in self.groups)

@@ -68,7 +68,7 @@ class Matrix:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Sums `(..., out)`, exact, not scaled yet."""
-        return x @ self.whole.T
+        return product(x, self.whole)
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class IntegerNetwork:
             for its, weight in zip(see(i, normed), layer.mix, strict=True):
                 mixed.addcmul_(its, weight)  # whole numbers: exact, whether or not the product is rounded first
             mixed = mixed.mul_(1 / MIXED).round_().clamp_(-MOST, MOST)
-            hidden = (mixed @ layer.gate.T).clamp_(min=0).mul_(mixed @ layer.up.T).mul_(layer.open).round_()
+            hidden = product(mixed, layer.gate).clamp_(min=0).mul_(product(mixed, layer.up)).mul_(layer.open).round_()
             x = x.mul_(layer.keep).add_(layer.down(hidden.clamp_(-MOST, MOST)).mul_(layer.down.scale))
             x = x.round_().clamp_(-LARGEST_STATE, LARGEST_STATE)
         last = self._normed(x, LAST).double()
@@ -195,9 +195,23 @@ class IntegerNetwork:
 
     def _normed(self, x: Tensor, steps: int) -> Tensor:
         """States over their root mean square, in whole steps. The sum of the squares is exact in float64."""
-        total = x.double().square_().sum(-1, keepdim=True).clamp_(min=1)
-        size = torch.from_numpy(np.sqrt(total.numpy()))  # PyTorch's may be MKL's, which is off by a last bit at times
+        size = root(sum_of_squares(x).clamp_(min=1))
         return (x * size.reciprocal_().mul_(steps * math.sqrt(self.width)).float()).round_()
+
+
+def product(x: Tensor, whole: Tensor) -> Tensor:
+    """Sums `(..., out)` of whole numbers `(..., in)` times those of a matrix `(out, in)`."""
+    return x @ whole.T
+
+
+def sum_of_squares(x: Tensor) -> Tensor:
+    """Of whole numbers `(..., d)`, `(..., 1)` in float64."""
+    return x.double().square_().sum(-1, keepdim=True)
+
+
+def root(total: Tensor) -> Tensor:
+    """Square roots, rounded as IEEE 754 says: PyTorch's may be those of MKL, at times off by a last bit."""
+    return torch.from_numpy(np.sqrt(total.numpy()))
 
 
 def _steps(model: ImageModel, image: Tensor) -> tuple[list[float], list[Tensor]]:
