@@ -92,9 +92,13 @@ def save(run: Path, images_seen: int, files: Mapping[str, bytes], begun: Path | 
         raise OSError(f"cannot save {folder}: {reason}; the checkpoints before it are untouched") from None
     for other in before:
         remove(other)
-    for left in home.glob(".partial-*"):  # of a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
     return folder
+
+
+def clear(run: Path) -> None:
+    """Delete what processes that were killed while they wrote or deleted checkpoints have left."""
+    for left in (run / "checkpoints").glob(".partial-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def model_files(config: RunConfig, state: State, weights: Mapping[str, Tensor]) -> dict[str, bytes]:

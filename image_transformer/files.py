@@ -9,7 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from image_transformer.processes import processes
+from image_transformer.processes import launch, processes
+
+LAUNCH = ".launch"
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -18,13 +20,19 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Of several processes that work together, the first one writes. Raises OSError, naming the file, if it cannot be
     written; then nothing is left behind.
     """
-    if not processes().first:
-        return
-    path = Path(path)
+    if processes().first:
+        replace_file(Path(path), data)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """`write_atomically`, by whichever process: for what each machine has of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
@@ -63,11 +71,25 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if made and [path.name for path in folder.iterdir()] == [".lock"]:  # nothing came of it
-                (folder / ".lock").unlink()
+            if made and {path.name for path in folder.iterdir()} <= {".lock", LAUNCH}:  # nothing came of it
+                for name in (".lock", LAUNCH):
+                    (folder / name).unlink(missing_ok=True)
                 with suppress(OSError):  # until one that something else lies in
                     for one in made:
                         one.rmdir()
+
+
+def begin_here(folder: Path) -> None:
+    """Keep in `folder` which of torchrun's jobs has begun what is in it."""
+    if name := launch():
+        write_atomically(folder / LAUNCH, name.encode())
+
+
+def begun_here(folder: Path) -> bool:
+    """Whether the job that this process belongs to has begun it: then torchrun has started the process again."""
+    with suppress(OSError):
+        return launch() is not None and (folder / LAUNCH).read_text() == launch()
+    return False
 
 
 def user_of(folder: Path) -> str | None:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PATIENCE = 600.0  # seconds in which all processes have to start
+LONGEST_TURN = timedelta(days=3)  # of the first process, while the others wait: decoding a data set may take hours
 
 
 @dataclass(frozen=True)
@@ -79,27 +81,32 @@ class Processes:
     @contextmanager
     def in_turn(self) -> Iterator[None]:
         """The first process of each machine goes first, then its others: what it has made they find there."""
-        late = self.several and int(os.environ.get("LOCAL_RANK", "0")) > 0
+        if not self.several:
+            yield
+            return
+        from torch import distributed
+
+        late = int(os.environ.get("LOCAL_RANK", "0")) > 0
         if late:
-            self.wait()
+            distributed.barrier(_patient)
         yield
         if not late:
-            self.wait()
-
-    def wait(self) -> None:
-        """Until all are here."""
-        if self.several:
-            from torch import distributed
-
-            distributed.barrier()
+            distributed.barrier(_patient)
 
 
 _now = Processes()
+_patient: Any = None  # the same processes, as a group whose members wait longer for each other
 
 
 def processes() -> Processes:
     """Those that share the work at hand; alone outside of `together`."""
     return _now
+
+
+def launch() -> str | None:
+    """What torchrun calls the job that it has started this process for, and starts it again for; None if nothing."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")  # none: its oldest kind of rendezvous gives no name
+    return None if name == "none" else name
 
 
 def _agreed(store: Any, rank: int, count: int) -> str:
@@ -135,7 +142,7 @@ def together() -> Iterator[Processes]:
 
     Inside, `evaluate` and `generate` give every process the result of their common work.
     """
-    global _now
+    global _now, _patient
     if _now.several or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield _now
         return
@@ -151,6 +158,7 @@ def together() -> Iterator[Processes]:
             store=distributed.PrefixStore(_agreed(store, rank, count), store), rank=rank, world_size=count,
         )  # fmt: skip
         atexit.register(distributed.destroy_process_group)
+        _patient = distributed.new_group(backend="gloo", timeout=LONGEST_TURN)
     _now = Processes(distributed.get_rank(), distributed.get_world_size())
     try:
         yield _now

@@ -3,8 +3,10 @@
 Moments and places of faults come from seeded generators; a failure names its seed.
 """
 
+import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -26,15 +28,18 @@ from image_transformer.checkpoint import CheckpointError
 from image_transformer.cli.main import main
 from image_transformer.config.data import DataConfig
 from image_transformer.config.model import Modern
-from image_transformer.config.run import RunConfig
+from image_transformer.config.run import RunConfig, save_config
 from image_transformer.config.train import TrainConfig
 from image_transformer.data.images import DataError, ImageData
 from image_transformer.files import InUseError, locked, user_of
 from image_transformer.geometry.patterns import Local1D
+from image_transformer.processes import Processes
 from image_transformer.show.records import read_metrics
+from image_transformer.training.diagnosis import Diagnosis, keep
 from image_transformer.training.errors import TrainingError
-from image_transformer.training.loop import train
+from image_transformer.training.loop import RESUMABLE, train
 from image_transformer.training.run import Run
+from image_transformer.training.saving import Saver
 from image_transformer.training.update import Loss
 
 
@@ -124,6 +129,28 @@ def test_the_layer_to_blame_is_named(config, tmp_path, where):
         run.update()
 
 
+def test_no_figure_of_a_log_is_not_a_number(config, tmp_path, capsys):
+    """JSON has no NaN: other programs refuse a line with one."""
+    run = Run(config, tmp_path / "run")
+    run.start()
+    run.log.write("train", images=4, bpd=5.0, images_per_s=1.0, lr=0.1, norm=float("nan"), memory=float("inf"))
+    run.saver.close()
+    save_config(config, tmp_path / "run" / "config.yaml")
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "NaN" not in text and "Infinity" not in text and '"norm": null, "memory": null' in text
+    assert main(["status", str(tmp_path / "run"), "--json"]) == 0
+    json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert main(["status", str(tmp_path / "run")]) == 0
+    assert "learning rate 0.1\n" in capsys.readouterr().out
+
+
+def test_an_earlier_diagnosis_leaves_nothing_behind(config, tmp_path):
+    model = {"config.yaml": b"model"}
+    keep(tmp_path, Diagnosis(("a",), (1,)), np.zeros((1, 3, 4, 4), np.uint8), model)
+    folder = keep(tmp_path, Diagnosis((), ()), None, model)
+    assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "config.yaml", "diagnosis.txt"]
+
+
 # ---- memory ----
 
 
@@ -136,6 +163,25 @@ def little_memory(monkeypatch, most):
         return forward(loss, images, given, keys)
 
     monkeypatch.setattr(Loss, "forward", picky)
+
+
+@pytest.mark.parametrize(("batch", "micro", "parallel", "count", "tries"), [
+    (4, None, "ddp", 1, "--train.micro-batch 2 or auto, which changes no gradient, or --train.recompute"),
+    (15, None, "ddp", 1, "--train.micro-batch 5 or auto, which changes no gradient, or --train.recompute"),
+    (15, "auto", "ddp", 1, "--train.micro-batch 5, which changes no gradient, or --train.recompute"),
+    (12, None, "ddp", 2, "--train.micro-batch 3 or auto, which changes no gradient, or --train.recompute, or "
+     "--train.parallel fsdp"),
+    (12, 3, "fsdp", 2, "--train.micro-batch 1, which changes no gradient, or --train.recompute"),
+    (4, 1, "ddp", 1, "--train.recompute"),
+])  # fmt: skip
+def test_what_to_try_without_memory_is_allowed(config, batch, micro, parallel, count, tries):
+    run = object.__new__(Run)
+    run.processes = Processes(0, count)
+    run.config = replace(config, train=replace(config.train, batch=batch, micro_batch=micro, parallel=parallel))
+    said = str(run.too_large(batch // count if micro in (None, "auto") else micro))
+    assert said.endswith(f"each: try {tries}")
+    for number in re.findall(r"micro-batch (\d+)", said):
+        replace(run.config.train, micro_batch=int(number))  # ValueError if it does not divide the batch
 
 
 def test_a_run_out_of_memory_says_what_to_try(config, tmp_path, monkeypatch):
@@ -255,6 +301,65 @@ def test_sigterm_saves_and_leaves_with_the_code_of_preemption(config, tmp_path, 
     assert checkpoint.checkpoints(tmp_path / "run")[-1].name == "images-000000020"
 
 
+# ---- what starts again ----
+
+
+def test_a_run_goes_on_by_itself_in_the_job_that_began_it_alone(config, tmp_path, monkeypatch, capsys):
+    """torchrun gives the same command again when a process has died, on any machine, and the job keeps its name."""
+    args = ["tiny", "--data", config.data.source, "--model.shape", "3", "6", "7", "--train.batch", "4",
+            "--train.minutes", "None", "--train.images", "8", "--out", str(tmp_path / "run")]  # fmt: skip
+    for job, code in (("", 0), ("a", 1), ("b", 1)):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", job or "none")
+        assert main(["train", *args]) == code
+    assert "already holds a run" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "run")
+    for job, code in (("a", 0), ("a", 0), ("b", 1), ("none", 1), ("a", 0)):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", job)
+        assert main(["train", *args]) == code, job
+
+
+def test_a_kill_before_the_first_file_is_whole_does_not_block_the_folder(config, tmp_path):
+    short = replace(config, train=replace(config.train, images=8))
+    (tmp_path / "run").mkdir()
+    for name in (".lock", ".launch", ".config.yaml.17"):
+        (tmp_path / "run" / name).write_text("process 17")
+    train(short, tmp_path / "run", show_progress=False)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(CheckpointError, match="is not empty"):
+        train(short, tmp_path / "other", show_progress=False)
+
+
+def test_what_killed_processes_left_goes_when_the_run_goes_on(config, tmp_path, monkeypatch):
+    short = replace(config, train=replace(config.train, images=8))
+    train(short, tmp_path / "run", show_progress=False)
+    checkpoint.begin(tmp_path / "run")
+    run = Run(config, tmp_path / "run")
+    run.saver.close()
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+    monkeypatch.setattr(Saver, "close", lambda saver: saver._thread.shutdown())  # at once, not in the end
+    (checkpoint.begin(tmp_path / "run") / "training").mkdir()
+    train(short, tmp_path / "run", resume=True, show_progress=False)
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+
+
+def test_a_run_that_goes_on_may_change_all_that_is_promised(config, tmp_path):
+    other = {"minutes": 9.0, "micro_batch": 2, "parallel": "fsdp", "recompute": True, "max_left_out": 3, "lr": 2e-3,
+             "muon_lr": 0.01, "clip": 1.0, "bf16": "on", "compile": "off", "validate_every": 4, "validation_images": 2,
+             "sample_every": 8, "save_every": 8, "keep": 1, "tensorboard": False}  # fmt: skip
+    assert set(other) == set(RESUMABLE) - {"images"}
+    training = replace(config.train, images=4)
+    train(replace(config, train=training), tmp_path / "run", show_progress=False)
+    for number, (name, value) in enumerate(other.items(), start=2):
+        training = replace(training, images=4 * number, **{name: value})
+        train(replace(config, train=training), tmp_path / "run", resume=True, show_progress=False)
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    changed = [line["changed"] for line in lines if line["kind"] == "resume"]
+    assert {"train.lr": [1e-3, 2e-3], "train.images": [24, 28]} in changed and len(changed) == len(other)
+    with pytest.raises(CheckpointError, match=r"train.batch = 4, which --resume cannot change to 8"):
+        train(replace(config, train=replace(training, batch=8)), tmp_path / "run", resume=True, show_progress=False)
+
+
 # ---- files ----
 
 
@@ -327,7 +432,8 @@ def test_a_disk_that_cannot_be_written_ends_the_run_and_keeps_what_was_there(con
     fsync, calls = os.fsync, []
 
     def broken(descriptor):
-        calls.append(1)
+        if "/.partial-" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            calls.append(1)
         if len(calls) > 7:
             raise OSError(error, os.strerror(error))
         fsync(descriptor)
@@ -345,7 +451,10 @@ def test_a_disk_that_cannot_be_written_ends_the_run_and_keeps_what_was_there(con
 
 
 def test_a_training_hears_of_a_failed_save_before_the_next_one(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, os.strerror(28))))
+    def full(*args):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(checkpoint, "write_folder", full)
     config = replace(config, train=replace(config.train, images=10**6, save_every=4, validate_every=10**6))
     save, saves = Run.save, []
 

@@ -1,6 +1,8 @@
 """Data in shards: every image once an epoch, in an order of the seed, and no more shards in memory than it says."""
 
 import io
+import os
+import shutil
 import tarfile
 from dataclasses import replace
 
@@ -15,10 +17,13 @@ from image_transformer.config.model import Modern
 from image_transformer.config.run import RunConfig
 from image_transformer.config.train import TrainConfig
 from image_transformer.data import stream as streams
-from image_transformer.data.images import DataError
+from image_transformer.data.images import DataError, class_labels, class_names
 from image_transformer.data.stream import HELD, TOGETHER, Stream, load_stream
 from image_transformer.training.batches import Batches
+from image_transformer.training.errors import TrainingError
 from image_transformer.training.loop import train
+from image_transformer.training.run import Run
+from image_transformer.training.update import Loss
 
 
 def write_tar(path, images, first=0, labels=None):
@@ -87,6 +92,7 @@ def test_parquet_on_any_file_system_is_read_shard_by_shard(tmp_path, images, mon
     for i in range(2):
         part = images[10 * i : 10 * (i + 1)]
         pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in part]
+        pictures[7 * i] = None if i else pictures[0]
         made = datasets.Dataset.from_dict({"image": pictures, "label": [0, 1] * 5}, features=features)
         made.to_parquet(tmp_path / "one.parquet")
         memory.pipe(f"/set/train-{i}.parquet", (tmp_path / "one.parquet").read_bytes())
@@ -94,7 +100,10 @@ def test_parquet_on_any_file_system_is_read_shard_by_shard(tmp_path, images, mon
     assert stream.classes == ("duck", "frog")
     assert numbers(stream.rows(np.array([3, 9])), images) == [3, 9]
     assert stream.rows(np.array([3, 9])).labels.tolist() == [1, 1]
-    assert numbers(load_stream("memory://set/*.parquet", "validation"), images) == list(range(10, 20))
+    ask = {"source": "memory://set/*.parquet", "split": "validation"}
+    with pytest.raises(DataError, match=r"train-1.parquet, image 7: unreadable image"):  # a row without one
+        load_stream(**ask)
+    assert numbers(load_stream(**ask, skip_bad=True), images) == [*range(10, 17), 16, 18, 19]
 
 
 def test_an_epoch_has_every_image_once_and_few_shards_at_a_time(folder, images, monkeypatch):
@@ -118,9 +127,32 @@ def test_an_epoch_has_every_image_once_and_few_shards_at_a_time(folder, images, 
 
 def test_the_count_of_images_is_kept(folder, monkeypatch):
     assert len(load_stream(str(folder))) == 110
-    monkeypatch.setattr(streams, "_count", lambda shard: pytest.fail("counted again"))
-    assert len(load_stream(str(folder))) == 110
-    monkeypatch.undo()
+    look_up, seen = streams._look_up, []
+    monkeypatch.setattr(streams, "_look_up", lambda shard: (seen.append(shard), look_up(shard))[1])
+    assert len(load_stream(str(folder))) == 110 and not seen
+    shutil.copy(folder / "train-001.tar", folder / "train-002.tar")  # of the same size, written later
+    os.utime(folder / "train-002.tar", (1, 1))
+    assert len(load_stream(str(folder))) == 110 and seen
+
+
+def test_a_shard_that_was_replaced_is_noticed(folder, images):
+    """By its table of contents, at the start; by the number of its images, while a run reads it."""
+    before, stream = load_stream(str(folder)).digest(), load_stream(str(folder))
+    size = (folder / "train-001.tar").stat().st_size
+    write_tar(folder / "train-001.tar", images[9:18], 1009, np.arange(9, 18) % 7)
+    assert (folder / "train-001.tar").stat().st_size == size
+    assert load_stream(str(folder)).digest() != before
+    write_tar(folder / "train-001.tar", images[9:17], 9, np.arange(9, 17) % 7)
+    with pytest.raises(DataError, match=r"train-001.tar: expected 9 images, found 8: was it replaced\?"):
+        stream.rows(np.array([9]))
+
+
+def test_classes_are_those_of_all_shards(folder):
+    """The first image is of class 0, the last shard has two images."""
+    stream = load_stream(str(folder))
+    assert class_names(stream) == tuple("0123456") and stream.labels.tolist() == [0]
+    some = stream.rows(np.arange(5, 9))
+    assert class_labels(some, class_names(stream)).tolist() == [5, 6, 0, 1]
 
 
 def test_bad_shards_and_images_are_named(folder, images, tmp_path):
@@ -132,8 +164,13 @@ def test_bad_shards_and_images_are_named(folder, images, tmp_path):
     with pytest.raises(DataError, match=r"train-001.tar, image 0: unreadable image"):
         stream.rows(np.array([9]))
     skipping = load_stream(str(folder), skip_bad=True)
-    with pytest.raises(DataError, match="image 0: unreadable"):  # the first of its shard has none before it
+    with pytest.raises(DataError, match="image 8: unreadable"):  # none of the shard can be read
         skipping.rows(np.array([9]))
+    part = bytearray(whole)
+    first = part.index(b"IDAT")
+    part[first : first + 4] = b"IDAX"
+    (folder / "train-001.tar").write_bytes(part)
+    assert numbers(load_stream(str(folder), skip_bad=True).rows(np.array([9, 10, 11])), images) == [10, 10, 11]
     part = bytearray(whole)
     second = part.index(b"IDAT", part.index(b"IDAT") + 1)
     part[second : second + 4] = b"IDAX"
@@ -163,6 +200,16 @@ def test_a_run_on_shards_resumes_to_the_image_and_refuses_others(folder, tmp_pat
     write_tar(folder / "train-013.tar", images[:3])
     with pytest.raises(DataError, match=r"is not what .*cut was trained on"):
         train(config, tmp_path / "cut", resume=True, show_progress=False)
+
+
+def test_a_diagnosis_without_an_image_to_blame(folder, tmp_path, monkeypatch):
+    forward = Loss.forward
+    monkeypatch.setattr(Loss, "forward", lambda loss, x, *rest: forward(loss, x, *rest) / (len(x) == 1))
+    model = Modern(shape=(3, 4, 4), depth=1, width=8, heads=2, feed_forward=8, components=2)
+    training = TrainConfig(batch=4, bf16="off", max_left_out=0)
+    run = Run(RunConfig("test", model, DataConfig(str(folder), stream=True), training), tmp_path / "run")
+    with pytest.raises(TrainingError, match="each image by itself gives finite numbers"):
+        run.update()
 
 
 def test_a_stream_reads_ahead(folder):

@@ -97,7 +97,9 @@ def in_words(run: Path, found: dict[str, Any]) -> list[str]:
         said.append(line)
         line = f"  learning rate {found['learning_rate']:.2g}"
         if found["gradient_norm"] is not None:
-            line += f", gradient {found['gradient_norm']:.2g}, {found['gib_of_memory']:.1f} GiB of memory"
+            line += f", gradient {found['gradient_norm']:.2g}"
+        if found["gib_of_memory"] is not None:
+            line += f", {found['gib_of_memory']:.1f} GiB of memory"
         out = found["updates_left_out"]
         said.append(line + (f", {out:,} updates left out as not finite" if out else ""))
     if found["checkpoints"]:

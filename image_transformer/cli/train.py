@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from image_transformer.config.families import FAMILIES
 from image_transformer.config.model import ModelConfig, Paper
 from image_transformer.config.run import RunConfig, load_config
 from image_transformer.config.train import TrainConfig
+from image_transformer.files import begun_here
 from image_transformer.geometry.patterns import attends
 from image_transformer.recipes import recipe, starting_from
 from image_transformer.words import did_you_mean
@@ -56,9 +56,9 @@ def run(args: list[str]) -> None:
     rest = [ALIASES.get(flag, flag) + equals + value for flag, equals, value in parts]
     chosen = parse_run(name, rest, base)
     out = chosen.out or Path("runs") / base.recipe
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and (out / "config.yaml").exists()
-    chosen = replace(chosen, resume=chosen.resume or again)  # torchrun has brought the same command back
-    if chosen.resume and (out / "config.yaml").exists():  # the run's own values, not the recipe's, are the defaults
+    exists = (out / "config.yaml").exists()
+    chosen = replace(chosen, resume=chosen.resume or (exists and begun_here(out)))  # torchrun brings the command back
+    if chosen.resume and exists:  # the run's own values, not the recipe's, are the defaults
         saved = load_config(out / "config.yaml")
         if saved.recipe != base.recipe:
             raise ValueError(f"{out} is a run of the recipe {saved.recipe}, not of {base.recipe}")

@@ -22,7 +22,7 @@ class DataError(ValueError):
     """A data set that is not there or does not fit: one line that names what was expected and what came."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """An error's first line, or its name, for the one line of a DataError."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 

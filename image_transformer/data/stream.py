@@ -16,7 +16,7 @@ import tarfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -27,11 +27,12 @@ from image_transformer.data.cache import cache_folder
 from image_transformer.data.decode import Request, Unreadable, check_shape, read_image
 from image_transformer.data.images import DataError, ImageData, first_line
 from image_transformer.data.sources import ALIASES, SUFFIXES
-from image_transformer.files import write_atomically
+from image_transformer.files import replace_file
 
 TOGETHER = 4  # shards whose images are mixed
 HELD = 2 * TOGETHER + 1  # shards in memory: those that are read, and the next ones, which are fetched meanwhile
 HELD_OUT = 2000  # images of a split other than the training's
+VERSIONS = ("ETag", "etag", "blob_id", "md5Hash", "mtime", "LastModified", "last_modified")  # fsspec's, by system
 Item = tuple[bytes, int | None]  # an encoded image and its class
 
 
@@ -39,7 +40,10 @@ Item = tuple[bytes, int | None]  # an encoded image and its class
 class Shard:
     path: str
     size: int  # bytes
+    version: str = ""  # what its system says of it: another one, once it has been written again
     count: int = 0  # images
+    classes: int = 0  # one more than the highest class
+    mark: str = ""  # digest of its table of contents
 
 
 def load_stream(
@@ -55,13 +59,13 @@ def load_stream(
     source: a folder, a pattern with * or {000..123}, of files or of any address that fsspec knows, such as
     hf://datasets/owner/name/data/*.parquet. Splits go by a word of the files' names; without a split for validation,
     the last shard of the training is held out. A tar holds KEY.png (.jpg, ...) and, if there are classes, KEY.cls.
-    How many images a shard holds is counted once, and kept in `$IMAGE_TRANSFORMER_CACHE`. skip_bad: the place of an
-    image that cannot be read is taken by the one before it in its shard.
+    What a shard holds is looked up once, and kept in `$IMAGE_TRANSFORMER_CACHE`. skip_bad: the place of an image that
+    cannot be read is taken by the one before it in its shard, or the next.
     Raises DataError for shards that are missing or unreadable, and images that do not fit.
     """
     ask = Request(source, split, shape, size, skip_bad)
     groups: dict[str, list[Shard]] = {}
-    for shard in _counted(_found(source)):
+    for shard in _looked_up(_found(source)):
         words = re.split(r"[\W_]+", PurePosixPath(shard.path).name.lower())
         groups.setdefault(next((ALIASES[word] for word in words if word in ALIASES), "train"), []).append(shard)
     train = groups.get("train", [])
@@ -87,15 +91,16 @@ class Stream:
         self._held: OrderedDict[int, Future[list[Item]]] = OrderedDict()
         self._readers = ThreadPoolExecutor(2, "shards")
         self._next: dict[int, list[int]] = {}  # the shards that follow one in the newest order
-        self.classes = _classes(self.shards[0].path)
+        number = max(shard.classes for shard in self.shards)
+        self.classes = _classes(self.shards[0].path) or tuple(map(str, range(number)))
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """Of the first shard, None without any."""
-        return self.first(1).labels if self._items(0)[0][1] is not None else None
+        """Of the first image, None if it has none."""
+        return self.first(1).labels
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The numbers of all images, shuffled: shards, and then images among some shards that follow each other."""
@@ -122,8 +127,8 @@ class Stream:
         return self.rows(np.linspace(0, within - 1, count).astype(np.int64))
 
     def digest(self) -> str:
-        """Of the names, sizes and counts of its shards."""
-        seen = [(PurePosixPath(shard.path).name, shard.size, shard.count) for shard in self.shards]
+        """Of the names of its shards, their sizes and their tables of contents."""
+        seen = [(PurePosixPath(shard.path).name, shard.size, shard.count, shard.mark) for shard in self.shards]
         return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
     def _items(self, home: int) -> list[Item]:
@@ -142,19 +147,20 @@ class Stream:
         channels = self.ask.shape[0] if self.ask.shape else 3
         for home, place in pairs:
             items = self._items(home)
-            for back in range(place + 1):
+            others = (*range(place - 1, -1, -1), *range(place + 1, len(items))) if self.ask.skip_bad else ()
+            for used in (place, *others):
                 try:
-                    name = f"{self.shards[home].path}, image {place - back}"
-                    image = read_image(items[place - back][0], name, channels, self.ask.size)
+                    name = f"{self.shards[home].path}, image {used}"
+                    image = read_image(items[used][0], name, channels, self.ask.size)
                     break
                 except Unreadable:
-                    if not self.ask.skip_bad or back == place:
+                    if used == (place, *others)[-1]:
                         raise
             check_shape(image.shape, self.ask)
             if images and image.shape != images[0].shape:
                 raise DataError(f"{self.name}: mixed sizes, {name} is {image.shape[1]}x{image.shape[2]}: pass --size")
             images.append(image)
-            labels.append(items[place - back][1])
+            labels.append(items[used][1])
         known = None if any(label is None for label in labels) else np.array(labels, dtype=np.int64)
         return ImageData(self.name, self.split, np.stack(images), known, self.classes)
 
@@ -172,12 +178,15 @@ def _found(source: str) -> list[Shard]:
                 system.unstrip_protocol(one) for one in (system.glob(f"{path}/**") if folder else system.glob(path))
             ]
         paths = sorted({path for path in paths if path.endswith((".tar", ".parquet"))})
-        sizes = [url_to_fs(path)[0].info(path)["size"] for path in paths]
+        told = [url_to_fs(path)[0].info(path) for path in paths]
     except Exception as error:  # of whatever system it is
         raise DataError(f"{source}: cannot be listed ({first_line(error)})") from None
     if not paths:
         raise DataError(f"{source}: expected shards (.tar or .parquet), found none")
-    return [Shard(path, size) for path, size in zip(paths, sizes, strict=True)]
+    return [
+        Shard(path, info["size"], str(next((info[name] for name in VERSIONS if info.get(name)), "")))
+        for path, info in zip(paths, told, strict=True)
+    ]
 
 
 def _braces(source: str) -> list[str]:
@@ -191,54 +200,82 @@ def _braces(source: str) -> list[str]:
     return [name for one in filled for name in _braces(one)]
 
 
-def _counted(shards: Sequence[Shard]) -> list[Shard]:
-    """The shards with their numbers of images, from the cache or counted."""
-    key = hashlib.sha256(json.dumps([(shard.path, shard.size) for shard in shards]).encode()).hexdigest()[:16]
+def _looked_up(shards: Sequence[Shard]) -> list[Shard]:
+    """The shards with what is in them, from the cache or looked up; without those of no images."""
+    key = hashlib.sha256(json.dumps([(one.path, one.size, one.version) for one in shards]).encode()).hexdigest()[:16]
     kept = cache_folder() / f"shards-{key}.json"
     try:
-        counts = json.loads(kept.read_text())
-    except (OSError, ValueError):
+        found = [replace(shard, **seen) for shard, seen in zip(shards, json.loads(kept.read_text()), strict=True)]
+    except (OSError, ValueError, TypeError):
         with ThreadPoolExecutor(8) as readers:
-            counts = list(readers.map(_count, shards))
-        with contextlib.suppress(OSError):  # they are counted again next time
-            write_atomically(kept, json.dumps(counts).encode())
-    return [Shard(shard.path, shard.size, count) for shard, count in zip(shards, counts, strict=True) if count]
+            found = list(readers.map(_look_up, shards))
+        seen = [{"count": one.count, "classes": one.classes, "mark": one.mark} for one in found]
+        with contextlib.suppress(OSError):  # they are looked up again next time
+            replace_file(kept, json.dumps(seen).encode())
+    return [shard for shard in found if shard.count]
 
 
-def _count(shard: Shard) -> int:
+def _look_up(shard: Shard) -> Shard:
+    """The shard with what its table of contents says."""
     with _opened(shard.path) as file:
         if shard.path.endswith(".parquet"):
-            return int(_parquet().ParquetFile(file).metadata.num_rows)
-        with tarfile.open(fileobj=file) as archive:
-            return sum(_is_image(member.name) for member in archive)
+            parquet = _parquet().ParquetFile(file)
+            names, count = _columns(parquet)[1:], parquet.metadata.num_rows
+            classes = [one for name in names for one in parquet.read([name])[name].to_pylist() if one is not None]
+            file.seek(-8, io.SEEK_END)  # the footer's length, and four signs
+            length = 8 + int.from_bytes(file.read(4), "little")
+            file.seek(-length, io.SEEK_END)
+            contents = file.read(length)
+        else:
+            with tarfile.open(fileobj=file) as archive:
+                members = list(archive)
+                classes = [int(_content(archive, one)) for one in members if one.name.endswith(".cls")]
+            count = len({_key(one.name) for one in members if _is_image(one.name)})
+            contents = str([(one.name, one.size, one.mtime) for one in members]).encode()
+    mark = hashlib.sha256(contents).hexdigest()[:16]
+    return replace(shard, count=count, classes=max(classes, default=-1) + 1, mark=mark)
 
 
 def _read(shard: Shard) -> list[Item]:
     """All images of a shard, encoded, in its order."""
     with _opened(shard.path) as file:
-        if shard.path.endswith(".parquet"):
-            return _rows(_parquet().ParquetFile(file))
-        images: dict[str, bytes] = {}
-        classes: dict[str, int] = {}
-        with tarfile.open(fileobj=io.BytesIO(file.read())) as archive:
-            for member in archive:
-                key, _, kind = member.name.rpartition(".")
-                if _is_image(member.name) or kind == "cls":
-                    content: Any = archive.extractfile(member).read()  # type: ignore[union-attr]
-                    if kind == "cls":
-                        classes[key] = int(content)
-                    else:
-                        images[key] = content
-        return [(content, classes.get(key)) for key, content in images.items()]
+        items = _rows(_parquet().ParquetFile(file)) if shard.path.endswith(".parquet") else _members(file)
+    if len(items) != shard.count:
+        raise DataError(f"{shard.path}: expected {shard.count:,} images, found {len(items):,}: was it replaced?")
+    return items
+
+
+def _members(file: Any) -> list[Item]:
+    with tarfile.open(fileobj=io.BytesIO(file.read())) as archive:
+        found = {
+            one.name: _content(archive, one) for one in archive if _is_image(one.name) or one.name.endswith(".cls")
+        }
+    images = {_key(name): content for name, content in found.items() if _is_image(name)}
+    return [(content, int(found[f"{key}.cls"]) if f"{key}.cls" in found else None) for key, content in images.items()]
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return file.read() if file else b""
+
+
+def _key(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _rows(file: Any) -> list[Item]:
-    names = file.schema_arrow.names
-    column = next((name for name in ("img", "image") if name in names), None)
-    if column is None:
-        raise ValueError(f"expected a column img or image, found {', '.join(names)}")
-    table = file.read([column, *(["label"] if "label" in names else [])]).to_pylist()
-    return [(row[column]["bytes"], row.get("label")) for row in table]
+    image, *label = _columns(file)
+    table = file.read([image, *label]).to_pylist()
+    return [((row[image] or {}).get("bytes") or b"", row.get(*label) if label else None) for row in table]
+
+
+def _columns(file: Any) -> list[str]:
+    """The columns of the images and, if there are whole numbers for them, of their classes."""
+    schema = file.schema_arrow
+    image = next((name for name in ("img", "image") if name in schema.names), None)
+    if image is None:
+        raise ValueError(f"expected a column img or image, found {', '.join(schema.names)}")
+    return [image, *(name for name in ["label"] if name in schema.names and "int" in str(schema.field(name).type))]
 
 
 class _opened:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from image_transformer import checkpoint
+from image_transformer.data.images import Images
 from image_transformer.files import write_atomically
-from image_transformer.processes import Processes
+from image_transformer.processes import Processes, processes
 from image_transformer.show import grids
 from image_transformer.training.update import Learner, Views
 
@@ -81,10 +83,12 @@ def _finite(gradient: Tensor | None) -> bool:
     return gradient is None or bool(gradient.isfinite().all())
 
 
-def keep(run: Path, found: Diagnosis, images: np.ndarray[Any, Any], model: dict[str, bytes]) -> Path:
+def keep(run: Path, found: Diagnosis, images: Images | None, model: dict[str, bytes]) -> Path:
     """Write the images that are to blame, as a picture and as numbers, and the files of the model; the folder."""
     folder = run / FOLDER
-    if len(images):
+    if processes().first:
+        shutil.rmtree(folder, ignore_errors=True)  # an earlier one
+    if images is not None:
         numbers = io.BytesIO()
         np.savez(numbers, images=images, views=np.array(found.views[: len(images)]))
         write_atomically(folder / "images.npz", numbers.getvalue())

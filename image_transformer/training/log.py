@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,11 @@ class MetricsLog:
     def write(self, kind: str, *, images: int, **values: Any) -> None:
         if self._silent:
             return
+        line = {"kind": kind, "images": images} | values
+        line |= {name: None for name, value in line.items() if isinstance(value, float) and not math.isfinite(value)}
         with open(self.path, "a") as file:
-            file.write(json.dumps({"kind": kind, "images": images, **values}) + "\n")
-        self._show(kind, images, values)
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._show(kind, images, line)
 
     def rewind(self, images: int) -> None:
         """Forget what was logged after `images`: the run goes on from there."""

@@ -11,11 +11,12 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from image_transformer import checkpoint
 from image_transformer.checkpoint import CheckpointError, DamagedError
 from image_transformer.config.run import RunConfig, load_config, save_config, to_dict
-from image_transformer.files import locked
+from image_transformer.files import begin_here, locked
 from image_transformer.processes import Processes, together
 from image_transformer.show.page import write_report
 from image_transformer.show.progress import training_bar
@@ -26,8 +27,8 @@ from image_transformer.training.run import Run, load_split
 # A resumed run may change these and nothing else. (A new `images` or `minutes` moves the end, and with it the decay of
 # the learning rate. With `minutes` the rate follows the clock, so such runs are not repeatable to the bit.)
 RESUMABLE = (
-    "images", "minutes", "micro_batch", "parallel", "recompute", "max_left_out", "compile", "validate_every",
-    "validation_images", "sample_every", "save_every", "keep", "tensorboard",
+    "images", "minutes", "micro_batch", "parallel", "recompute", "max_left_out", "lr", "muon_lr", "clip", "bf16",
+    "compile", "validate_every", "validation_images", "sample_every", "save_every", "keep", "tensorboard",
 )  # fmt: skip
 
 
@@ -47,15 +48,20 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, show_prog
     with together() as processes:
         with processes.in_turn():
             config = settled(config)
-        if processes.first:
-            _check_folder(config, out, resume)
+        changed = _check_folder(config, out, resume) if processes.first else {}
         with locked(out) if processes.first else nullcontext():
-            _train(config, out, processes, show_progress)
+            if not resume:
+                begin_here(out)
+            _train(config, out, processes, show_progress, changed)
             return processes.told(checkpoint.best(out) if processes.first else out)
 
 
-def _train(config: RunConfig, out: Path, processes: Processes, show_progress: bool) -> None:
+def _train(
+    config: RunConfig, out: Path, processes: Processes, show_progress: bool, changed: dict[str, list[Any]]
+) -> None:
     """What each of the processes does."""
+    if processes.first:
+        checkpoint.clear(out)
     newest = processes.told(go_back_to_whole(out) if processes.first else None)
     run = Run(config, out, fresh=newest is None)
     for line in run.carried:
@@ -65,6 +71,8 @@ def _train(config: RunConfig, out: Path, processes: Processes, show_progress: bo
     save_config(config, out / "config.yaml")
     if newest is None:
         run.start()
+    elif changed:
+        run.log.write("resume", images=run.state.images_seen, changed=changed)
     shown = training_bar(run.progress, show_progress and processes.first)
     with closing(run.saver), shown as advance, _signals() as came:
         while not run.finished:
@@ -115,25 +123,33 @@ def go_back_to_whole(run: Path) -> Path | None:
     return None
 
 
-def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
-    """CheckpointError if `out` holds a run where it should not, none where it should, or one of another recipe."""
+def _check_folder(config: RunConfig, out: Path, resume: bool) -> dict[str, list[Any]]:
+    """What a resumed run changes, the old value and the new one of each field.
+
+    CheckpointError if `out` holds a run where it should not, none where it should, or one of another recipe.
+    """
     exists = (out / "config.yaml").exists()
     if not resume:
         if exists:
             raise CheckpointError(f"{out} already holds a run: go on with --resume, or choose another --out")
-        if out.is_dir() and any(path.name != ".lock" for path in out.iterdir()):
+        if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
             raise CheckpointError(f"{out} is not empty: choose another --out")
-        return
+        return {}
     if not exists:
         raise CheckpointError(f"{out} holds no run to resume")
     old, new = to_dict(load_config(out / "config.yaml")), to_dict(config)
+    changed: dict[str, list[Any]] = {}
     for room in ("model", "data", "train"):
         for name, value in new[room].items():
-            if old[room].get(name) != value and not (room == "train" and name in RESUMABLE):
+            before = old[room].get(name)
+            if before == value:
+                continue
+            if not (room == "train" and name in RESUMABLE):
                 raise CheckpointError(
-                    f"{out} is a run with {room}.{name} = {old[room].get(name)}, "
-                    f"which --resume cannot change to {value}"
+                    f"{out} is a run with {room}.{name} = {before}, which --resume cannot change to {value}"
                 )
+            changed[f"{room}.{name}"] = [before, value]
+    return changed
 
 
 @contextmanager

@@ -48,8 +48,8 @@ class Run:
             whole = f"{count} processes times passes of {config.train.micro_batch or 1} images"
             raise ValueError(f"train.parallel fsdp: train.batch {batch} is not a whole number of {whole}")
         with self.processes.in_turn():
-            self.data = load_split(config, "train")
-            self.validation = load_split(config, "validation").some(config.train.validation_images)
+            self.data, validation = load_split(config, "train"), load_split(config, "validation")
+        self.validation = validation.some(config.train.validation_images)
         self.batches = Batches(self.data, config.data, config.train.seed)
         torch.manual_seed(random_seed(config.train.seed, "weights"))
         model = ImageModel(config.model)
@@ -62,7 +62,7 @@ class Run:
             self.carried = carry_over(checkpoint.load(config.train.init, "cpu"), model)
         self.learner = Learner(model.to(default_device()), config.train, self.processes)
         self.saver = Saver(out, config, self.learner, self.processes)
-        self.state = State(data=f"{self.data.digest()[:16]} {self.validation.digest()[:16]}")
+        self.state = State(data=f"{self.data.digest()[:16]} {validation.digest()[:16]}")
         self.micro_batch = self.fitting() if config.train.micro_batch == "auto" else config.train.micro_batch
         self.log = MetricsLog(out, config.train.tensorboard)
         self.best: float | None = None  # validation bits/dim
@@ -107,11 +107,7 @@ class Run:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            size = self.micro_batch or len(self.processes.share(self.config.train.batch))
-            raise TrainingError(
-                f"out of memory in passes of {size} images each: try --train.micro-batch {max(1, size // 2)} or auto, "
-                "which changes no gradient, or --train.recompute"
-            ) from None
+            raise self.too_large(self.micro_batch or len(self.processes.share(self.config.train.batch))) from None
         seconds = self.processes.largest(clock() - began if self.processes.first else 0.0)  # the first one's clock
         self.bits_per_dim, self.norm, self.previous = reading.bits_per_dim, reading.norm, seen
         self.state = replace(
@@ -153,13 +149,28 @@ class Run:
             return
         self.saver.wait()
         found = diagnose(self.learner, [(part.args[0], part()) for part in self.passes(first)], self.processes)
-        images = self.batches.take_these(np.array(found.views[:MANY], dtype=np.int64)).images
+        images = self.batches.take_these(np.array(found.views[:MANY])).images if found.views else None
         model = checkpoint.model_files(self.config, self.state, weights)
         folders = checkpoint.checkpoints(self.out)
         kept = f"the last good checkpoint is {folders[-1]}" if folders else "no checkpoint was written before"
         raise TrainingError(
-            f"{wrong}, {found} ({keep(self.out, found, images, model)} has them, and the weights; {kept}); try "
-            f"--train.clip 1, a lower --train.lr (now {self.config.train.lr:g}) or --train.bf16 off"
+            f"{wrong}, {found} ({keep(self.out, found, images, model)} has what is to blame, and the weights; {kept}); "
+            f"try --resume with --train.clip 1, a lower --train.lr (now {self.config.train.lr:g}) or --train.bf16 off"
+        )
+
+    def too_large(self, size: int) -> TrainingError:
+        """What to say, and to try, when there is no memory for passes of so many images in each process."""
+        train, count = self.config.train, self.processes.count
+        per_pass = count if train.parallel == "fsdp" else 1
+        smaller = next((n for n in range(size // 2, 0, -1) if train.batch % (n * per_pass) == 0), None)
+        tries = ["--train.recompute"] * (not train.recompute)
+        if smaller is not None:
+            auto = " or auto" if per_pass == 1 and train.micro_batch != "auto" else ""
+            tries = [f"--train.micro-batch {smaller}{auto}, which changes no gradient", *tries]
+        if per_pass == 1 and count > 1:
+            tries.append("--train.parallel fsdp")
+        return TrainingError(
+            f"out of memory in passes of {size} images each: try {', or '.join(tries) or 'a smaller model'}"
         )
 
     def fitting(self) -> int:
@@ -171,8 +182,10 @@ class Run:
                 self.learner.attempt(self.batch(0, size))
                 break
             except RuntimeError as error:
-                if not out_of_memory(error) or size == 1:
+                if not out_of_memory(error):
                     raise
+                if size == 1:
+                    raise self.too_large(1) from None
                 size //= 2
                 self.say(f"out of memory: trying passes of {size} images")
         del reserved
@@ -189,7 +202,8 @@ class Run:
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint: everything is as it was when it was written."""
         state = checkpoint.read_state(folder)
-        if state.data not in (None, self.state.data):
+        earlier = f"{self.data.digest()[:16]} {self.validation.digest()[:16]}"  # of the images validated on, not all
+        if state.data not in (None, self.state.data, earlier):
             raise DataError(
                 f"{self.data.name} is not what {self.out} was trained on: its fingerprint was {state.data}, and is "
                 f"{self.state.data} now; put the data back, or start another run from this model with --init"

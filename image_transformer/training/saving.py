@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch.distributed.checkpoint as parts
 from torch import distributed
+from torch.distributed.checkpoint.api import CheckpointException
 
 from image_transformer import checkpoint
 from image_transformer.config.run import RunConfig
+from image_transformer.data.images import first_line
 from image_transformer.model import ImageModel
 from image_transformer.processes import Processes
 from image_transformer.training.shards import make_states
@@ -40,7 +44,8 @@ class Saver:
         if self.learner.cut:
             begun = self.processes.told(checkpoint.begin(self.run) if self.processes.first else self.run)
             training = {**self.learner.state(), "log": json.dumps(log)}
-            written = parts.async_save(training, checkpoint_id=begun / "training", process_group=self._group)
+            with _plain(f"cannot save {begun}"):
+                written = parts.async_save(training, checkpoint_id=begun / "training", process_group=self._group)
         if self.processes.first:
             files = checkpoint.model_files(self.config, state, weights.state_dict())
             if not self.learner.cut:
@@ -49,7 +54,8 @@ class Saver:
 
     def _finish(self, images_seen: int, files: dict[str, bytes], begun: Path | None, written: Any) -> None:
         if written is not None:
-            written.result()
+            with _plain(f"cannot save {begun}"):
+                written.result()
             distributed.barrier(self._group)
         if self.processes.first:
             checkpoint.save(self.run, images_seen, files, begun)
@@ -67,8 +73,10 @@ class Saver:
             self.wait()
 
     def close(self) -> None:
-        """Let what was begun end."""
+        """Let what was begun end, and leave no half of it."""
         self._thread.shutdown()
+        if self.processes.first:
+            checkpoint.clear(self.run)
 
     def restore(self, folder: Path) -> dict[str, Any]:
         """Take the learner back to a checkpoint, however many processes have written it; the log that came with it."""
@@ -81,6 +89,17 @@ class Saver:
         training = {**self.learner.state(), "log": ""}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process alone is meant
-            parts.load(training, checkpoint_id=folder / "training", no_dist=not self.processes.several)
+            with _plain(f"cannot go on from {folder}"):
+                parts.load(training, checkpoint_id=folder / "training", no_dist=not self.processes.several)
         self.learner.restore(training)
         return json.loads(training["log"])
+
+
+@contextmanager
+def _plain(what: str) -> Iterator[None]:
+    """OSError, in one line, for what went wrong on any of the processes."""
+    try:
+        yield
+    except CheckpointException as several:  # no Exception: it would pass whoever expects one
+        error = next(iter(several.failures.values()))[0]
+        raise OSError(f"{what}: {getattr(error, 'strerror', None) or first_line(error)}") from None
