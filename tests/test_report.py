@@ -67,6 +67,7 @@ def test_every_picture_is_inside_the_page(tmp_path: Path) -> None:
         save_png(noise(images), run / "samples" / f"images-{images:09}.png")
     save_png(noise(1), run / "bits_map.png")
     save_png(noise(2), run / "completions" / "top-half.png")
+    save_png(noise(3), run / "checkpoints" / ".partial-17" / "never-seen.png")
     page = report.write_report(run).read_text("utf-8")
     captions = re.findall("<figcaption>(.*?)</figcaption>", page)
     assert captions[0] == "after 12,000 images" and captions[1] == "after 1,000 images"

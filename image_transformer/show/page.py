@@ -50,7 +50,8 @@ def write_report(run: str | os.PathLike[str]) -> Path:
     recipe, model = str(values.get("recipe", run.resolve().name)), values.get("model") or {}
     samples = sorted((run / "samples").glob("images-*.png"))
     assessed = sorted((run / "pictures").glob("*.png"))
-    others = sorted(set(run.rglob("*.png")) - set(samples) - set(assessed))
+    found = {*run.glob("*.png"), *run.glob("*/*.png")}  # not within checkpoints, which come and go meanwhile
+    others = sorted(found - set(samples) - set(assessed))
     earlier = samples[:-1]
     spread = earlier[:: math.ceil(len(earlier) / EARLIER) or 1]
 
