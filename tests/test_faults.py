@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as parts
-from together import finished, torchrun
+from together import finished, meeting, torchrun
 
 import image_transformer as it
 from image_transformer import checkpoint
@@ -527,7 +527,7 @@ def wait_for_more(process, run):
 def same_end(one, other, exactly):
     a, b = (checkpoint.load(checkpoint.checkpoints(run)[-1]).state_dict() for run in (one, other))
     for name, weight in a.items():
-        tolerance = {"rtol": 0, "atol": 0} if exactly else {"rtol": 1e-3, "atol": 1e-5}
+        tolerance = {"rtol": 0, "atol": 0} if exactly else {"rtol": 1e-3, "atol": 3e-4}  # another order of sums: 6e-5
         torch.testing.assert_close(b[name], weight, **tolerance, msg=name)
 
 
@@ -576,6 +576,26 @@ def test_workers_that_die_are_brought_back_by_torchrun(images_file, tmp_path, pa
         os.kill(rng.choice(workers), signal.SIGKILL) if workers else None  # the last ones are still being replaced
     code, out, err = finished(process)
     assert code == 0, f"seed 1\n{out}\n{err}"
+    same_end(tmp_path / "whole", tmp_path / "run", exactly=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_worker_of_one_machine_dies_and_both_machines_go_on(images_file, tmp_path):
+    """Two torchruns of one process each, as on two machines: the one that lost none starts its own again, too."""
+    args = command(images_file, tmp_path / "run")
+    met = meeting(machines=2)
+    both = [
+        torchrun(1, "-m", "image_transformer", *args, restarts=3, wait=False, met=met, LOGLEVEL="ERROR")
+        for _ in range(2)
+    ]
+    for one in both:
+        wait_for_more(one, tmp_path / "run")
+        os.kill(children(one.pid)[0], signal.SIGKILL)
+    for one in both:
+        code, out, err = finished(one)
+        assert code == 0, out + err
+    assert main(command(images_file, tmp_path / "whole")) == 0
     same_end(tmp_path / "whole", tmp_path / "run", exactly=False)
 
 

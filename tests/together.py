@@ -10,18 +10,23 @@ import sys
 import uuid
 from pathlib import Path
 
-LIMIT = 120  # seconds until all of them are killed
+LIMIT = 240  # seconds until all of them are killed
 
 
-def torchrun(count: int, *what: str, restarts: int = 0, wait: bool = True, **variables: str):
-    """Start `count` processes of a program (a path, or -m and a module) on a free port of their own, in a session."""
+def meeting(machines: int = 1) -> tuple[str, ...]:
+    """Words for a torchrun on each of so many machines, which find each other on a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    where = (f"--rdzv-endpoint=127.0.0.1:{port}", f"--rdzv-id={uuid.uuid4().hex}")
+    return (f"--nnodes={machines}", "--rdzv-backend=c10d", *where)
+
+
+def torchrun(count: int, *what: str, restarts: int = 0, wait: bool = True, met: tuple[str, ...] = (), **variables: str):
+    """Start `count` processes of a program (a path, or -m and a module), in a session of their own."""
     command = [
         sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", f"--max-restarts={restarts}",
-        "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", f"--rdzv-id={uuid.uuid4().hex}",
-        "--monitor-interval=0.1", *what,
+        *(met or meeting()), "--monitor-interval=0.1", *what,
     ]  # fmt: skip
     process = subprocess.Popen(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"} | variables, stdout=subprocess.PIPE,
