@@ -27,6 +27,7 @@ RECIPES: tuple[Callable[[], RunConfig], ...] = (
     modern.cifar10_superres,
     modern.cifar10_large,
     modern.coding_small,
+    modern.coding_fast,
     modern.coding_medium,
     modern.coding_large,
     modern.imagenet64,

@@ -133,6 +133,11 @@ def coding_small() -> RunConfig:
     )  # fmt: skip
 
 
+def coding_fast() -> RunConfig:
+    """`coding-small` with 0.04 M parameters, three times as fast to write, twice as fast to read."""
+    return variant(coding_small(), "coding-fast", depth=2, width=48, feed_forward=96)
+
+
 def coding_medium() -> RunConfig:
     """`coding-small` with 0.77 M parameters."""
     return variant(coding_small(), "coding-medium", depth=6, width=144, feed_forward=288)
