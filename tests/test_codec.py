@@ -178,6 +178,13 @@ def test_one_pass_gives_the_very_numbers_of_the_steps(height, width):
     assert torch.equal(all_params(network(), images[1:2], 1), by_steps[:, 1:2])  # whatever is beside it
 
 
+def test_the_states_kept_are_those_of_the_shorter_side():
+    walk = Walk(network(), 2, 65_536, 3)
+    for front in range(40):
+        walk(walk.slab(front, 1))
+    assert max(past.shape[1] for past in walk.past) < 12
+
+
 def test_numbers_do_not_depend_on_the_order_of_sums_nor_on_their_precision(monkeypatch):
     """The same sums backwards, and in float64: a single rounding anywhere would show."""
     images = smooth(2, (3, 9, 14))

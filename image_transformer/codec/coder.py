@@ -57,7 +57,8 @@ def _holds(
     values = torch.from_numpy(images).flatten(2).permute(2, 0, 1)
     fronts = num_fronts(height, width)
     per_front = count * min(height, (width + 1) // 2)
-    size = max(1, min(AT_ONCE // per_front, width // 4))
+    worth = max(width // 4, 16 // count)  # of narrow images a step costs more than its pixels
+    size = max(1, min(AT_ONCE // per_front, worth))
     walk = Walk(network, count, height, width)
     walk.values[:-1] = 2.0 * values - 255
     for first in range(0, fronts, size):

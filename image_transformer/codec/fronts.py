@@ -1,8 +1,8 @@
 """Walks a coding network over images of any size, front by front, or many fronts at once where all values are known.
 
 In the wavefront order pixel (r, c) lies in front c + 2 r, so the neighbour (down, right) lies `-(right + 2 down)`
-fronts before, in a row that many further up. States are kept by front and row, those of the last few fronts alone:
-memory grows with the height of an image, not with its area, and no table has an entry for every pixel.
+fronts before, in a row that many further up. States are kept by front and row, those of the last few fronts and of the
+rows that these have: memory grows with the shorter side of an image, and no table has an entry for every pixel.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Walk:
 
     def __init__(self, network: IntegerNetwork, batch: int, height: int, width: int) -> None:
         self.network, self.batch, self.height, self.width = network, batch, height, width
-        self.values = torch.zeros(height * width + 1, batch, network.channels)
+        self.values = torch.zeros(height * width + 1, batch, network.channels, dtype=torch.float32, device="cpu")
         mix = network.neighbours
         self.back, self.down = BACK[:mix], OFFSETS[:mix, 0]
-        empty = torch.zeros(UP + height + DOWN, batch, network.width)
-        self.past = [[empty] * int(self.back.max()) for _ in range(network.depth)]
+        self.top = 0  # of the rows that the past fronts have, beside margins of UP and DOWN
+        self.past = [self.values.new_zeros(int(self.back.max()), UP + DOWN, batch, network.width)] * network.depth
 
     def slab(self, first: int, count: int) -> Slab:
         """Fronts `first` to `first + count - 1`."""
@@ -78,21 +78,17 @@ class Walk:
         def see(layer: int, states: Tensor) -> list[Tensor]:
             if inside is not None:
                 states.mul_(inside[..., None, None])
-            past = self.past[layer]
-            before = len(past)
-            for state in states:
-                front = torch.zeros_like(past[0])
-                front[UP + slab.top : UP + slab.top + slab.rows] = state
-                past.append(front)
-            found = []
-            for back, down in zip(self.back, self.down, strict=True):
-                top = UP + slab.top + down
-                fronts = past[before - back : len(past) - back]
-                found.append(torch.stack([front[top : top + slab.rows] for front in fronts]))
-            del past[: slab.count]
-            return found
+            past = self.past[layer][:, slab.top - self.top :]
+            before, (count, rows) = len(past), states.shape[:2]
+            fronts = states.new_zeros(before + count, UP + rows + DOWN, *states.shape[2:])
+            fronts[:before, : past.shape[1]] = past
+            fronts[before:, UP : UP + rows] = states
+            self.past[layer] = fronts[count:]
+            starts = zip(before - self.back, UP + self.down, strict=True)
+            return [fronts[front : front + count, row : row + rows] for front, row in starts]
 
         params = self.network(features, see)
+        self.top = slab.top
         return params[inside] if inside is not None else params.flatten(0, 1)
 
     def pixels(self, slab: Slab) -> IntArray:
