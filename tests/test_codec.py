@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from decimal import Context, localcontext
@@ -257,18 +258,51 @@ def test_only_networks_that_compute_in_integers_become_coding_models(field):
         it.CodingModel.of(model, random_images(1, (3, 8, 9)))
 
 
-def test_settings_of_the_library_are_as_before():
-    before = torch.get_float32_matmul_precision()
-    try:
+@pytest.fixture
+def precisions() -> Iterator[None]:
+    """Leaves behind what the ways to choose the precision of products were."""
+    yield
+    torch.backends.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
+    for backend in (torch.backends.mkldnn, torch.backends.cuda):
+        backend.matmul.fp32_precision = "none"
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_settings_of_the_library_are_as_before(new, precisions):
+    if new:  # after which the old way to ask raises a RuntimeError
+        torch.backends.fp32_precision = "tf32"
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    else:
         torch.set_float32_matmul_precision("medium")
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(
-                all_params(network(), smooth(1, (3, 5, 6)), 2), all_params(network(), smooth(1, (3, 5, 6)), 1)
-            )
-            assert torch.is_autocast_enabled("cpu")
-        assert torch.get_float32_matmul_precision() == "medium"
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(
+            all_params(network(), smooth(1, (3, 5, 6)), 2), all_params(network(), smooth(1, (3, 5, 6)), 1)
+        )
+        assert torch.is_autocast_enabled("cpu")
+    with exactly():
+        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+    assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    assert torch.backends.fp32_precision == "tf32" if new else torch.get_float32_matmul_precision() == "medium"
+
+
+@pytest.mark.parametrize(("dtype", "device"), [(torch.float64, "cpu"), (torch.bfloat16, "meta")])
+def test_new_tensors_are_what_they_must_be_whatever_is_usual(dtype, device, tmp_path):
+    images = [smooth(1, (3, 6, 7))[0], smooth(1, (2, 3, 3))[0]]
+    wanted = it.compress(images, small())
+    small().save(tmp_path / "small.safetensors")
+    try:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(device)
+        model = it.load_coding_model(tmp_path / "small.safetensors")
+        data = it.compress(images, model)
+        back = it.decompress(data, model)
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert data[read_header(data).size :] == wanted[read_header(wanted).size :]
+    for image, one in zip(images, back, strict=True):
+        np.testing.assert_array_equal(image, one.numpy())
 
 
 # ---- images to bytes and back ----

@@ -60,7 +60,7 @@ def _holds(
     worth = max(width // 4, 16 // count)  # of narrow images a step costs more than its pixels
     size = max(1, min(AT_ONCE // per_front, worth))
     walk = Walk(network, count, height, width)
-    walk.values[:-1] = 2.0 * values - 255
+    walk.values[:-1] = 2 * values.float() - 255
     for first in range(0, fronts, size):
         with exactly():
             slab = walk.slab(first, min(size, fronts - first))

@@ -50,7 +50,7 @@ def decode_by_model(
 
     def visit(params: Tensor, at: Tensor) -> None:
         places = model.values[at]
-        values = torch.zeros(shape[0], *places.shape, dtype=torch.uint8)
+        values = torch.zeros(shape[0], *places.shape, dtype=torch.uint8, device="cpu")
         for i in range(places.shape[1]):
             below = _counts_below(model, params, values[..., :i])
             found = np.empty(len(below), np.int64)
@@ -85,6 +85,7 @@ def _counts_below(model: ImageModel, params: Tensor, given: Tensor) -> Ints:
     """Of 2^24 counts, those below each value that follows the `given` ones (b, f, i), and all: `(b f, 257)`."""
     mass = model.likelihood.conditional(params, given.to(params.device)).double().exp().flatten(0, 1).cpu()
     below = mass.cumsum(-1) / mass.sum(-1, keepdim=True)
-    inner = (below[:, :-1].clamp(0, 1) * (TOTAL - 256)).floor().long() + torch.arange(1, 256)
-    ends = torch.full((len(inner), 1), TOTAL)
+    inner = (below[:, :-1].clamp(0, 1) * (TOTAL - 256)).floor().long()
+    inner += torch.arange(1, 256, device="cpu")
+    ends = inner.new_full((len(inner), 1), TOTAL)
     return torch.cat([torch.zeros_like(ends), inner, ends], 1).numpy()

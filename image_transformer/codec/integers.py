@@ -118,7 +118,7 @@ class IntegerNetwork:
         self.skip.check(VALUE)
         self.head.check(last)
         for layer in self.layers:
-            one = torch.ones(1)
+            one = layer.mix.new_ones(1)
             Matrix(layer.mix.T, one).check(0)  # whole
             Matrix(layer.mix.abs().sum(0)[:, None] + MIXED, one).check(normed)
             Matrix(layer.gate, one).check(MOST)
@@ -248,8 +248,8 @@ def exactly() -> Iterator[None]:
     """Products in full float32, on one machine as on the other, and as before when the last thread has left."""
     with _LOCK:
         if not _INSIDE:
-            _BEFORE[:] = [torch.get_float32_matmul_precision()]
-            torch.set_float32_matmul_precision("highest")
+            _BEFORE[:] = [_PRODUCTS.fp32_precision]
+            _PRODUCTS.fp32_precision = "ieee"
         _INSIDE.append(None)
     try:
         with torch.inference_mode(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
@@ -258,7 +258,8 @@ def exactly() -> Iterator[None]:
         with _LOCK:
             _INSIDE.pop()
             if not _INSIDE:
-                torch.set_float32_matmul_precision(_BEFORE[0])
+                _PRODUCTS.fp32_precision = _BEFORE[0]
 
 
+_PRODUCTS = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # where the old and the new settings meet
 _LOCK, _INSIDE, _BEFORE = Lock(), list[None](), list[str]()
