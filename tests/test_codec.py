@@ -29,7 +29,16 @@ from image_transformer.codec import counts, integers
 from image_transformer.codec.archive import LIMIT
 from image_transformer.codec.coder import image_bits
 from image_transformer.codec.counts import COUPLING, FINEST, LOGIT, MEAN, SCALE, Mixture
-from image_transformer.codec.format import MAGIC, FormatError, Group, Header, is_name, read_header, write_header
+from image_transformer.codec.format import (
+    MAGIC,
+    FormatError,
+    Group,
+    Header,
+    alike,
+    file_name,
+    read_header,
+    write_header,
+)
 from image_transformer.codec.fronts import Walk, num_fronts
 from image_transformer.codec.integers import IntegerNetwork, exactly, root
 from image_transformer.codec.models import CodingModelError
@@ -536,7 +545,9 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 def test_headers_are_read_as_written(words, model, fingerprint, floats):
     group = Group(len(words), 3, 5, 300, 1, 128, 0)
     header = Header(model, fingerprint, (group,), tuple(words), floats)
-    if not all(map(is_name, words)):
+    for word in words:
+        assert file_name(word) == file_name(file_name(word)) and len(file_name(word, "_23").encode()) <= 200
+    if any(not word or word[0] == "." or not word.isprintable() or set(word) & set('/\\:*?"<>|') for word in words):
         with pytest.raises(FormatError):
             read_header(write_header(header))
         return
@@ -545,9 +556,16 @@ def test_headers_are_read_as_written(words, model, fingerprint, floats):
     assert read_header(data + b"more") == wanted
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a\\b", "C:x", "a\nb", "a\0", "x" * 256, "a*"])
-def test_names_lead_nowhere(name):
-    assert not is_name(name)
+NAMES = {
+    "": "_", ".": "_", "..": "_", ".hidden": "_.hidden", "a/b": "a_b", "a\\b": "a_b", "C:x": "C_x", "a\nb": "a_b",
+    "a\0": "a_", "a*": "a_", "x" * 201: "x" * 200, "ä" * 101: "ä" * 100, "CON": "_CON", "nul.tar": "_nul.tar",
+    "Com1 .x": "_Com1 .x", "LPT²": "_LPT²", "a.": "a", "a . ": "a", " ": "_", "\udcff": "_",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "better"), NAMES.items())
+def test_names_do_on_every_system(name, better):
+    assert file_name(name) == better == file_name(better)
     with pytest.raises(ValueError, match="cannot name an image"):
         it.compress(smooth(1, (1, 2, 2)), small(), names=[name])
 
@@ -672,6 +690,25 @@ def test_an_archive_gives_its_images_by_name_and_number(pictures, tmp_path, caps
     assert main(["decompress", str(archive), "--to", str(tmp_path / "all")]) == 0
     assert len(list((tmp_path / "all").iterdir())) == 5 and same(files[-1], tmp_path / "all" / "a_2.png")
     assert main(["decompress", str(archive), "--only", "e"]) == 2
+
+
+def test_no_system_takes_two_images_of_an_archive_for_one_file(pictures, tmp_path, capsys):
+    stems = ["CON", "Tree", "tree", "e\u0301t\u00e9", "\u00e9te\u0301", "x" * 210, "x" * 209 + "y", "end. "]
+    files = [pictures[0].with_name(f"{stem}.png") for stem in stems]
+    for file in files:
+        file.write_bytes(pictures[0].read_bytes())
+    assert main(["compress", *map(str, files), "--archive", str(tmp_path / "all.itc")]) == 0
+    names = read_header((tmp_path / "all.itc").read_bytes()).names
+    assert names[:3] == ("_CON", "Tree", "tree_2") and names[-1] == "end" and len({alike(n) for n in names}) == 8
+    assert main(["decompress", str(tmp_path / "all.itc"), "--to", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 8
+    data = it.compress(smooth(3, (1, 2, 2)))
+    header = replace(read_header(data), names=("tree", "Tree", "nul"))
+    (tmp_path / "old.itc").write_bytes(write_header(header) + data[read_header(data).size :])
+    assert main(["decompress", str(tmp_path / "old.itc"), "--to", str(tmp_path / "old")]) == 2
+    assert "one file on some systems" in capsys.readouterr().err and not (tmp_path / "old").exists()
+    assert main(["decompress", str(tmp_path / "old.itc"), "--to", str(tmp_path / "old"), "--only", "Tree", "nul"]) == 0
+    assert sorted(path.name for path in (tmp_path / "old").iterdir()) == ["Tree.png", "_nul.png"]
 
 
 def test_streams(pictures):

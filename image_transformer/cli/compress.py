@@ -127,9 +127,12 @@ def _write(images: list[NDArray[np.uint8]], names: list[str], coder: Coder, path
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """The files' names without their endings, with _2, _3, ... where one is there already."""
-    taken: dict[str, None] = {}
+    """The files' names without their endings, with _2, _3, ... where one like it is there already."""
+    from image_transformer.codec.format import alike, file_name
+
+    taken: dict[str, str] = {}
     for file in files:
-        name = next(n for i in range(1, len(files) + 1) if (n := file.stem + (f"_{i}" if i > 1 else "")) not in taken)
-        taken[name] = None
-    return list(taken)
+        names = (file_name(file.stem, f"_{i}" if i > 1 else "") for i in range(1, len(files) + 1))
+        name = next(name for name in names if alike(name) not in taken)
+        taken[alike(name)] = name
+    return list(taken.values())

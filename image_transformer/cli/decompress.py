@@ -87,7 +87,14 @@ def _chosen(header: Header, only: Sequence[str]) -> list[int]:
 
 
 def _paths(header: Header, numbers: Sequence[int], file: Path, to: Path | None) -> list[Path]:
+    from image_transformer.codec.format import alike, file_name
+
     stem = "image" if file == STREAM else file.stem
     one = header.images == 1 and not header.names
-    names = header.names or ([stem] if one else [f"{stem}-{i + 1}" for i in range(header.images)])
+    own = [file_name(name) for name in header.names]  # those of older files may not do
+    names = own or ([stem] if one else [f"{stem}-{i + 1}" for i in range(header.images)])
+    seen: dict[str, str] = {}
+    for name in (names[i] for i in numbers):
+        if (other := seen.setdefault(alike(name), name)) != name:
+            raise UsageError(f"{other}.png and {name}.png are one file on some systems: --only takes one of them")
     return [(to or file.parent) / f"{names[i]}.png" for i in numbers]

@@ -26,7 +26,7 @@ from image_transformer.codec.format import (
     Group,
     Header,
     check_end,
-    is_name,
+    file_name,
     payload,
     read_header,
     write_header,
@@ -72,9 +72,10 @@ def compress(
         raise ValueError("no images to compress")
     if names and len(names) != len(arrays):
         raise ValueError(f"{len(names)} names for {len(arrays)} images")
-    wrong = [name for name in names if not is_name(name)]
+    wrong = [name for name in names if file_name(name) != name]
     if wrong:
-        raise ValueError(f"{wrong[0]!r} cannot name an image: it must do as a file name on every system")
+        better = file_name(wrong[0])
+        raise ValueError(f"{wrong[0]!r} cannot name an image: not every system takes it for a file, as {better!r}")
     coder = model if isinstance(model, Coder) else load_coding_model(model)
     parallel = isinstance(coder, CodingModel)  # the sums of others depend on the number of threads
     done = _each(lambda several, report: _encode(coder, several, report), list(_together(arrays)), progress, parallel)

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from unicodedata import normalize
 
 from image_transformer.codec.rans import DecodeError
 
@@ -17,6 +18,8 @@ CHANNELS = {1: 1, 2: 1, 3: 3, 4: 3}  # of the images: of the network; the others
 MOST_ROWS = 1 << 16  # of all images of a group together
 MOST_LANES = 256
 MOST_NAMES = 1 << 24  # bytes
+MOST_OF_NAME = 200  # bytes that are written
+DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *(x + i for x in ("COM", "LPT") for i in "0123456789¹²³")}
 
 
 class FormatError(DecodeError):
@@ -128,9 +131,24 @@ def check_end(data: bytes | memoryview, header: Header) -> None:
         raise DecodeError("the file is cut off" if len(data) < end else "there are bytes after the end of the file")
 
 
-def is_name(name: str) -> bool:
-    """Whether an image may have this name: that of a file in the folder at hand, on every system."""
-    return 0 < len(name) <= 255 and name.isprintable() and name[0] != "." and not set(name) & set('/\\:*?"<>|')
+def file_name(text: str, ending: str = "") -> str:
+    """The nearest to a text, with an ending, that every system takes as a file's name, whatever follows its full stop.
+
+    No device of Windows, none that is hidden, and at most 200 bytes: room for a suffix, and for a file in the making.
+    """
+    name = "".join(c if _is_plain(c) else "_" for c in text).rstrip(". ")
+    if name[:1] in ("", ".") or name.split(".")[0].rstrip().upper() in DEVICES:
+        name = "_" + name
+    return name.encode()[: MOST_OF_NAME - len(ending)].decode(errors="ignore").rstrip(". ") + ending
+
+
+def alike(name: str) -> str:
+    """What names have in common that some systems take for one: case, and how accents are written."""
+    return normalize("NFC", name.casefold())
+
+
+def _is_plain(text: str) -> bool:
+    return text.isprintable() and not set(text) & set('/\\:*?"<>|')
 
 
 def _check(groups: Sequence[Group]) -> None:
@@ -159,9 +177,14 @@ def _names(packed: bytes, images: int) -> tuple[str, ...]:
     except (zlib.error, UnicodeDecodeError):
         raise FormatError("the header is damaged") from None
     names = tuple(text.split("\n"))
-    if not unpack.eof or len(names) != images or not all(map(is_name, names)):
+    if not unpack.eof or len(names) != images or not all(map(_is_readable, names)):
         raise FormatError("the header says what cannot be")
     return names
+
+
+def _is_readable(name: str) -> bool:
+    """Names of older files may be such as `file_name` alters, but lead nowhere either."""
+    return 0 < len(name) <= 255 and name[0] != "." and _is_plain(name)
 
 
 def _number(value: int) -> bytes:
