@@ -25,11 +25,12 @@ from torch import nn
 
 import image_transformer as it
 from image_transformer.cli.main import main
+from image_transformer.codec import archive as archives
 from image_transformer.codec import counts, integers
-from image_transformer.codec.archive import LIMIT
 from image_transformer.codec.coder import image_bits
 from image_transformer.codec.counts import COUPLING, FINEST, LOGIT, MEAN, SCALE, Mixture
 from image_transformer.codec.format import (
+    LIMIT,
     MAGIC,
     FormatError,
     Group,
@@ -709,6 +710,47 @@ def test_no_system_takes_two_images_of_an_archive_for_one_file(pictures, tmp_pat
     assert "one file on some systems" in capsys.readouterr().err and not (tmp_path / "old").exists()
     assert main(["decompress", str(tmp_path / "old.itc"), "--to", str(tmp_path / "old"), "--only", "Tree", "nul"]) == 0
     assert sorted(path.name for path in (tmp_path / "old").iterdir()) == ["Tree.png", "_nul.png"]
+
+
+def test_images_are_written_group_by_group_whole_or_not_at_all(pictures, tmp_path, monkeypatch, capsys):
+    archive, out = tmp_path / "all.itc", tmp_path / "out"
+    assert main(["compress", *map(str, pictures), "--archive", str(archive)]) == 0
+    decode, decoded = archives.decode_images, []
+
+    def stopped(*args):
+        decoded.append({path.name for path in out.glob("*")})
+        if len(decoded) == 3:
+            raise KeyboardInterrupt
+        return decode(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "decode_images", stopped)
+        patch.setattr(torch, "get_num_threads", lambda: 1)
+        assert main(["decompress", str(archive), "--to", str(out)]) == 130
+    assert decoded == [set(), {"b.png"}, {"b.png", "a.png", "d.png"}] == [*decoded[:2], {p.name for p in out.iterdir()}]
+    capsys.readouterr()
+    assert main(["decompress", str(archive), "--to", str(out), "--skip-existing"]) == 0
+    assert "3 of 4 files are there already" in capsys.readouterr().err
+    assert all(same(path, out / f"{path.stem}.png") for path in pictures)
+    assert main(["decompress", str(archive), "--to", str(out), "--force", "--limit", "164"]) == 1
+    assert "165 pixels; the limit is 164" in capsys.readouterr().err
+
+
+def test_files_that_are_there_are_left_alone(pictures, tmp_path, capsys):
+    there = pictures[1].with_suffix(".itc")
+    there.write_bytes(b"mine")
+    assert main(["compress", *map(str, pictures), "--skip-existing"]) == 0
+    assert there.read_bytes() == b"mine" and all(path.with_suffix(".itc").exists() for path in pictures)
+    assert "1 of 4 files are there already" in capsys.readouterr().err
+    assert main(["compress", *map(str, pictures), "--skip-existing", "--archive", str(there)]) == 0
+    assert there.read_bytes() == b"mine" and "1 of 1" in capsys.readouterr().err
+    assert main(["compress", str(pictures[0]), "--skip-existing", "--force"]) == 2
+    (tmp_path / "two").mkdir()
+    for file in (pictures[0], tmp_path / "two" / "a.png"):
+        file.with_suffix(".itc").write_bytes(it.compress(smooth(1, (1, 2, 2))))
+    both = [str(pictures[0].with_suffix(".itc")), str(tmp_path / "two" / "a.itc")]
+    assert main(["decompress", *both, "--force", "--to", str(tmp_path / "out")]) == 2
+    assert "two of the images would be written as" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_streams(pictures):

@@ -42,6 +42,8 @@ class Compress:
     """Use an ordinary model, for images of its own shape: what it writes can be read on this very machine only."""
     force: bool = False
     """Replace files that are there already."""
+    skip_existing: bool = False
+    """Leave files that are there already, and write the others: to go on where an earlier run has stopped."""
 
 
 def run(args: list[str]) -> None:
@@ -52,7 +54,9 @@ def run(args: list[str]) -> None:
         raise UsageError("- stands alone: one image from standard input")
     target = STREAM if chosen.archive is None and files == [STREAM] else chosen.archive
     targets = [target] if target is not None else [(chosen.to or f.parent) / (f.stem + ENDING) for f in files]
-    refuse_existing(targets, force=chosen.force)
+    wanted = to_write(targets, chosen.force, chosen.skip_existing)
+    if not wanted:
+        return
 
     from image_transformer.codec.models import load_coding_model
     from image_transformer.data.decode import read_exactly
@@ -74,7 +78,8 @@ def run(args: list[str]) -> None:
 
     if target is None:
         for file, path in zip(files, targets, strict=True):
-            _write([read(file)], [], coder, path, str(file))
+            if path in wanted:
+                _write([read(file)], [], coder, path, str(file))
         return
     images = [read(file) for file in files]
     order = sorted(range(len(files)), key=lambda i: images[i].shape)  # as stable as it must be: sizes side by side
@@ -83,17 +88,26 @@ def run(args: list[str]) -> None:
     _write([images[i] for i in order], names, coder, target, "standard input" if files == [STREAM] else what)
 
 
-def refuse_existing(paths: Sequence[Path], *, force: bool) -> None:
-    """UsageError if writing these files would replace others, or one of them another."""
-    seen: set[Path] = set()
+def to_write(paths: Sequence[Path], force: bool, skip: bool) -> set[Path]:
+    """Those of the files that are to be written: all but, if they may be skipped, those that are there.
+
+    UsageError if writing them would replace others, or one of them another.
+    """
+    if force and skip:
+        raise UsageError("--force replaces files, --skip-existing leaves them: choose one of them")
+    wanted: set[Path] = set()
     for path in paths:
-        if path in seen:
+        if path in wanted:
             raise UsageError(f"two of the images would be written as {path}: choose a folder for each, or rename one")
-        seen.add(path)
-        if path != STREAM and path.is_dir():
-            raise UsageError(f"{path} is a folder, expected a file to write")
-        if path != STREAM and path.exists() and not force:
-            raise UsageError(f"{path} is there already: --force replaces it")
+        wanted.add(path)
+    there = {path for path in wanted if path != STREAM and path.exists()}
+    if folder := next(filter(Path.is_dir, there), None):
+        raise UsageError(f"{folder} is a folder, expected a file to write")
+    if there and not force and not skip:
+        raise UsageError(f"{min(there)} is there already: --force replaces it, --skip-existing leaves it")
+    if there and skip:
+        print(f"{len(there):,} of {len(wanted):,} files are there already", file=sys.stderr)
+    return wanted - there if skip else wanted
 
 
 def write(path: Path, data: bytes) -> None:

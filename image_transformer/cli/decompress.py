@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.compress import STREAM, refuse_existing, write
+from image_transformer.cli.compress import STREAM, to_write, write
 from image_transformer.cli.flags import files_and_flags
+from image_transformer.codec.format import LIMIT, DecodeError, Header, alike, check_end, file_name, read_header
 from image_transformer.words import did_you_mean
-
-if TYPE_CHECKING:
-    from image_transformer.codec.format import Header
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,12 @@ class Decompress:
     model: str | None = None
     """What the file was made with, if that does not come with the package: a coding model's file, or a model's name or
     folder for what was made with --float."""
+    limit: int = LIMIT
+    """Pixels that a file may hold."""
     force: bool = False
     """Replace files that are there already."""
+    skip_existing: bool = False
+    """Leave files that are there already, and write the others: to go on where an earlier run has stopped."""
 
 
 def run(args: list[str]) -> None:
@@ -40,33 +42,44 @@ def run(args: list[str]) -> None:
     if STREAM in files and len(files) > 1:
         raise UsageError("- stands alone: one file from standard input")
 
-    from image_transformer.codec.archive import decompress
-    from image_transformer.codec.format import DecodeError, read_header
+    from image_transformer.checkpoint import load
+    from image_transformer.codec.archive import each_image
     from image_transformer.show.grids import picture, png_bytes
     from image_transformer.show.progress import bar
 
+    piped = read(STREAM) if files == [STREAM] else b""
+    targets = []
     for file in files:
-        data = read(file)
-        try:
-            header = read_header(data)
+        with _named(file):
+            header = read_header(data := piped or read(file))
+            check_end(data, header)
             numbers = _chosen(header, chosen.only)
-            paths = [STREAM] if file == STREAM and chosen.to is None else _paths(header, numbers, file, chosen.to)
-            if len(numbers) > len(paths):
+            if file == STREAM and chosen.to is None and len(numbers) > 1:
                 raise UsageError(f"standard input holds {header.images} images: --to names a folder for them")
-            refuse_existing(paths, force=chosen.force)
-            model = chosen.model
-            if model is not None and header.floats:
-                from image_transformer.checkpoint import load
+            paths = [STREAM] if file == STREAM and chosen.to is None else _paths(header, numbers, file, chosen.to)
+            targets.append(list(zip(numbers, paths, strict=True)))
+    wanted = to_write([path for target in targets for _, path in target], chosen.force, chosen.skip_existing)
+    for file, target in zip(files, targets, strict=True):
+        left = {number: path for number, path in target if path in wanted}
+        if not left:
+            continue
+        with _named(file), bar("pixels") as progress:
+            header = read_header(data := piped or read(file))
+            model = load(chosen.model) if chosen.model is not None and header.floats else chosen.model
+            for number, image in each_image(data, header, list(left), model, limit=chosen.limit, progress=progress):
+                write(left[number], png_bytes(picture(image)))
+        names = list(left.values())
+        if names != [STREAM]:
+            print(*names if len(names) < 5 else [f"{len(names):,} images in {names[0].parent}"], sep="\n", flush=True)
 
-                model = load(model)
-            with bar("pixels") as progress:
-                images = decompress(data, model, only=numbers, progress=progress)
-        except DecodeError as error:
-            raise DecodeError(f"{'standard input' if file == STREAM else file}: {error}") from None
-        for image, path in zip(images, paths, strict=True):
-            write(path, png_bytes(picture(image.numpy())))
-        if paths != [STREAM]:
-            print(*paths if len(paths) < 5 else [f"{len(paths):,} images in {paths[0].parent}"], sep="\n", flush=True)
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """An error of a file names it."""
+    try:
+        yield
+    except DecodeError as error:
+        raise DecodeError(f"{'standard input' if file == STREAM else file}: {error}") from None
 
 
 def read(file: Path) -> bytes:
@@ -87,8 +100,6 @@ def _chosen(header: Header, only: Sequence[str]) -> list[int]:
 
 
 def _paths(header: Header, numbers: Sequence[int], file: Path, to: Path | None) -> list[Path]:
-    from image_transformer.codec.format import alike, file_name
-
     stem = "image" if file == STREAM else file.stem
     one = header.images == 1 and not header.names
     own = [file_name(name) for name in header.names]  # those of older files may not do

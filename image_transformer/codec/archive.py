@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import zlib
 from bisect import bisect
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate, groupby
 from pathlib import Path
 from threading import Lock
@@ -21,6 +22,7 @@ from image_transformer.codec.coder import Images, Progress, checksum, decode_ima
 from image_transformer.codec.floats import decode_by_model, encode_by_model
 from image_transformer.codec.format import (
     CHANNELS,
+    LIMIT,
     MOST_ROWS,
     FormatError,
     Group,
@@ -37,7 +39,6 @@ from image_transformer.model import ImageModel
 
 MOST_PIXELS = 1 << 22  # of a group of several images
 TOGETHER = 256  # images of a group: more do not make it faster
-LIMIT = 1 << 28  # pixels that `decompress` makes, unless told otherwise
 
 Coder = CodingModel | ImageModel
 Which = str | Path | Coder
@@ -77,8 +78,8 @@ def compress(
         better = file_name(wrong[0])
         raise ValueError(f"{wrong[0]!r} cannot name an image: not every system takes it for a file, as {better!r}")
     coder = model if isinstance(model, Coder) else load_coding_model(model)
-    parallel = isinstance(coder, CodingModel)  # the sums of others depend on the number of threads
-    done = _each(lambda several, report: _encode(coder, several, report), list(_together(arrays)), progress, parallel)
+    groups = list(_together(arrays))
+    done = list(_each(lambda several, report: _encode(coder, several, report), groups, progress, coder))
     number, floats = (0, True) if isinstance(coder, ImageModel) else (coder.number, False)
     header = Header(number, fingerprint(coder), tuple(group for group, *_ in done), tuple(names), floats)
     return b"".join([write_header(header), *(part for _, *parts in done for part in parts)])
@@ -105,24 +106,34 @@ def decompress(
     True
     """
     header = read_header(data)
+    numbers = range(header.images) if only is None else only
+    found = dict(each_image(data, header, numbers, model, limit=limit, progress=progress))
+    return [torch.from_numpy(found[number]) for number in numbers]
+
+
+def each_image(
+    data: bytes | memoryview,
+    header: Header,
+    numbers: Sequence[int],
+    model: Which | None = None,
+    *,
+    limit: int = LIMIT,
+    progress: Progress | None = None,
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The numbers and images (c, h, w) that `decompress` gives, in the order of the file, a few groups at a time."""
     check_end(data, header)
-    count, firsts = header.images, list(accumulate((group.count for group in header.groups), initial=0))
-    if any(not 0 <= number < count for number in only or ()):
-        raise ValueError(f"only: the file holds images 0 to {count - 1}")
-    numbers = range(len(header.groups)) if only is None else sorted({bisect(firsts, i) - 1 for i in only})
-    chosen = [(firsts[number], header.groups[number]) for number in numbers]
-    pixels = sum(group.pixels for _, group in chosen)
+    firsts = list(accumulate((group.count for group in header.groups), initial=0))
+    if any(not 0 <= number < header.images for number in numbers):
+        raise ValueError(f"only: the file holds images 0 to {header.images - 1}")
+    chosen, wanted = sorted({bisect(firsts, number) - 1 for number in numbers}), set(numbers)
+    groups = [header.groups[i] for i in chosen]
+    pixels = sum(group.pixels for group in groups)
     if pixels > limit:
         raise FormatError(f"the file says that it holds {pixels:,} pixels; the limit is {limit:,}")
     coder = coder_of(header, model)
-    done = _each(
-        lambda one, report: _decode(coder, data, one, report),
-        [group for _, group in chosen],
-        progress,
-        isinstance(coder, CodingModel),
-    )
-    images = {first + i: image for (first, _), group in zip(chosen, done, strict=True) for i, image in enumerate(group)}
-    return [torch.from_numpy(images[number]) for number in (range(count) if only is None else only)]
+    done = _each(lambda group, report: _decode(coder, data, group, report), groups, progress, coder)
+    for first, images in zip((firsts[i] for i in chosen), done, strict=True):
+        yield from ((number, image) for number, image in enumerate(images, first) if number in wanted)
 
 
 def fingerprint(coder: Coder) -> bytes:
@@ -159,7 +170,8 @@ def _encode(coder: Coder, images: Images, progress: Progress) -> tuple[Group, by
     colours = np.ascontiguousarray(colours)
     if isinstance(coder, ImageModel):
         _check_shape(coder, colours.shape)
-        coded = encode_by_model(coder, colours, lanes, mark, progress)
+        with exactly():
+            coded = encode_by_model(coder, colours, lanes, mark, progress)
     else:
         coded = encode_images(coder.network, colours, lanes, mark, progress)
     return Group(count, channels, height, width, lanes, len(coded), len(packed)), coded, packed
@@ -173,7 +185,8 @@ def _decode(coder: Coder, data: bytes | memoryview, group: Group, progress: Prog
         alpha = np.frombuffer(_inflate(packed, alpha.size), np.uint8).reshape(alpha.shape)
     if isinstance(coder, ImageModel):
         _check_shape(coder, shape)
-        colours, decoder = decode_by_model(coder, coded, shape, group.lanes, progress)
+        with exactly():
+            colours, decoder = decode_by_model(coder, coded, shape, group.lanes, progress)
     else:
         colours, decoder = decode_images(coder.network, coded, shape, group.lanes, progress)
     decoder.finish(checksum(colours.tobytes(), alpha.tobytes()))
@@ -210,22 +223,29 @@ def _together(images: Sequence[NDArray[np.uint8]]) -> Iterator[Images]:
 
 
 def _each(
-    work: Callable[[Item, Progress], Result], items: Sequence[Item], progress: Progress | None, parallel: bool
-) -> list[Result]:
-    """What `work` makes of each item. With several threads, several items at a time: small steps leave threads idle."""
+    work: Callable[[Item, Progress], Result], items: Sequence[Item], progress: Progress | None, coder: Coder
+) -> Iterator[Result]:
+    """What `work` makes of each item. With several threads, several items at a time: small steps leave threads idle.
+
+    An ordinary model takes one at a time, since its sums depend on the number of threads.
+    """
     reports = _Reports(progress, [item.pixels if isinstance(item, Group) else item[:, 0].size for item in items])
     threads = torch.get_num_threads()
-    with exactly():
-        if not parallel or min(threads, len(items)) < 2:
-            return [work(item, reports.of(i)) for i, item in enumerate(items)]
-        torch.set_num_threads(1)
-        pool = ThreadPoolExecutor(min(threads, len(items)))
-        try:
-            return list(pool.map(work, items, map(reports.of, range(len(items)))))
-        finally:
-            reports.stopped = True  # after an error or Ctrl-C: the others stop at their next step
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+    if isinstance(coder, ImageModel) or min(threads, len(items)) < 2:
+        yield from (work(item, reports.of(i)) for i, item in enumerate(items))
+        return
+    torch.set_num_threads(1)
+    pool, waiting = ThreadPoolExecutor(min(threads, len(items))), deque[Future[Result]]()
+    try:
+        for i, item in enumerate(items):
+            waiting.append(pool.submit(work, item, reports.of(i)))
+            if len(waiting) > threads:  # no more of them ahead of who takes them
+                yield waiting.popleft().result()
+        yield from (one.result() for one in waiting)
+    finally:
+        reports.stopped = True  # after an error or Ctrl-C: the others stop at their next step
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 class _Reports:

@@ -18,6 +18,7 @@ CHANNELS = {1: 1, 2: 1, 3: 3, 4: 3}  # of the images: of the network; the others
 MOST_ROWS = 1 << 16  # of all images of a group together
 MOST_LANES = 256
 MOST_NAMES = 1 << 24  # bytes
+LIMIT = 1 << 28  # pixels that a reader makes, unless told otherwise
 MOST_OF_NAME = 200  # bytes that are written
 DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *(x + i for x in ("COM", "LPT") for i in "0123456789¹²³")}
 
