@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 import image_transformer as it
 from image_transformer.cli.score import scored
-from image_transformer.measures.files import webp_bits_per_dim
 
 Images = NDArray[np.uint8]
 
@@ -43,15 +42,14 @@ def main() -> None:
     }
 
     def scores(images: Images) -> dict[str, NDArray[np.float64]]:
-        bits, png, relative = scored(model, list(images)).T
-        own = it.evaluate(trained, images).per_image
+        bits, webp, relative = scored(model, list(images)).T
+        own, _, less = scored(trained, list(images)).T
         return {
             f"bits/dim of {args.model}": bits,
-            "less PNG's": relative,
-            "less WebP's": bits - np.array([webp_bits_per_dim(one[None]) for one in images]),
+            "less WebP's": relative,
             f"bits/dim of {args.own}": own,
-            "less PNG's ": own - png,
-            f"less those of {args.model}": own - bits,
+            "less WebP's ": own - webp,
+            "less those of small": less,
         }
 
     ours = scores(own)

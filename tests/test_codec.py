@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 import subprocess
@@ -47,6 +48,7 @@ from image_transformer.codec.rans import BITS, TOTAL, Decoder, encode
 from image_transformer.config.model import Modern
 from image_transformer.geometry.patterns import Nothing
 from image_transformer.likelihoods.dmol import DiscretizedLogisticMixture
+from image_transformer.measures.files import webp_bits_per_dim
 from image_transformer.model import ImageModel
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -751,6 +753,26 @@ def test_files_that_are_there_are_left_alone(pictures, tmp_path, capsys):
     both = [str(pictures[0].with_suffix(".itc")), str(tmp_path / "two" / "a.itc")]
     assert main(["decompress", *both, "--force", "--to", str(tmp_path / "out")]) == 2
     assert "two of the images would be written as" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_scores_are_less_those_of_what_knows_less(tmp_path, capsys):
+    images, model = np.array(it.load_data("cifar10-mini", "test").images[:3]), "cifar10"
+    for i, image in enumerate(images):
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{i}.png")
+    files, coded = [str(tmp_path / f"{i}.png") for i in range(3)], it.load_coding_model().bits(images) / images[0].size
+    webp = [webp_bits_per_dim(image[None]) for image in images]
+    for args, bits, than in (
+        ([], coded, webp),
+        (["--model", model], it.evaluate(it.load(model), images).per_image, coded),
+    ):
+        assert main(["score", *files, *args]) == 0
+        head, *rows = csv.reader(capsys.readouterr().out.splitlines())
+        assert head == ["file", "bits_per_dim", "small_bits_per_dim" if args else "webp_bits_per_dim", "relative"]
+        wanted = np.stack([bits, than, bits - np.array(than)], 1)
+        np.testing.assert_allclose(np.array(rows)[:, 1:].astype(float), wanted, atol=1e-4)
+    Image.new("RGB", (5, 5)).save(tmp_path / "other.png")
+    assert main(["score", str(tmp_path / "other.png"), "--model", model]) == 1
+    assert "other.png: an image (3, 5, 5), but cifar10 takes (3, 32, 32)" in capsys.readouterr().err
 
 
 def test_streams(pictures):

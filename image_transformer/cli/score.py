@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from image_transformer.cli.flags import at_least, files_and_flags, say
 
 if TYPE_CHECKING:
     from image_transformer.codec.models import CodingModel
+    from image_transformer.model import ImageModel
 
 AT_ONCE = 64  # images of one size
 
@@ -25,12 +27,15 @@ class Score:
     """Print bits/dim of each image file as CSV, and with --against its rank among images of a data set.
 
     Few bits/dim alone do not mean that an image is an ordinary one: smooth images take few bits under every model. So
-    the column `relative` is bits/dim minus those of a PNG of the same image, and `relative_rank` is the one to sort by:
-    the share of the data set's images with less. Near 1, an image is unlike those that the model was trained on.
+    the column `relative` is bits/dim minus those of something that knows less: of a lossless WebP file of the same
+    image, or for an ordinary model, those of the coding model small. `relative_rank` is the one to sort by: the share
+    of the data set's images with less. Near 1, an image is unlike those that the model was trained on.
     """
 
     model: str = "small"
-    """A coding model that comes with the package (small), or the file of one."""
+    """A coding model that comes with the package (small), the file of one, or a model that was trained on what the
+    images should be like, by its name or run folder: for images of its shape. That one also tells other kinds of
+    photographs apart."""
     against: str | None = None
     """A data set, of which training images are scored, too: what `train --data` takes."""
     count: int = 500
@@ -41,19 +46,25 @@ def run(args: list[str]) -> None:
     files, chosen = files_and_flags("score", Score, args, "images")
     at_least(2, count=chosen.count)
 
-    from image_transformer.codec.models import load_coding_model
+    from image_transformer.checkpoint import load
+    from image_transformer.codec.models import CodingModel, coding_model_names, load_coding_model
     from image_transformer.data.decode import read_exactly
     from image_transformer.data.loading import load_data
 
-    model = load_coding_model(chosen.model)
+    coding = chosen.model in coding_model_names() or Path(chosen.model).is_file()
+    model = load_coding_model(chosen.model) if coding else load(chosen.model)
+    shape, than = (None, "webp") if isinstance(model, CodingModel) else (model.config.shape, "small")
     images = [read_exactly(file, str(file)) for file in files]
     seen = [image[:1] if len(image) < 3 else image[:3] for image in images]  # without opacity
+    for file, image in zip(files, seen, strict=True):
+        if shape not in (None, image.shape):
+            raise ValueError(f"{file}: an image {image.shape}, but {chosen.model} takes {shape} alone")
     scores = scored(model, seen)
-    columns = ["file", "bits_per_dim", "png_bits_per_dim", "relative"]
+    columns = ["file", "bits_per_dim", f"{than}_bits_per_dim", "relative"]
     ranks = np.zeros((len(files), 0))
     if chosen.against is not None:
         say(f"scoring images of {chosen.against}")
-        others = scored(model, list(load_data(chosen.against, "train").some(chosen.count).images))
+        others = scored(model, list(load_data(chosen.against, "train", shape=shape).some(chosen.count).images))
         columns += ["rank", "relative_rank"]
         ranks = np.stack([(others[:, i] < scores[:, i, None]).mean(1) for i in (0, 2)], 1)
     table = csv.writer(sys.stdout)
@@ -62,10 +73,22 @@ def run(args: list[str]) -> None:
         table.writerow([file, *(f"{value:.4f}" for value in row)])
 
 
-def scored(model: CodingModel, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
-    """Bits/dim of each image, of a PNG of it, and the difference, `(n, 3)`."""
-    from image_transformer.measures.files import png_bits_per_dim
+def scored(model: CodingModel | ImageModel, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """Bits/dim of each image, those of a WebP or, for an ordinary model, of `small`, and the difference, `(n, 3)`."""
+    from image_transformer.codec.models import CodingModel, load_coding_model
+    from image_transformer.inference.scoring import evaluate
+    from image_transformer.measures.files import webp_bits_per_dim
 
+    if isinstance(model, CodingModel):
+        bits, than = coded(model, images), np.array([webp_bits_per_dim(image[None]) for image in images])
+    else:
+        bits = evaluate(model, np.stack(images)).per_image
+        than = coded(load_coding_model(), images)
+    return np.stack([bits, than, bits - than], 1)
+
+
+def coded(model: CodingModel, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """Bits/dim of each image under a coding model."""
     bits = np.zeros(len(images))
     order = sorted(range(len(images)), key=lambda i: images[i].shape)
     for _, several in groupby(order, lambda i: images[i].shape):
@@ -73,6 +96,4 @@ def scored(model: CodingModel, images: Sequence[NDArray[np.uint8]]) -> NDArray[n
         for first in range(0, len(same), AT_ONCE):
             part = same[first : first + AT_ONCE]
             bits[part] = model.bits(np.stack([images[i] for i in part]))
-    bits /= [image.size for image in images]
-    png = np.array([png_bits_per_dim(image[None]) for image in images])
-    return np.stack([bits, png, bits - png], 1)
+    return bits / [image.size for image in images]
