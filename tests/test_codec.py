@@ -27,7 +27,7 @@ from torch import nn
 import image_transformer as it
 from image_transformer.cli.main import main
 from image_transformer.codec import archive as archives
-from image_transformer.codec import counts, integers
+from image_transformer.codec import counts, integers, models
 from image_transformer.codec.coder import image_bits
 from image_transformer.codec.counts import COUPLING, FINEST, LOGIT, MEAN, SCALE, Mixture
 from image_transformer.codec.format import (
@@ -389,6 +389,11 @@ def test_a_coding_model_that_does_not_give_the_known_answer_is_refused(tmp_path,
         os.utime(path, (1, 1))
         with pytest.raises(CodingModelError, match="does not compute what"):
             it.load_coding_model(path)
+    for file in (path, models.HOME / "1-small.safetensors"):  # each has an answer for a taller image, too
+        with monkeypatch.context() as patch:
+            patch.setattr(models, "TALL", (30, 11))
+            with pytest.raises(CodingModelError, match="does not compute what"):
+                models._load.__wrapped__(file, 0)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 64
     path.write_bytes(data)
