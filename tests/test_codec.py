@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
+import re
 import subprocess
 import sys
 import zlib
@@ -469,23 +471,30 @@ def test_old_files_stay_readable(path):
     assert again == data  # an encoder may change what it writes; if it does, keep this file and add another
 
 
-def flip(places: int) -> None:
-    data = it.compress([*smooth(2, (3, 9, 9)), smooth(1, (4, 5, 5))[0]], small(), names=["a", "b", "c"])
-    rng = np.random.default_rng(0)
+def flip(places: int, side: int) -> None:
+    """Every flip is noticed, but for those of bits that the zlib stream of opacities does not use: pixels are right."""
+    images = [*smooth(2, (3, side, side)), smooth(1, (4, 3, 4))[0]]
+    data = it.compress(images, small(), names=["a", "b", "c"])
+    rng, opacities = np.random.default_rng(0), read_header(data).groups[-1].alpha_bytes
     for place in rng.integers(0, len(data), places):
         wrong = bytearray(data)
         wrong[place] ^= 1 << rng.integers(0, 8)
-        with pytest.raises(ValueError, match=r"damaged|cut off|not a file|version|cannot be|by another model"):
-            it.decompress(bytes(wrong), small())
+        try:
+            said, back = "", it.decompress(bytes(wrong), small())
+        except ValueError as error:
+            said, back = str(error), []
+        right = len(back) == 3 and all(map(np.array_equal, images, back))
+        noticed = re.search("damaged|cut off|not a file|version|cannot be|by another model", said)
+        assert noticed or (right and place >= len(data) - opacities)
 
 
 def test_flips_are_noticed():
-    flip(60)
+    flip(60, side=4)
 
 
 @pytest.mark.slow
 def test_a_thousand_flips_are_noticed():
-    flip(1000)
+    flip(1000, side=9)
 
 
 def test_every_cut_and_every_addition_is_noticed():
@@ -638,7 +647,7 @@ def round_trip(seed: int, side: int) -> None:
 
 def test_random_images_of_random_sizes_come_back():
     for seed in range(150):  # two on average
-        round_trip(seed, side=12)
+        round_trip(seed, side=6)
 
 
 @pytest.mark.slow
@@ -780,11 +789,11 @@ def test_scores_are_less_those_of_what_knows_less(tmp_path, capsys):
     assert "other.png: an image (3, 5, 5), but cifar10 takes (3, 32, 32)" in capsys.readouterr().err
 
 
-def test_streams(pictures):
+def test_streams(pictures, monkeypatch, capsysbinary):
     def piped(*args: str, data: bytes) -> bytes:
-        return subprocess.run(
-            [sys.executable, "-m", "image_transformer", *args], input=data, capture_output=True
-        ).stdout
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        assert main(list(args)) == 0
+        return capsysbinary.readouterr().out
 
     packed = piped("compress", "-", data=pictures[0].read_bytes())
     assert packed[:4] == MAGIC
