@@ -1,10 +1,14 @@
 """Lossless codecs side by side: real bytes with headers, on images that are there and those that can be made.
 
 python benchmarks/compare_codecs.py [--cifar10 2000] [--kodak 24] [--models small]
+python benchmarks/compare_codecs.py --only CIFAR --cost [RUN --models EXPORT.safetensors]
 
 Each codec at its best setting; one file an image, and all images of a set as one: one sheet for the others, one archive
 for ours. CIFAR-10, faces and Kodak are looked for in $IMAGE_TRANSFORMER_DATA; without it there is cifar10-mini. A model
 of photographs has never seen the drawings and the pages of text. Every result is decoded and compared.
+
+--cost instead prints what is lost on the way from a model's likelihoods to bytes: bits/dim of the trained model in RUN,
+in floating-point numbers; what its export says they are in whole numbers; and those of the archive.
 """
 
 from __future__ import annotations
@@ -158,10 +162,14 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=it.coding_model_names())
     parser.add_argument("--codecs", nargs="*", default=[codec.name for codec in CODECS], help="of the others")
     parser.add_argument("--only", default="", help="sets whose names begin so")
+    parser.add_argument("--cost", nargs="?", const="", metavar="RUN", help="what whole numbers and the archive cost")
     args = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n", flush=True)
     for what, images in sets(args):
         if not what.startswith(args.only):
+            continue
+        if args.cost is not None:
+            cost(what, np.stack(images).transpose(0, 3, 1, 2), args.models, args.cost)
             continue
         together = len({image.shape for image in images}) == 1
         few = images[: args.singles]
@@ -178,6 +186,15 @@ def main() -> None:
             single = tried(few, encode, lambda data, decode=decode: decode(data)[0])
             report(f"ours, {name}", single, archive(images, encode, decode))
         print(flush=True)
+
+
+def cost(what: str, images: NDArray[np.uint8], names: list[str], run: str) -> None:
+    for name in names:
+        model = it.load_coding_model(name)
+        bits = model.bits(images).sum() / images.size
+        written = 8 * len(it.compress(images, model)) / images.size
+        floats = f"{it.evaluate(it.load(run), images).bits_per_dim:.4f} in floating-point numbers, " if run else ""
+        print(f"{what}, {len(images):,} images, {name}: {floats}{bits:.4f} in whole numbers, {written:.4f} as one file")
 
 
 def archive(
