@@ -136,8 +136,9 @@ def _files() -> list[Path]:
 
 
 def _released() -> dict[str, Path]:
-    """The files of the released models by name; of several of one name the newest."""
-    return {path.stem.split("-", 1)[1]: path for path in _files()}
+    """The files of the released models by name, the smallest one first; of several of one name the newest."""
+    newest = {path.stem.split("-", 1)[1]: path for path in _files()}
+    return dict(sorted(newest.items(), key=lambda one: one[1].stat().st_size))
 
 
 def _narrow(part: Tensor) -> Tensor:
