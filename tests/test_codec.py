@@ -295,7 +295,8 @@ def test_settings_of_the_library_are_as_before(new, precisions):
         )
         assert torch.is_autocast_enabled("cpu")
     with exactly():
-        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+        assert torch.backends.mkldnn.matmul.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     assert torch.backends.fp32_precision == "tf32" if new else torch.get_float32_matmul_precision() == "medium"
 

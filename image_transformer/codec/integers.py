@@ -248,8 +248,9 @@ def exactly() -> Iterator[None]:
     """Products in full float32, on one machine as on the other, and as before when the last thread has left."""
     with _LOCK:
         if not _INSIDE:
-            _BEFORE[:] = [_PRODUCTS.fp32_precision]
-            _PRODUCTS.fp32_precision = "ieee"
+            _BEFORE[:] = [products.fp32_precision for products in _PRODUCTS]
+            for products in _PRODUCTS:
+                products.fp32_precision = "ieee"
         _INSIDE.append(None)
     try:
         with torch.inference_mode(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
@@ -258,8 +259,10 @@ def exactly() -> Iterator[None]:
         with _LOCK:
             _INSIDE.pop()
             if not _INSIDE:
-                _PRODUCTS.fp32_precision = _BEFORE[0]
+                for products, before in zip(_PRODUCTS, _BEFORE, strict=True):
+                    products.fp32_precision = before
 
 
-_PRODUCTS = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # where the old and the new settings meet
+# where the old and the new settings meet
+_PRODUCTS = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
 _LOCK, _INSIDE, _BEFORE = Lock(), list[None](), list[str]()
