@@ -10,6 +10,7 @@ from image_transformer.codec.models import load_coding_model as load_coding_mode
 from image_transformer.codec.rans import DecodeError as DecodeError
 from image_transformer.conditions.label import Label as Label
 from image_transformer.conditions.low import Low as Low
+from image_transformer.conditions.text import Text as Text
 from image_transformer.config.data import DataConfig as DataConfig
 from image_transformer.config.model import ModelConfig as ModelConfig
 from image_transformer.config.model import Modern as Modern
@@ -42,6 +43,7 @@ from image_transformer.inference.scoring import bits as bits
 from image_transformer.inference.scoring import bits_per_dim as bits_per_dim
 from image_transformer.inference.scoring import classify as classify
 from image_transformer.inference.scoring import evaluate as evaluate
+from image_transformer.inference.scoring import rank as rank
 from image_transformer.model import ImageModel as ImageModel
 from image_transformer.recipes import recipe as recipe
 from image_transformer.recipes import recipe_names as recipe_names

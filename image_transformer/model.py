@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -110,6 +110,20 @@ class ImageModel(nn.Module):
         """What `data` says of its images: the conditions, or those named in `only`, as tensors, batch first."""
         told = [one for one in self.config.conditions if only is None or one.name in only]
         return {one.name: one.of(data) for one in told}
+
+    def varied(self, data: ImageData, draws: Sequence[int]) -> dict[str, Any]:
+        """What training sees of `data`, as `of`; `draws` are 63 random bits for each image."""
+        return {one.name: one.varied(data, draws) for one in self.config.conditions}
+
+    def without(self, given: Given) -> dict[str, Any]:
+        """The conditions with all that can be left unsaid left unsaid; ValueError if there is no such condition."""
+        empty = {one.name: one.nothing(given[one.name]) for one in self.config.conditions}
+        unsaid = {name: value for name, value in empty.items() if value is not None}
+        if not unsaid:
+            raise ValueError(
+                "guidance= is for models that can be told nothing, as text-conditional ones can: not this one"
+            )
+        return {**given, **unsaid}
 
     def limits(self, given: Given) -> BoxLimits:
         """The bounds that the conditions put on the values of images; ValueError if they put none."""

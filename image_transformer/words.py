@@ -42,7 +42,11 @@ def _write(value: Any) -> str:
 
 
 def _read(word: str, kind: str) -> Any:
-    """A word as a field of the type `kind`: an int, a pair of them, or some strings."""
+    """A word as a field of the type `kind`: an int, a pair of them, a float, one of a few words, or some strings."""
+    if "Literal" in kind:
+        return word
+    if kind == "float":
+        return float(word)
     if "str" in kind:
         return tuple(word.split(","))
     if "tuple" not in kind:

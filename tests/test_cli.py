@@ -299,7 +299,7 @@ def test_every_recipe_trains_and_samples(name, images_file, tmp_path):
     best = train(replace(config, data=data), tmp_path / "run", show_progress=False)
     assert checkpoint.read_state(best).images_seen == 8
     model = checkpoint.load(best)
-    told = {"low": random_images(2, (3, 3, 4)), "label": ["0", "2"]}
+    told = {"low": random_images(2, (3, 3, 4)), "label": ["0", "2"], "text": "a ring"}
     told = {condition.name: told[condition.name] for condition in model.config.conditions}
     assert generate(model, 2, **told).shape == (2, *shape)
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 1

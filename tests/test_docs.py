@@ -15,6 +15,7 @@ from PIL import Image
 import image_transformer as it
 from image_transformer.cli.main import main
 from image_transformer.conditions.label import Label
+from image_transformer.conditions.text import Text
 from image_transformer.data import loading
 from image_transformer.geometry.order import Raster, layout
 from image_transformer.geometry.patterns import tiles
@@ -44,12 +45,14 @@ def tiny_world(images_file, tmp_path, monkeypatch):
 
     def small(name):
         config = shrunken(recipe(name))
-        source = str(images_file) if config.model.condition(Label) is None else "pets"
+        named = config.model.condition(Label) or config.model.condition(Text)  # by the folders' names
+        source = "pets" if named else str(images_file)
         return replace(config, data=replace(config.data, source=source, size=config.model.shape[1:]))
 
     monkeypatch.setattr("image_transformer.cli.train.recipe", small)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
+    (tmp_path / "texts.txt").write_text("a photo of a cat\na red circle left of a blue square\n")
     images = np.load(images_file)
     for i in range(40):
         Image.fromarray(images[i].transpose(1, 2, 0)).save(tmp_path / "photos" / f"{i}.png")

@@ -165,7 +165,7 @@ def test_what_works_for_every_condition_names_none():
                 node.value.value = ""
         text = ast.unparse(tree)
         assert not words.findall(text), (path, words.findall(text))
-        assert not re.search(r"import (Label|Low)\b", text), path
+        assert not re.search(r"import (Label|Low|Text)\b", text), path
 
 
 # ---- what stands in docstrings ----
@@ -189,6 +189,7 @@ def world(tmp_path_factory):
             "images": random_images(2, (3, 8, 8)),
             "model": it.load("runs/tiny"),
             "by_class": it.ImageModel(it.Modern(**shape, conditions=(it.Label(("cat", "dog")),))),
+            "by_words": it.ImageModel(it.Modern(**shape, conditions=(it.Text(32),))),
             "superres": it.ImageModel(it.Modern(**shape, conditions=(it.Low(2),))),
             "photo": random_images(1, (3, 5, 7)),
         }

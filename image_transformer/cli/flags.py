@@ -132,6 +132,17 @@ def files_and_flags(verb: str, kind: type, args: list[str], what: str = "files")
     return files, chosen
 
 
+def lines(file: Path) -> list[str]:
+    """The lines of a text file, at least one. UsageError, in one line, for a file that has none or is no text."""
+    try:
+        found = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be read as text: {error}") from None
+    if not found:
+        raise UsageError(f"{file} is empty, expected a text in each line")
+    return found
+
+
 def say(text: str) -> None:
     """Tell the user, on stderr, what is going on: stdout is for results."""
     print(f"{text} ...", file=sys.stderr)

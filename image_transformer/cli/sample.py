@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import at_least, model_argument, parse, told, with_conditions
+from image_transformer.cli.flags import at_least, lines, model_argument, parse, say, told, with_conditions
 from image_transformer.config.sampling import Sampling
 
 
@@ -15,7 +16,10 @@ class Sample(Sampling):
     """Draw new images and write them as one PNG grid."""
 
     count: int | None = None
-    """Images to draw, 16 if not given; without --label the number for each class, 8 if not given."""
+    """Images to draw, 16 if not given; without --label the number for each class, with --texts for each text, 8 if not
+    given."""
+    texts: Path | None = None
+    """Text-conditional: a file with a text in each line, for a picture with a row for each."""
     out: Path = Path("samples.png")
     """Picture to write."""
     columns: int = 8
@@ -40,13 +44,20 @@ def run(args: list[str]) -> None:
             does, command = condition.instead
             raise ValueError(f"{path} {does}: image-transformer {command.format(model=path)}")
     given = told(chosen, model.config, needed=False)
-    untold = [one for one in model.config.conditions if one.choices and one.name not in given]
-    if len(untold) > 1:
-        raise UsageError(f"--{untold[1].name} is missing: {', '.join(untold[1].choices)}")
+    if chosen.texts is not None and "text" in given:
+        raise UsageError("--text is one text for all images and --texts one for each row: expected only one of the two")
+    rows: dict[str, Sequence[str]] = {} if chosen.texts is None else {"text": lines(chosen.texts)}
+    untold = [one for one in model.config.conditions if one.name not in given.keys() | rows.keys()]
+    rows = rows or {one.name: one.choices for one in untold[:1] if one.choices}
+    for one in untold:
+        if one.name not in rows:
+            raise UsageError(f"--{one.name} is missing: {', '.join(one.choices) or one.wanted(model.config.shape)}")
     options = {**chosen.options(), "batch": chosen.batch, **given}
+    if chosen.guidance != 1:
+        say(f"guidance {chosen.guidance:g}: what is drawn is not from the model's own distribution")
     with bar("steps") as progress:
-        if untold:
-            name, choices = untold[0].name, untold[0].choices
+        if rows:
+            ((name, choices),) = rows.items()
             drawn = generate_each(model, name, choices, chosen.count or 8, progress=progress, **options)
             picture = grids.labelled_rows(list(zip(choices, drawn.numpy(), strict=True)))
         else:

@@ -6,7 +6,7 @@ or `ENCODERS` of a family). Importing this must not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -64,6 +64,14 @@ class Condition:
         """What the data says of its images, batch first; ValueError if it does not say."""
         raise NotImplementedError
 
+    def varied(self, data: ImageData, draws: Sequence[int]) -> Tensor:
+        """What training sees: `of`, or another way to say it, as `draws` has it: 63 random bits for each image."""
+        return self.of(data)
+
+    def nothing(self, value: Tensor) -> Tensor | None:
+        """The value, for as many images, that tells nothing, if there is one: a model that knows it can be guided."""
+        return None
+
     def turned(self, value: Tensor, how: Orientation) -> Tensor:
         """The value for images in another orientation."""
         return value
@@ -79,6 +87,10 @@ class Condition:
     def shown(self, value: Tensor) -> NDArray[np.uint8] | None:
         """The values as pictures of the model's size (n, c, h, w), where they are pictures."""
         return None
+
+    def said(self, value: Tensor) -> list[str]:
+        """The values as words, where they are words."""
+        return []
 
     def limits(self, value: Tensor, layout: Layout) -> BoxLimits | None:
         """The bounds that the value puts on the values of an image, if it does: `consistent=` keeps to them."""

@@ -1,4 +1,4 @@
-"""The cache of decoded splits: a .npy for each, with labels, class names and the count of skipped files behind it."""
+"""The cache of decoded splits: a .npy for each, and behind it what else is known, such as labels and captions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from image_transformer.data.decode import Request, write_images
 from image_transformer.data.images import ImageData
 from image_transformer.data.sources import Pool, Source
 
-CACHE_FORMAT = 1  # raise it when decoding changes: what was cached before is then no longer found
+CACHE_FORMAT = 2  # raise it when decoding changes: what was cached before is then no longer found
 
 
 def cache_file(found: Source, ask: Request) -> Path:
@@ -57,7 +57,10 @@ def _save(pool: Pool, rows: NDArray[np.int64], ask: Request, cache: Path) -> Ima
         with temporary.open("wb") as file:
             kept = write_images(pool.items, rows, ask, file)
             labels = None if pool.labels is None else pool.labels[kept].tolist()
-            tail = {"labels": labels, "classes": pool.classes, "skipped": len(rows) - len(kept)}
+            captions = None if pool.captions is None else [pool.captions[row] for row in kept]
+            tail = {
+                "labels": labels, "classes": pool.classes, "skipped": len(rows) - len(kept), "captions": captions
+            }  # fmt: skip
             file.seek(0, os.SEEK_END)
             file.write(json.dumps(tail).encode())
         os.replace(temporary, cache)
@@ -73,4 +76,5 @@ def _map(cache: Path, ask: Request) -> ImageData:
         file.seek(images.offset + images.nbytes)
         tail = json.load(file)
     labels = None if tail["labels"] is None else np.array(tail["labels"], dtype=np.int64)
-    return ImageData(ask.source, ask.split, images, labels, tuple(tail["classes"]), tail["skipped"])
+    captions = None if tail["captions"] is None else tuple(map(tuple, tail["captions"]))
+    return ImageData(ask.source, ask.split, images, labels, tuple(tail["classes"]), tail["skipped"], captions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Images = NDArray[np.uint8]  # (n, c, h, w)
+Captions = tuple[tuple[str, ...], ...]  # several wordings of what each image shows
 
 SOME = 20180215  # seed of the images that stand for a whole data set
 LARGE = 2**30  # bytes of a data set that are read for its fingerprint
@@ -37,26 +39,31 @@ class ImageData:
     labels: NDArray[np.int64] | None = None  # (n,)
     classes: tuple[str, ...] = ()  # class names, or ()
     skipped: int = 0  # unreadable files left out (only with skip_bad)
+    captions: Captions | None = None  # (n,)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def rows(self, index: NDArray[np.int64]) -> ImageData:
         """Some of the images, in memory, with what is known of them."""
-        return replace(self, images=self.images[index], labels=None if self.labels is None else self.labels[index])
+        labels = None if self.labels is None else self.labels[index]
+        captions = None if self.captions is None else tuple(self.captions[i] for i in index.tolist())
+        return replace(self, images=self.images[index], labels=labels, captions=captions)
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The numbers of all images, shuffled."""
         return rng.permutation(len(self))
 
     def digest(self) -> str:
-        """Of images and labels: of all of them, or of about 1 GiB, evenly spread, where there are more."""
+        """Of images, labels and captions: of all of them, or of about 1 GiB, evenly spread, where there are more."""
         step = max(1, self.images.nbytes // LARGE)
         digest = hashlib.sha256(f"{self.images.shape} {step}".encode())
         for first in range(0, len(self), step * ROWS):
             digest.update(self.images[first : first + step * ROWS : step].tobytes())
         if self.labels is not None:
             digest.update(self.labels.astype("<i8").tobytes())
+        if self.captions is not None:
+            digest.update(json.dumps(self.captions).encode())
         return digest.hexdigest()
 
     def some(self, count: int | None) -> ImageData:

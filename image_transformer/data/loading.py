@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,11 +90,12 @@ def _read(found: Source, ask: Request, cache: Path) -> ImageData:
     """The split decoded into the cache; a fitting .npy as it is."""
     pool, rows = _choose(found.read(found), ask)
     if _fits(pool, rows, ask):
-        return ImageData(ask.source, ask.split, pool.items, pool.labels, pool.classes)
+        captions = None if pool.captions is None else tuple(pool.captions)
+        return ImageData(ask.source, ask.split, pool.items, pool.labels, pool.classes, captions=captions)
     return save(pool, rows, ask, cache)
 
 
-def _choose(pools: dict[str, Pool], ask: Request) -> tuple[Pool, NDArray[np.int64]]:
+def _choose(pools: Mapping[str, Pool], ask: Request) -> tuple[Pool, NDArray[np.int64]]:
     """The pool that holds the wanted split, and its rows there."""
     if ask.split == "all":
         if set(pools) != {"train"}:

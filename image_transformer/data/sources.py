@@ -8,8 +8,8 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from image_transformer.data.captions import face_captions
 from image_transformer.data.images import DataError, first_line
 from image_transformer.data.made import MADE, make_splits
+from image_transformer.data.shapes import WORLDS, make_shapes
 
-NAMES = ("cifar10", "cifar10-mini", *MADE)
+NAMES = ("cifar10", "cifar10-mini", *MADE, *WORLDS)
 SPLITS = ("train", "validation", "test")
 ALIASES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
+METADATA = "metadata.jsonl"  # captions of the images beside it, as Hugging Face has them
 MINI = Path(__file__).parent / "cifar10_mini"
 
 
@@ -34,6 +37,7 @@ class Pool:
     items: Any  # a list of paths, a column of Arrow structs {bytes, path}, or an array (n, c, h, w)
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
+    captions: Sequence[tuple[str, ...]] | None = None  # wordings of each image
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Source:
 
     root: str
     files: tuple[Path, ...]
-    read: Callable[[Source], dict[str, Pool]]
+    read: Callable[[Source], Mapping[str, Pool]]
     hint: str = ""  # what to do where it cannot be had
 
 
@@ -53,6 +57,8 @@ def locate(source: str) -> Source:
     path = Path(source).expanduser()
     if source in MADE and not path.exists():
         return Source(source, (), lambda found: {split: Pool(part) for split, part in make_splits(found.root).items()})
+    if source in WORLDS and not path.exists():
+        return Source(source, (), lambda found: Shapes(found.root))
     if source == "cifar10" or (re.fullmatch(r"[\w-]+", source) and not path.exists()):
         path = _in_data_folder(source) or path
     if path.is_dir():
@@ -95,6 +101,8 @@ def _pick_reader(root: Path, files: Sequence[Path]) -> Source:
     for read, suffixes in readers:
         chosen = tuple(file for file in files if file.suffix.lower() in suffixes)
         if chosen:
+            if read is _read_images:
+                chosen += tuple(file for file in files if file.name == METADATA)
             return Source(str(root), chosen, read)
     what = files[0] if len(files) == 1 else root
     raise DataError(f"{what}: expected images (.png, .jpg, .webp, ...), .parquet, .npy or .npz, found none")
@@ -111,10 +119,33 @@ def _read_mini(found: Source) -> dict[str, Pool]:
     return pools
 
 
+class Shapes(Mapping[str, Pool]):
+    """The pools of a made world; one is made when it is asked for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getitem__(self, split: str) -> Pool:
+        images, captions = make_shapes(self.name, split)
+        return Pool(images, captions=captions)
+
+    def __contains__(self, split: object) -> bool:  # without making it
+        return split in WORLDS[self.name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(WORLDS[self.name])
+
+    def __len__(self) -> int:
+        return len(WORLDS[self.name])
+
+
 def _read_images(found: Source) -> dict[str, Pool]:
     """A folder of images; where it has split sub-folders, only these count. All splits number the classes alike."""
+    said = _read_metadata([file for file in found.files if file.name == METADATA])
     groups: dict[str, list[tuple[Path, str]]] = {}  # split, or "" -> files with their class folders, or ""
     for file in found.files:
+        if file.name == METADATA:
+            continue
         folders = file.relative_to(found.root).parts[:-1]
         split = ALIASES.get(folders[0].lower(), "") if folders else ""
         groups.setdefault(split, []).append((file, "".join(folders[bool(split) :][:1])))
@@ -125,7 +156,29 @@ def _read_images(found: Source) -> dict[str, Pool]:
     for split, group in groups.items():
         files, labels = [file for file, _ in group], np.array([classes.index(name) for _, name in group])
         pools[split] = Pool(files) if "" in classes else Pool(files, labels, tuple(classes))
+        if said:
+            untold = next((file for file in files if file not in said), None)
+            if untold:
+                raise DataError(f"{untold}: no {METADATA} has a text for it, expected one for every image or for none")
+            pools[split] = replace(pools[split], captions=[said[file] for file in files])
     return pools
+
+
+def _read_metadata(files: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
+    """The captions of image files, from lines {"file_name": ..., "text": ...}, text being one wording or several."""
+    found = {}
+    for file in files:
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+            try:
+                told = json.loads(line)
+                name, text = told["file_name"], told.get("text", told.get("caption"))
+                wordings = (text,) if isinstance(text, str) else tuple(text)
+                if not wordings or not all(isinstance(one, str) for one in wordings):
+                    raise ValueError
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise DataError(f'{file}, line {number}: expected {{"file_name": ..., "text": ...}}') from None
+            found[file.parent / name] = wordings
+    return found
 
 
 def _read_numpy(found: Source) -> dict[str, Pool]:
@@ -205,6 +258,21 @@ def _arrow_pool(datasets: Any, part: Any) -> Pool:
         raise ValueError(f"expected a column img or image, found {', '.join(part.column_names)}")
     items = part.cast_column(column, datasets.Image(decode=False)).data.column(column)
     labels = part.data.column("label").to_numpy() if "label" in part.column_names else np.empty(0)
+    captions = _arrow_captions(part)
     if labels.dtype.kind not in "iu":  # none at all, some missing, or text
-        return Pool(items)
-    return Pool(items, labels.astype(np.int64), tuple(getattr(part.features["label"], "names", ())))
+        return Pool(items, captions=captions)
+    return Pool(items, labels.astype(np.int64), tuple(getattr(part.features["label"], "names", ())), captions)
+
+
+def _arrow_captions(part: Any) -> list[tuple[str, ...]] | None:
+    """Those of a column text or caption, one wording or several; or what CelebA's attributes say; None without any."""
+    names = part.column_names
+    column = next((name for name in ("text", "texts", "caption", "captions") if name in names), None)
+    if column is not None:
+        return [(one,) if isinstance(one, str) else tuple(one or ("",)) for one in part.data.column(column).to_pylist()]
+    if {"Smiling", "Male", "Young"} <= set(names):
+        told = {
+            name: part.data.column(name).to_pylist() for name in names if str(part.data.column(name).type) == "bool"
+        }
+        return [face_captions(dict(zip(told, row, strict=True))) for row in zip(*told.values(), strict=True)]
+    return None

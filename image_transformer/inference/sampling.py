@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from image_transformer.conditions.limits import BoxLimits
 from image_transformer.config.sampling import Sampling
 from image_transformer.data.images import check_images
 from image_transformer.inference.memory import images_at_once
-from image_transformer.inference.steps import one_by_one, plan_of, walk
-from image_transformer.likelihoods.base import draw_in_turn, leaves_out
+from image_transformer.inference.steps import SideBySide, one_by_one, plan_of, walk
+from image_transformer.likelihoods.base import Likelihood, draw_in_turn, leaves_out
+from image_transformer.likelihoods.guided import Guided
 from image_transformer.model import ImageModel
 from image_transformer.processes import processes
 
@@ -38,6 +39,7 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    guidance: float = 1.0,
     consistent: bool = False,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
@@ -52,6 +54,8 @@ def generate(
     Positions whose values cannot reach each other are drawn together (`model.schedule`); that changes no image.
     temperature: below 1 sharper, above 1 flatter (divides logits, multiplies the scales of a mixture); 1 is the model.
     top_k, top_p: draw each sub-pixel only from its k likeliest values, or from the fewest that hold p of the mass.
+    guidance: with a text, how far to go from the masses of each value without it to those with it, renormalised: 1 is
+        the model, 0 is without the text, and of what any other number draws `log_prob` is not the likelihood.
     consistent: the box means of what is drawn equal `low` exactly: values that would make that impossible have no
         probability, the others are renormalised, and pixels of one box are drawn one after the other.
     known: uint8 (count, c, h, w), held fixed where `known_mask`, bool (count, c, h, w) or broadcast to it, is True.
@@ -66,7 +70,7 @@ def generate(
     progress: called after every step; an exception that it raises stops the generation there.
     method: "cached", or "naive": the whole network again for every single position, the slow form that it equals.
     told: what the model is told of each image, or of all: label="cat" (by name or number, one or one for each image),
-        low=uint8 (count, c, h / f, w / f), and so on.
+        low=uint8 (count, c, h / f, w / f), text="a red circle", and so on.
     Raises ValueError for arguments out of range or of the wrong shape.
 
     >>> it.generate(model, 4, seed=0).shape
@@ -74,17 +78,19 @@ def generate(
     """
     if method not in ("cached", "naive"):
         raise ValueError(f'method must be "cached" or "naive", got {method!r}')
-    sampling, naive = Sampling(seed, temperature, top_k, top_p), method == "naive"
+    sampling, naive = Sampling(seed, temperature, top_k, top_p, guidance), method == "naive"
     _check_arguments(count, numbers, batch)
     known, known_mask = _check_known(model, count, known, known_mask)
     given = model.given(count, told)
+    contexts = [given] if guidance == 1 else [given, model.without(given)]
     everywhere = known_mask.all(0).flatten()[model.layout.values].all(-1).numpy()
     # with consistent= the order in a box counts, so all is drawn in the order in which it is scored, known or not
     plan = one_by_one(model.layout, everywhere) if naive else plan_of(model, everywhere, in_order=consistent)
     if batch is None:
         at_once = model.layout.num_positions if naive or plan.prefilled else plan.most
         decoding_bytes = plan.decoder(model.network, None, 1).num_bytes + model.network.pass_bytes(at_once)
-        by_table = leaves_out(top_k, top_p) or consistent or bool(known_mask.any())
+        decoding_bytes *= len(contexts)
+        by_table = leaves_out(top_k, top_p) or consistent or bool(known_mask.any()) or guidance != 1
         batch = images_at_once(model, decoding_bytes, plan.most, by_table)
     numbers = range(count) if numbers is None else numbers
     mine = processes().share(count)
@@ -94,11 +100,12 @@ def generate(
         for first in mine[::batch]:
             rows = slice(first, min(first + batch, mine.stop))
             with torch.inference_mode():
-                part = select(given, rows)
+                parts_given = [select(one, rows) for one in contexts]
                 uniform = noise(seed, numbers[rows], model.layout.num_positions * model.likelihood.num_noise)
-                limits = model.limits(part) if consistent else None
+                limits = model.limits(parts_given[0]) if consistent else None
                 drawing = Drawing(model, known[rows], known_mask[rows], uniform, sampling, limits)
-                decoder = plan.decoder(model.network, model.read(part), len(uniform))
+                decoders = [plan.decoder(model.network, model.read(part), len(uniform)) for part in parts_given]
+                decoder = decoders[0] if len(decoders) == 1 else SideBySide(decoders)
                 for done in walk(decoder, drawing.image, plan, drawing, capture=limits is None):
                     if progress is not None:
                         before = (first - mine.start) * len(plan.visited)
@@ -158,7 +165,9 @@ class Drawing:
         limits: BoxLimits | None = None,
     ) -> None:
         self.model, self.sampling, self.limits = model, sampling, limits
-        self.filtered = leaves_out(sampling.top_k, sampling.top_p)
+        guided = sampling.guidance != 1
+        self.likelihood = cast(Likelihood, Guided(model.likelihood, sampling.guidance)) if guided else model.likelihood
+        self.in_turn = guided or limits is not None or leaves_out(sampling.top_k, sampling.top_p)
         self.fixed = known_mask.flatten(1).to(model.device)
         self.image = torch.where(known_mask, known, 0).contiguous().to(model.device)
         self.flat = self.image.view(len(self.image), -1)  # the same values as (b, c h w), written in place
@@ -178,17 +187,16 @@ class Drawing:
             self._draw(params[:, turn], at[turn])
 
     def _draw(self, params: Tensor, at: Tensor) -> None:
-        likelihood, how, places = self.model.likelihood, self.sampling, self.model.values[at]  # (f, v)
+        likelihood, how, places = self.likelihood, self.sampling, self.model.values[at]  # (f, v)
         values, known = self.flat[:, places], self.fixed[:, places]
-        in_turn = self.filtered or self.limits is not None
-        if not in_turn:
+        if not self.in_turn:
             drawn = likelihood.draw(params, self.uniform[:, self.noise_places[at]], how.temperature)
-        if in_turn or self.any_partly:  # a known channel says something of the drawn ones after it
+        if self.in_turn or self.any_partly:  # a known channel says something of the drawn ones after it
             one_by_one = draw_in_turn(
                 likelihood, params, self.uniform[:, places], how.temperature, how.top_k, how.top_p, (values, known),
                 self.limits.at(places) if self.limits is not None else None,
             )  # fmt: skip
-            drawn = one_by_one if in_turn else torch.where(self.partly[:, at], one_by_one, drawn)
+            drawn = one_by_one if self.in_turn else torch.where(self.partly[:, at], one_by_one, drawn)
         self.flat[:, places] = torch.where(known, values, drawn)
         if self.limits is not None:
             self.limits.add(places, drawn, known)

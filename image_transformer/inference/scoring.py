@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,27 @@ def bits(
     return _nats(model, images, told, Tensor.numpy, batch=batch, progress=progress) / math.log(2)
 
 
+def rank(
+    model: ImageModel, images: Images, texts: Sequence[str], *, batch: int = 32, progress: Progress | None = None,
+    **told: Any,
+) -> NDArray[np.float64]:  # fmt: skip
+    """The probability of each of `texts` given each image, (n, texts), by Bayes, where all were equally likely before.
+
+    A row sums to one. told: the model's other conditions, as in `evaluate`. ValueError for a model that is not
+    text-conditional.
+
+    >>> it.rank(by_words, images, ["a red circle", "a blue square"]).shape
+    (2, 2)
+    """
+    return posterior(nats_of_choices(model, images, "text", texts, batch=batch, progress=progress, **told))
+
+
+def posterior(nats: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The probabilities (n, choices) of equally frequent choices under which images cost so many `nats`."""
+    mass = np.exp(nats.min(1, keepdims=True) - nats)
+    return mass / mass.sum(1, keepdims=True)
+
+
 def classify(
     model: ImageModel, images: Images, *, batch: int = 32, progress: Progress | None = None, **told: Any
 ) -> NDArray[np.int64]:
@@ -97,18 +118,32 @@ def classify(
     condition = chosen_from(model)
     if condition is None:
         raise ValueError("only a class-conditional model can classify")
-    count = len(condition.choices)
+    told.pop(condition.name, None)
+    nats = nats_of_choices(model, images, condition.name, condition.choices, batch=batch, progress=progress, **told)
+    return nats.argmin(1)
+
+
+def nats_of_choices(
+    model: ImageModel, images: Images, name: str, choices: Sequence[str], *, batch: int = 32,
+    progress: Progress | None = None, **told: Any,
+) -> NDArray[np.float64]:  # fmt: skip
+    """What each image costs in nats under each of the values of the condition called `name`, (n, choices)."""
+    count = len(choices)
+    if not count:
+        raise ValueError(f"there must be at least one {name} to choose from, got none")
 
     def part(number: int) -> Progress | None:
         if progress is None:
             return None
         return lambda done, total: progress(number * total + done, count * total)
 
-    scores = []
-    for number in range(count):
-        told[condition.name] = number
-        scores.append(evaluate(model, images, batch=batch, progress=part(number), **told).per_image)
-    return np.stack(scores).argmin(0)
+    return np.stack(
+        [
+            _nats(model, images, {**told, name: choice}, _totals, batch=batch, progress=part(number))
+            for number, choice in enumerate(choices)
+        ],
+        1,
+    )
 
 
 def chosen_from(model: ImageModel) -> Condition | None:

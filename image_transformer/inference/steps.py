@@ -6,7 +6,7 @@ order. The walk is a generator: whoever drives it can report each step, and stop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,21 @@ class Plan:
         """The positions of each visit; all in one copy, so that no step waits for its own."""
         sizes = [len(at) for at in self.visited]
         return list(torch.from_numpy(np.concatenate(self.visited)).to(device).split(sizes))
+
+
+class SideBySide:
+    """Decoders of the same images that know different things of them, as one: parameters `(b, f, n p)` of all n."""
+
+    def __init__(self, decoders: Sequence[Decoder]) -> None:
+        self.decoders = decoders
+        self.num_bytes = sum(one.num_bytes for one in decoders)
+        self.captured = all(one.captured for one in decoders)
+
+    def prefill(self, image: Tensor) -> Tensor:
+        return torch.cat([one.prefill(image) for one in self.decoders], -1)
+
+    def step(self, image: Tensor, at: Tensor) -> Tensor:
+        return torch.cat([one.step(image, at) for one in self.decoders], -1)
 
 
 def plan_of(model: ImageModel, known: BoolArray, in_order: bool = False) -> Plan:

@@ -83,14 +83,17 @@ class TiledAttention(nn.Module):
         return out if self.in_order else out.index_select(2, self.restore)
 
 
-def full_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of queries `(b, a, l, e)` to all of the keys and values `(b, a, m, e)`, nothing hidden."""
+def full_attention(q: Tensor, k: Tensor, v: Tensor, there: Tensor | None = None) -> Tensor:
+    """Attention of queries `(b, a, l, e)` to all of the keys and values `(b, a, m, e)` that are `there`.
+
+    there: bool (b, 1, 1, m), False where a key is padding; all are if not given.
+    """
+    k, v = k.to(q.dtype), v.to(q.dtype)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        b, a, l, e = q.shape
-        q, k, v = (x.flatten(0, 1).unsqueeze(1) for x in (q, k.to(q.dtype), v.to(q.dtype)))
-        everything = torch.ones(1, 1, k.shape[2], dtype=torch.bool)
-        return cast(Tensor, _AttentionByChunks.apply(q, k, v, everything)).view(b, a, l, e)
-    return scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype))
+        q, k, v = (x.transpose(0, 1).contiguous() for x in (q, k, v))  # heads as batch, images as tiles: (a, b, l, e)
+        allowed = torch.ones(1, 1, k.shape[2], dtype=torch.bool) if there is None else there[:, 0]
+        return cast(Tensor, _AttentionByChunks.apply(q, k, v, allowed)).transpose(0, 1)
+    return scaled_dot_product_attention(q, k, v, there)
 
 
 class _AttentionByChunks(torch.autograd.Function):

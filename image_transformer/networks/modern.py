@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.nn.functional import interpolate, relu, rms_norm, silu
 from image_transformer.conditions.base import Condition, Given
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
+from image_transformer.conditions.text import NUM_CODES, PADDING, Text
 from image_transformer.config.model import Modern
 from image_transformer.geometry.boxes import place_of_box, places_in_boxes
 from image_transformer.geometry.neighbours import nearest_generated
@@ -28,7 +30,7 @@ from image_transformer.likelihoods.base import Likelihood, to_unit
 from image_transformer.networks.attention import Attend, full_attention
 from image_transformer.networks.noise import Dropout
 from image_transformer.networks.skip import LinearSkip, Neighbours
-from image_transformer.networks.transformer import Context, KeysValues, LocalTransformer, Reach, Vector
+from image_transformer.networks.transformer import Context, LocalTransformer, Memory, Reach, Vector
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines
 
@@ -38,7 +40,10 @@ class ModernTransformer(LocalTransformer):
 
     VECTORS: ClassVar[dict[type[Condition], Any]] = {Label: Vector}
     FEATURES: ClassVar[dict[type[Condition], Any]] = {Low: lambda one, layout: LowFeatures(one, layout)}
-    ENCODERS: ClassVar[dict[type[Condition], Any]] = {Low: lambda one, config: Encoder(one, config)}
+    ENCODERS: ClassVar[dict[type[Condition], Any]] = {
+        Low: lambda one, config: Encoder(one, config),
+        Text: lambda one, config: TextEncoder(one, config),
+    }
 
     row: Tensor
     column: Tensor
@@ -68,8 +73,11 @@ class ModernTransformer(LocalTransformer):
         self.dropout = Dropout(config.dropout)
         self.rotary = Rotary2D(p.row, p.col, config.head_width)
         self.encoders = self.readers(self.ENCODERS, config)
-        cross = len(self.encoders) > 0
-        self.blocks = nn.ModuleList(Block(config, cross, config.mix, attends(p)) for p in config.patterns)
+        everywhere = config.condition(Text) is not None  # words are heard in layers, too, that see no other pixels
+        cross = [everywhere or (len(self.encoders) > 0 and attends(p)) for p in config.patterns]
+        self.blocks = nn.ModuleList(
+            Block(config, its, config.mix, attends(p)) for its, p in zip(cross, config.patterns, strict=True)
+        )
         self.head = nn.Linear(width, likelihood.num_params, bias=False)
         likelihood.init_head(self.head.weight)
         phase = next((one.phase for one in self.local.values()), None)
@@ -211,9 +219,34 @@ class Encoder(nn.Module):
         return _norm(x), rotate
 
 
-def _all_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+class TextEncoder(nn.Module):
+    """Reads a text: every byte sees every other, and no padding. To the pixels all of it is at row and column 0."""
+
+    def __init__(self, condition: Text, config: Modern) -> None:
+        super().__init__()
+        self.num_states = 1 + condition.length
+        self.bytes, self.places = nn.Embedding(NUM_CODES, config.width), nn.Embedding(self.num_states, config.width)
+        for table in (self.bytes, self.places):
+            nn.init.normal_(table.weight, std=0.02)
+        place = np.arange(self.num_states)
+        self.rotary = Rotary2D(place, place, config.head_width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.encoder_depth))
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, codes: Tensor) -> tuple[Tensor, Rotation, Tensor]:
+        """States `(b, m, d)` of the `codes` (b, m) of texts, their rotations, and which are there, `(b, 1, 1, m)`."""
+        at, there = slice(codes.shape[1]), (codes != PADDING)[:, None, None]
+        with torch.autocast(codes.device.type, enabled=False):
+            x = self.dropout(self.bytes(codes.int()) + self.places.weight[at])
+        rotate = self.rotary(at)
+        for block in self.blocks:
+            x = block(x, rotate, Reach(partial(_all_heads, there=there)))
+        return _norm(x), (x.new_ones(1), x.new_zeros(1)), there
+
+
+def _all_heads(q: Tensor, k: Tensor, v: Tensor, there: Tensor | None = None) -> Tensor:
     groups = q.shape[1] // k.shape[1]
-    return full_attention(q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1))
+    return full_attention(q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), there)
 
 
 class Rotary2D(nn.Module):
@@ -247,7 +280,8 @@ def _norm(x: Tensor) -> Tensor:
 class Block(nn.Module):
     """Self-attention and gated feed-forward on normalised inputs; both start at zero (Zhang et al., 2019: fixup).
 
-    With `cross`, attention to what an encoder has read comes between them; a block that does not attend has neither.
+    With `cross`, attention to what an encoder has read comes between them; without `attends`, there is no attention to
+    other positions.
     With `mix`, the feed-forward layer is given a mixture of the states at so many neighbours and its own.
     """
 
@@ -255,19 +289,19 @@ class Block(nn.Module):
         super().__init__()
         self.mix = nn.Parameter(torch.zeros(mix, config.width)) if mix else None
         self.attention = SelfAttention(config) if attends else None
-        self.cross = CrossAttention(config) if cross and attends else None
+        self.cross = CrossAttention(config) if cross else None
         self.gate = {"silu": silu, "relu": relu}[config.gate]
         self.gate_up = nn.Linear(config.width, 2 * config.feed_forward, bias=False)
         self.down = nn.Linear(config.feed_forward, config.width, bias=False)
         nn.init.zeros_(self.down.weight)
         self.drop_attention, self.drop_cross, self.drop = (Dropout(config.dropout) for _ in range(3))
 
-    def remember(self, states: Tensor, rotate: Rotation) -> KeysValues:
+    def remember(self, states: Tensor, rotate: Rotation, there: Tensor | None = None) -> Memory:
         """What an encoder's states `(b, m, d)` are to this layer: `memory` of `forward`."""
         assert self.cross is not None
-        return self.cross.keys_and_values(states, rotate)
+        return Memory(*self.cross.keys_and_values(states, rotate), there)
 
-    def forward(self, x: Tensor, rotate: Rotation, reach: Reach, memory: KeysValues | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotate: Rotation, reach: Reach, memory: Memory | None = None) -> Tensor:
         if self.attention is not None and reach.attend is not None:
             x = x + self.drop_attention(self.attention(_norm(x), rotate, reach.attend))
         if self.cross is not None and memory is not None:
@@ -312,12 +346,12 @@ class CrossAttention(nn.Module):
         self.output = nn.Linear(total, config.width, bias=False)
         nn.init.zeros_(self.output.weight)
 
-    def keys_and_values(self, encoded: Tensor, rotate: Rotation) -> KeysValues:
+    def keys_and_values(self, encoded: Tensor, rotate: Rotation) -> tuple[Tensor, Tensor]:
         """`(b, a, m, e)` each, of the states `(b, m, d)`."""
         k, v = self.key_value(encoded).unflatten(-1, (2 * self.heads, -1)).transpose(1, 2).chunk(2, 1)
         return _rotate(_norm(k), rotate), v
 
-    def forward(self, x: Tensor, rotate: Rotation, memory: KeysValues) -> Tensor:
+    def forward(self, x: Tensor, rotate: Rotation, memory: Memory) -> Tensor:
         q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         q = _rotate(_norm(q), rotate) * self.gain.to(q.dtype)
         return self.output(full_attention(q, *memory).transpose(1, 2).flatten(2))

@@ -25,7 +25,7 @@ from image_transformer.geometry.order import layout as find_layout
 from image_transformer.likelihoods.base import Likelihood, to_unit
 from image_transformer.networks.attention import Attend, full_attention
 from image_transformer.networks.noise import Dropout
-from image_transformer.networks.transformer import Context, KeysValues, LocalTransformer, Reach, Vector
+from image_transformer.networks.transformer import Context, LocalTransformer, Memory, Reach, Vector
 
 LN_EPS = 1e-6
 INIT_GAIN = 0.2
@@ -205,15 +205,17 @@ class Block(nn.Module):
         self.norm_feed_forward = nn.LayerNorm(config.width, eps=LN_EPS)
         self.drop_attention, self.drop_cross, self.drop = (Dropout(config.dropout) for _ in range(3))
 
-    def remember(self, states: Tensor) -> KeysValues:
+    def remember(self, states: Tensor) -> Memory:
         """What an encoder's states `(b, m, d)` are to this layer: `memory` of `forward`."""
         assert self.cross is not None
         return self.cross.keys_and_values(states)
 
-    def forward(self, x: Tensor, attend: Attend, memory: KeysValues | None = None) -> Tensor:
-        x = self.norm_attention(x + self.drop_attention(self.attention(x, *self.attention.keys_and_values(x), attend)))
+    def forward(self, x: Tensor, attend: Attend, memory: Memory | None = None) -> Tensor:
+        x = self.norm_attention(
+            x + self.drop_attention(self.attention(x, *self.attention.keys_and_values(x)[:2], attend))
+        )
         if self.cross is not None and self.norm_cross is not None and memory is not None:
-            x = self.norm_cross(x + self.drop_cross(self.cross(x, *memory, full_attention)))
+            x = self.norm_cross(x + self.drop_cross(self.cross(x, memory.keys, memory.values, full_attention)))
         return self.norm_feed_forward(x + self.drop(self.feed_forward(x)))
 
 
@@ -229,9 +231,9 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.width, total, bias=False)
         self.output = nn.Linear(total, config.width, bias=False)
 
-    def keys_and_values(self, x: Tensor) -> KeysValues:
+    def keys_and_values(self, x: Tensor) -> Memory:
         """`(b, a, l, e)` each, of what is attended to, `(b, l, d)`."""
-        return self._split(self.key(x)), self._split(self.value(x))
+        return Memory(self._split(self.key(x)), self._split(self.value(x)))
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
         return self.output(attend(self._split(self.query(x)), k, v).transpose(1, 2).flatten(2))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,16 @@ from image_transformer.networks.base import Network, refuse_unknown
 from image_transformer.networks.cache import KVCache
 from image_transformer.networks.mixing import Mix, Mixing, MixingCache
 
-KeysValues = tuple[Tensor, Tensor]  # (b, a, m, e) each
+
+class Memory(NamedTuple):
+    """What a layer attends to beside the image: keys and values `(b, a, m, e)`, and where they are no padding.
+
+    there: bool (b, 1, 1, m); None where all are there.
+    """
+
+    keys: Tensor
+    values: Tensor
+    there: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -37,10 +46,10 @@ class Context:
     """
 
     added: Tensor | None = None
-    memory: tuple[KeysValues | None, ...] = ()
+    memory: tuple[Memory | None, ...] = ()
     given: Given = field(default_factory=dict)
 
-    def of_layer(self, layer: int) -> KeysValues | None:
+    def of_layer(self, layer: int) -> Memory | None:
         return self.memory[layer] if self.memory else None
 
 
@@ -115,13 +124,9 @@ class LocalTransformer(Network):
     def read(self, given: Given) -> Context:
         added = [vector(given[name]) for name, vector in self.vectors.items()]
         read = [encoder(given[name]) for name, encoder in self.encoders.items()]
-        memory: list[KeysValues | None] = []
+        memory: list[Memory | None] = []
         for block in self.blocks if read else ():
-            if block.cross is None:
-                memory.append(None)
-                continue
-            keys, values = zip(*(block.remember(*one) for one in read), strict=True)
-            memory.append((_joined(keys), _joined(values)))
+            memory.append(None if block.cross is None else _joined([block.remember(*one) for one in read]))
         return Context(torch.stack(added).sum(0) if added else None, tuple(memory), given)
 
     def forward(self, image: Tensor, context: Context | None = None) -> Tensor:
@@ -212,6 +217,13 @@ class CachedDecoder:
         return mix
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Keys or values of several memories as one, `(b, a, m, e)`."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), 2)
+def _joined(parts: Sequence[Memory]) -> Memory:
+    """Several memories as one."""
+    if len(parts) == 1:
+        return parts[0]
+    there = [
+        one.keys.new_ones(len(one.keys), 1, 1, one.keys.shape[2], dtype=torch.bool) if one.there is None else one.there
+        for one in parts
+    ]
+    keys, values = torch.cat([one.keys for one in parts], 2), torch.cat([one.values for one in parts], 2)
+    return Memory(keys, values, None if all(one.there is None for one in parts) else torch.cat(there, -1))

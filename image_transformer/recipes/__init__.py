@@ -22,6 +22,7 @@ RECIPES: tuple[Callable[[], RunConfig], ...] = (
     modern.small_class,
     modern.superres_cifar10,
     modern.superres_faces,
+    modern.shapes_text,
     modern.cifar10,
     modern.cifar10_class,
     modern.cifar10_superres,

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
+from image_transformer.conditions.text import Text
 from image_transformer.config.data import DataConfig
 from image_transformer.config.model import Modern
 from image_transformer.config.run import RunConfig
@@ -73,6 +74,22 @@ def superres_cifar10() -> RunConfig:
 def superres_faces() -> RunConfig:
     """`superres-cifar10` on the faces in the folder `celeba32` (or another --data), 20 minutes on 2 cores."""
     return replace(variant(superres_cifar10(), "superres-faces"), data=DataConfig(source="celeba32", flips=True))
+
+
+def shapes_text() -> RunConfig:
+    """Modern, told a caption, 0.9 M parameters, the made world `shapes`, 60 minutes on 2 cores: see docs/words.md."""
+    return RunConfig(
+        recipe="shapes-text",
+        model=Modern(
+            attention=(Nothing(), Local1D(256, 256)), depth=6, width=96, heads=2, feed_forward=192,
+            likelihood="chained", min_log_scale=-8.0, conditions=(Text(112),),
+        ),
+        data=DataConfig(source="shapes"),
+        train=TrainConfig(
+            images=400_000, minutes=60.0, batch=8, warmup=400, lr=1e-3, clip=1.0, closed_form_start=True,
+            validate_every=2_000, validation_images=100, sample_every=None, save_every=2_000,
+        ),
+    )  # fmt: skip
 
 
 def cifar10() -> RunConfig:

@@ -11,7 +11,7 @@ from image_transformer.config.data import DataConfig
 from image_transformer.data.images import ImageData, Unchanged
 from image_transformer.data.stream import Stream
 
-PURPOSES = ("weights", "order", "noise", "flips")
+PURPOSES = ("weights", "order", "noise", "flips", "words")
 
 
 class Batches:
@@ -49,6 +49,6 @@ class Batches:
 
 
 def random_seed(seed: int, what: str, number: int = 0) -> int:
-    """A seed for one purpose (weights, order, noise, flips), as a pure function of its arguments."""
+    """A seed for one purpose (weights, order, noise, flips, words), as a pure function of its arguments."""
     sequence = np.random.SeedSequence([seed, PURPOSES.index(what), number])
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)

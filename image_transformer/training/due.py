@@ -89,7 +89,8 @@ def sample_picture(model: ImageModel, data: ImageData, *, seed: int = 0) -> Imag
         drawn_rows = drawn.unflatten(0, (len(shown), COLUMNS)).numpy()
         rows = np.concatenate([*pictures, drawn_rows, shown.images[:, None]], 1)
         headers = [*["given"] * len(pictures), *["drawn"] * COLUMNS, "original"]
-        return grids.labelled_rows([("", row) for row in rows], headers)
+        said = next((words for one in conditions if (words := one.said(given[one.name]))), [""] * len(rows))
+        return grids.labelled_rows(list(zip(said, rows, strict=True)), headers)
     if chosen is not None:
         names = chosen.choices[:ROWS]
         drawn = generate_each(model, chosen.name, names, COLUMNS, seed=seed)

@@ -122,7 +122,8 @@ class Run:
     def batch(self, first: int, count: int) -> Views:
         """The views `first` to `first + count` of the run, uint8 (count, c, h, w), their conditions and keys."""
         views = self.batches.take(first, count)
-        given = {name: self._to_device(value) for name, value in self.learner.model.of(views).items()}
+        draws = [random_seed(self.config.train.seed, "words", n) for n in range(first, first + count)]
+        given = {name: self._to_device(value) for name, value in self.learner.model.varied(views, draws).items()}
         seeds = [random_seed(self.config.train.seed, "noise", n) >> 32 for n in range(first, first + count)]
         keys = torch.tensor(seeds, dtype=torch.int32)
         return self._to_device(torch.from_numpy(views.images)), given, self._to_device(keys)

@@ -1,0 +1,51 @@
+"""`image-transformer read`: which of some texts fits an image, by Bayes."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from image_transformer.cli import UsageError
+from image_transformer.cli.flags import file_arguments, lines, model_argument, parse
+
+
+@dataclass(frozen=True)
+class Read:
+    """Print how probable each text is given each image, as CSV, the likeliest first.
+
+    By Bayes, from the likelihoods p(image | text), where all texts were equally likely before. The column `bits` says
+    how many bits the text saves: log2 of p(image | text) / p(image).
+    """
+
+    texts: Path | None = None
+    """A file with a text in each line."""
+    size: tuple[int, int] | None = None
+    """Crop the image files centrally to this aspect, then resize them to this HEIGHT WIDTH."""
+
+
+def run(args: list[str]) -> None:
+    path, rest = model_argument("read", args)
+    files, rest = file_arguments(rest)
+    chosen = parse(Read, "read MODEL IMAGE...", rest)
+    if not files or chosen.texts is None:
+        raise UsageError("read needs images and texts: image-transformer read MODEL IMAGE... --texts FILE")
+    texts = lines(chosen.texts)
+
+    from image_transformer.checkpoint import load
+    from image_transformer.data.loading import load_files
+    from image_transformer.inference.scoring import nats_of_choices, posterior
+    from image_transformer.show.progress import bar
+
+    model = load(path)
+    images = load_files(files, shape=model.config.shape, size=chosen.size)
+    with bar("scores") as progress:
+        nats = nats_of_choices(model, images, "text", ["", *texts], progress=progress)
+    saved, probable = (nats[:, :1] - nats[:, 1:]) / math.log(2), posterior(nats[:, 1:])
+    table = csv.writer(sys.stdout)
+    table.writerow(["file", "probability", "bits", "text"])
+    for file, bits, row in zip(files, saved, probable, strict=True):
+        for number in (-row).argsort(kind="stable"):
+            table.writerow([file, f"{row[number]:.4f}", f"{bits[number]:.2f}", texts[number]])

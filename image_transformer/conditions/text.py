@@ -1,0 +1,117 @@
+"""What an image shows, in words: a text as the bytes of its UTF-8. Any language will do; there is no list of words."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from image_transformer.conditions.base import Condition, Shape
+from image_transformer.data.captions import captions_of
+from image_transformer.data.images import ImageData
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BEGIN, PADDING, NUM_CODES = 256, 257, 258  # after the 256 bytes: what every text begins with, and what follows it
+
+
+@dataclass(frozen=True)
+class Text(Condition):
+    """A text of at most `length` bytes of UTF-8. The empty one tells nothing.
+
+    drop: the share of the training captions in whose place the empty text is told, so that the model also knows images
+    of which it is told nothing. longer: what becomes of longer texts: `refused`, or `cut` after their last character
+    that fits, with a warning.
+
+    The value of n texts is int16 (n, 1 + bytes of the longest): `BEGIN`, the bytes, `PADDING`.
+    """
+
+    length: int = 128
+    drop: float = 0.1
+    longer: Literal["refused", "cut"] = "refused"
+
+    name: ClassVar[str] = "text"
+    adjective: ClassVar[str] = "text-conditional"
+    noun: ClassVar[str] = "the text"
+    flag: ClassVar[str] = 'Text-conditional: what the images show, in words; "" says nothing.'
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"text needs a length of at least 1 byte, got {self.length}")
+        if not 0 <= self.drop < 1:
+            raise ValueError(f"text: the share of captions to drop must lie in [0, 1), got {self.drop}")
+        if self.longer not in ("refused", "cut"):
+            raise ValueError(f"text: longer ones are refused or cut, got {self.longer!r}")
+
+    def wanted(self, shape: Shape) -> str:
+        return f'a text of at most {self.length} bytes, "" to say nothing'
+
+    def check(self, value: Any, count: int, shape: Shape) -> Tensor:
+        """Codes of one text for all images or of one for each. ValueError for what is not text, or too long."""
+        import torch
+
+        if isinstance(value, torch.Tensor) and value.dtype == torch.int16 and value.dim() == 2:
+            given: Any = value
+        elif isinstance(value, str):
+            given = [value] * count
+        else:
+            given = value.tolist() if isinstance(value, np.ndarray) else value
+            if not isinstance(given, Sequence) or isinstance(given, bytes | bytearray):
+                raise ValueError(f"text must be a str, or a list of one for each image, got {_kind(value)}")
+        if len(given) != count:
+            raise ValueError(f"text must hold {count} texts, as many as there are images, got {len(given)}")
+        return given if isinstance(given, torch.Tensor) else self.codes(given)
+
+    def codes(self, texts: Sequence[str]) -> Tensor:
+        """The value of these texts."""
+        import torch
+
+        encoded = [self._bytes(text) for text in texts]
+        codes = np.full((len(texts), 1 + max(map(len, encoded))), PADDING, np.int16)
+        codes[:, 0] = BEGIN
+        for row, found in zip(codes, encoded, strict=True):
+            row[1 : 1 + len(found)] = np.frombuffer(found, np.uint8)
+        return torch.from_numpy(codes)
+
+    def of(self, data: ImageData) -> Tensor:
+        """The first caption of each image."""
+        return self.codes([wordings[0] for wordings in captions_of(data)])
+
+    def varied(self, data: ImageData, draws: Sequence[int]) -> Tensor:
+        """One of the captions of each image, or none: as `draws` has it, a number of 63 random bits for each."""
+        texts = []
+        for wordings, draw in zip(captions_of(data), draws, strict=True):
+            dropped = (draw >> 32) * 2.0**-31 < self.drop
+            texts.append("" if dropped else wordings[(draw & 0xFFFFFFFF) % len(wordings)])
+        return self.codes(texts)
+
+    def nothing(self, value: Tensor) -> Tensor:
+        return value.new_full((len(value), 1), BEGIN)
+
+    def said(self, value: Tensor) -> list[str]:
+        return [bytes(code for code in row if code < BEGIN).decode() for row in value.tolist()]
+
+    def _bytes(self, text: Any) -> bytes:
+        if not isinstance(text, str):
+            raise ValueError(f"text must be a str, or a list of one for each image, got {_kind(text)} among them")
+        shown = ascii(shorten(text, 40, placeholder="..."))
+        try:
+            found = text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text: {shown} has half a character, a lone surrogate, at {error.start}") from None
+        if len(found) <= self.length:
+            return found
+        much = f"{shown} has {len(found)} bytes, the model reads {self.length}"
+        if self.longer == "refused":
+            raise ValueError(f"text: {much}")
+        warnings.warn(f"a longer text is cut: {much}", stacklevel=2)
+        return found[: self.length].decode(errors="ignore").encode()  # without the character that was cut in two
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
