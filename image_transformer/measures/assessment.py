@@ -16,6 +16,7 @@ from image_transformer.inference.scoring import chosen_from, classify, evaluate
 from image_transformer.measures.enlargements import SHOWN, enlargements
 from image_transformer.measures.found import Assessment, Say, mean_and_error
 from image_transformer.measures.gap import bits_of_rows, entropy_gap, overconfidence
+from image_transformer.measures.words import is_told_words, words
 from image_transformer.model import ImageModel
 from image_transformer.show import grids
 from image_transformer.show.progress import bar
@@ -53,6 +54,8 @@ def assess(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say
         )
     if enlarges(model):
         found.add(enlargements(model, train, test, plan, say))
+    elif is_told_words(model):
+        found.add(words(model, test, plan, say))
     elif chosen is not None and len(model.config.conditions) == 1:
         say(f"new images for each choice of {chosen.noun}")
         names = chosen.choices[:ROWS]
