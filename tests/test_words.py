@@ -397,6 +397,18 @@ def test_training_draws_wordings_and_drops_captions_by_the_number_of_the_view(tm
     run.update()
 
 
+def test_captions_that_are_too_long_stop_a_training_before_it_begins(tmp_path):
+    folder, config = captioned(tmp_path / "photos", 40), shrunken(recipe("shapes-text"))
+    config = replace(config, data=DataConfig(str(folder)), model=replace(config.model, shape=(3, 8, 8)))
+    lines = (folder / "metadata.jsonl").read_text().replace("no 38", "é" * 57)
+    (folder / "metadata.jsonl").write_text(lines)
+    with pytest.raises(DataError, match=r"photos: text: .* has 114 bytes, the model reads 112; text:112:0\.1:cut cuts"):
+        Run(config, tmp_path / "run")
+    shorter = replace(config, model=replace(config.model, conditions=(Text(112, longer="cut"),)))
+    with pytest.warns(UserWarning, match="a longer text is cut"):
+        Run(shorter, tmp_path / "run")
+
+
 # ---- the command line ----
 
 

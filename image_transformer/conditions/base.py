@@ -64,6 +64,9 @@ class Condition:
         """What the data says of its images, batch first; ValueError if it does not say."""
         raise NotImplementedError
 
+    def suits(self, data: ImageData) -> None:
+        """DataError unless it can be told of all of the training data: at the start, and not after hours."""
+
     def varied(self, data: ImageData, draws: Sequence[int]) -> Tensor:
         """What training sees: `of`, or another way to say it, as `draws` has it: 63 random bits for each image."""
         return self.of(data)

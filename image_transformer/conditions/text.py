@@ -12,7 +12,7 @@ import numpy as np
 
 from image_transformer.conditions.base import Condition, Shape
 from image_transformer.data.captions import captions_of
-from image_transformer.data.images import ImageData
+from image_transformer.data.images import DataError, ImageData
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +81,14 @@ class Text(Condition):
     def of(self, data: ImageData) -> Tensor:
         """The first caption of each image."""
         return self.codes([wordings[0] for wordings in captions_of(data)])
+
+    def suits(self, data: ImageData) -> None:
+        try:
+            for text in {one for wordings in captions_of(data) for one in wordings}:
+                self._bytes(text)
+        except ValueError as error:
+            hint = "" if isinstance(error, DataError) else f"; text:{self.length}:{self.drop:g}:cut cuts longer ones"
+            raise DataError(f"{data.name}: {error}{hint}") from None
 
     def varied(self, data: ImageData, draws: Sequence[int]) -> Tensor:
         """One of the captions of each image, or none: as `draws` has it, a number of 63 random bits for each."""

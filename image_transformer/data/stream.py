@@ -82,7 +82,7 @@ class Stream:
     """Images in shards, as `ImageData` gives them, but that only `rows` has any."""
 
     skipped = 0
-    images = None
+    images = captions = None
 
     def __init__(self, ask: Request, shards: Sequence[Shard]) -> None:
         self.ask, self.shards = ask, tuple(shards)

@@ -53,6 +53,8 @@ class Run:
         self.batches = Batches(self.data, config.data, config.train.seed)
         torch.manual_seed(random_seed(config.train.seed, "weights"))
         model = ImageModel(config.model)
+        for condition in config.model.conditions:
+            condition.suits(self.data)
         self.told = model.of(self.validation, only=model.untold)
         if fresh and config.train.closed_form_start:
             some = self.data.some(max(1, START_PIXELS // (config.model.shape[1] * config.model.shape[2])))
