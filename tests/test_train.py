@@ -700,6 +700,7 @@ def test_a_second_save_at_the_same_count_leaves_no_moment_without_a_checkpoint(c
     run.save()
     run.saver.wait()
     assert [folder.name for folder in checkpoint.checkpoints(run_folder)][-1] == "images-000000016-3"
+    run.saver.close()
     assert not list((run_folder / "checkpoints").glob(".partial*"))
 
 
