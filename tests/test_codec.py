@@ -490,7 +490,7 @@ def flip(places: int, side: int) -> None:
 
 
 def test_flips_are_noticed():
-    flip(60, side=4)
+    flip(40, side=4)
 
 
 @pytest.mark.slow
@@ -631,11 +631,17 @@ def test_a_file_of_each_condition_is_read_under_all_others(tmp_path):
 
 
 def test_golden_files_are_read_where_sums_are_made_otherwise():
-    program = "import sys; sys.path.insert(0, sys.argv[1]); import test_codec as t\n"
-    program += "for path in t.GOLDEN.glob('*.itc'): t.test_old_files_stay_readable(path)"
+    program = """
+import sys, image_transformer as it
+from image_transformer.codec.format import read_header
+for path in sys.argv[1:]:
+    data = open(path, "rb").read()
+    header = read_header(data)
+    assert it.compress(it.decompress(data), it.load_coding_model(header.fingerprint), names=header.names) == data"""
     env = os.environ | {"OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
     env |= {"ONEDNN_MAX_CPU_ISA": "SSE41", "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3"}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program, str(Path(__file__).parent)], env=env, check=True)
+    paths = map(str, GOLDEN.glob("*.itc"))
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program, *paths], env=env, check=True)
 
 
 def round_trip(seed: int, side: int) -> None:
