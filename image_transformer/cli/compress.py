@@ -33,7 +33,7 @@ class Compress:
     """
 
     model: str = "small"
-    """A coding model that comes with the package (small), or the file of one."""
+    """A coding model that comes with the package (small, or fast), or the file of one."""
     archive: Path | None = None
     """Write all images into this one file. Those of one size are coded together, which is many times as fast."""
     to: Path | None = None

@@ -19,7 +19,7 @@ class Export:
     """Folder to write, which every verb takes as a model; also what Hugging Face's hub expects."""
     coding: bool = False
     """Write one file instead, a coding model for `compress --model`: a network in integers, alike on every machine.
-    For models of the recipes coding-small, coding-medium and coding-large, and others like them."""
+    For models of the recipes coding-fast, coding-small, coding-medium, coding-large, and others like them."""
     program: bool = False
     """Also write log_prob.pt2, a torch.export program that scores images without this package."""
     calibrate: int = 0

@@ -33,8 +33,8 @@ class Score:
     """
 
     model: str = "small"
-    """A coding model that comes with the package (small), the file of one, or a model that was trained on what the
-    images should be like, by its name or run folder: for images of its shape. That one also tells other kinds of
+    """A coding model that comes with the package (small, fast), the file of one, or a model that was trained on what
+    the images should be like, by its name or run folder: for images of its shape. That one also tells other kinds of
     photographs apart."""
     against: str | None = None
     """A data set, of which training images are scored, too: what `train --data` takes."""
