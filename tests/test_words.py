@@ -286,7 +286,7 @@ def test_what_is_not_text_is_refused_in_one_line():
 def test_a_longer_text_is_cut_between_characters_and_it_is_said(text, kept):
     condition = Text(24, longer="cut")
     with pytest.warns(
-        UserWarning, match=f"a longer text is cut: .* has {len(text.encode())} bytes, the model reads 24"
+        UserWarning, match=f"longer texts are cut, 1: .* has {len(text.encode())} bytes, the model reads 24"
     ):
         assert condition.said(condition.check(text, 1, SHAPE)) == [kept]
 
@@ -328,9 +328,18 @@ def test_captions_of_a_folder(tmp_path):
     assert again.captions == data.captions and again.digest() == data.digest() != replace(data, captions=None).digest()
     assert data.rows(np.array([3, 0])).captions == (("number 3",), ("number 0", "no 0"))
     (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "another"}')
-    with pytest.raises(DataError, match=r"1\.png: no metadata\.jsonl has a text for it"):
-        it.load_data(str(folder), "all")
-    for wrong in ("{", "[]", '{"file_name": "0.png"}', '{"file_name": "0.png", "text": [1]}', '{"text": "a"}'):
+    assert it.load_data(str(folder), "all").captions == (("another",), *[("",)] * 7)
+    lines = [
+        {"file_name": "1.png", "text": "a\u2028b"},
+        {"file_name": "2.png", "label": 3},
+        {"file_name": "3.png", "text": {}},
+    ]
+    text = "\ufeff" + "\r\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (folder / "metadata.jsonl").write_text(text, "utf-8")
+    assert it.load_data(str(folder), "all").captions == (("",), ("a\u2028b",), *[("",)] * 6)
+    (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "label": 3}')
+    assert it.load_data(str(folder), "all").captions is None
+    for wrong in ("{", "[]", "\xe9", '{"file_name": 1}', '{"text": "a"}'):
         (folder / "metadata.jsonl").write_text(wrong)
         with pytest.raises(DataError, match=r"metadata\.jsonl, line 1: expected"):
             it.load_data(str(folder), "all")
@@ -343,6 +352,16 @@ def test_captions_of_parquet_columns(tmp_path):
     told = {"image": pixels, "text": [f"number {i}" for i in range(30)]}
     datasets.Dataset.from_dict(told, features=features).to_parquet(tmp_path / "train.parquet")
     assert it.load_data(str(tmp_path / "train.parquet"), "all").captions[7] == ("number 7",)
+    for kind, values, wanted in (
+        (datasets.Value("int64"), list(range(30)), None),
+        ({"en": datasets.Value("string")}, [{"en": "a"}] * 30, None),
+        (datasets.Sequence(datasets.Value("string")), [["a", None, "b"], None] * 15, (("a", "b"), ("",)) * 15),
+    ):  # no captions at all, and several
+        features = datasets.Features({"image": datasets.Image(), "text": kind})
+        made = datasets.Dataset.from_dict({"image": pixels, "text": values}, features=features)
+        made.to_parquet(tmp_path / f"{type(wanted)}-{type(kind).__name__}.parquet")
+        found = it.load_data(str(tmp_path / f"{type(wanted)}-{type(kind).__name__}.parquet"), "all")
+        assert found.captions == wanted
     faces = {
         "image": pixels,
         "Smiling": [True] * 30,
@@ -405,8 +424,22 @@ def test_captions_that_are_too_long_stop_a_training_before_it_begins(tmp_path):
     with pytest.raises(DataError, match=r"photos: text: .* has 114 bytes, the model reads 112; text:112:0\.1:cut cuts"):
         Run(config, tmp_path / "run")
     shorter = replace(config, model=replace(config.model, conditions=(Text(112, longer="cut"),)))
-    with pytest.warns(UserWarning, match="a longer text is cut"):
-        Run(shorter, tmp_path / "run")
+    with pytest.warns(UserWarning, match="longer texts are cut, 1: "):
+        Run(shorter, tmp_path / "run").update()
+
+
+def test_captions_are_for_models_that_are_told_them(tmp_path):
+    """Others go on as before with data that has come to have captions; images are not turned under a caption."""
+    folder, config = captioned(tmp_path / "photos", 40), shrunken(recipe("shapes-text"))
+    config = replace(config, data=DataConfig(str(folder)), model=replace(config.model, shape=(3, 8, 8)))
+    untold = replace(config, model=replace(config.model, conditions=()))
+    before = Run(untold, tmp_path / "run").state.data
+    assert Run(config, tmp_path / "run").state.data != before
+    (folder / "metadata.jsonl").unlink()
+    assert Run(untold, tmp_path / "run").state.data == before
+    captioned(tmp_path / "others", 40)
+    with pytest.raises(ValueError, match="captions, such as of what is left, are not turned"):
+        Run(replace(config, data=DataConfig(str(tmp_path / "others"), flips=True)), tmp_path / "run")
 
 
 # ---- the command line ----

@@ -36,6 +36,7 @@ class Condition:
     flag: ClassVar[str | None] = None  # help of --NAME on the command line, where a word can say it
     instead: ClassVar[tuple[str, str] | None] = None  # what such a model does and by which command, if not `sample`
     follows: ClassVar[bool] = False  # whether it follows from the image itself, so that scoring need not be told
+    captioned: ClassVar[bool] = False  # whether it is taken from the captions of images
 
     def fit(self, shape: Shape) -> None:
         """ValueError unless images of this shape can be described so."""

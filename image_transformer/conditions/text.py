@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from image_transformer.conditions.base import Condition, Shape
-from image_transformer.data.captions import captions_of
-from image_transformer.data.images import DataError, ImageData
+from image_transformer.data.captions import captions_of, class_captions
+from image_transformer.data.images import DataError, ImageData, class_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +38,7 @@ class Text(Condition):
     name: ClassVar[str] = "text"
     adjective: ClassVar[str] = "text-conditional"
     noun: ClassVar[str] = "the text"
+    captioned: ClassVar[bool] = True
     flag: ClassVar[str] = 'Text-conditional: what the images show, in words; "" says nothing.'
 
     def __post_init__(self) -> None:
@@ -61,11 +62,14 @@ class Text(Condition):
             given = [value] * count
         else:
             given = value.tolist() if isinstance(value, np.ndarray) else value
-            if not isinstance(given, Sequence) or isinstance(given, bytes | bytearray):
+            if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
                 raise ValueError(f"text must be a str, or a list of one for each image, got {_kind(value)}")
         if len(given) != count:
             raise ValueError(f"text must hold {count} texts, as many as there are images, got {len(given)}")
-        return given if isinstance(given, torch.Tensor) else self.codes(given)
+        if isinstance(given, torch.Tensor):
+            return given
+        self._say_cut(given)
+        return self.codes(given)
 
     def codes(self, texts: Sequence[str]) -> Tensor:
         """The value of these texts."""
@@ -84,8 +88,10 @@ class Text(Condition):
 
     def suits(self, data: ImageData) -> None:
         try:
-            for text in {one for wordings in captions_of(data) for one in wordings}:
-                self._bytes(text)
+            texts = {one for wordings in captions_of(data) for one in wordings}
+            if data.captions is None:  # of all classes, also where only some images are at hand
+                texts.update(one for name in class_names(data) for one in class_captions(name))
+            self._say_cut(sorted(texts))
         except ValueError as error:
             hint = "" if isinstance(error, DataError) else f"; text:{self.length}:{self.drop:g}:cut cuts longer ones"
             raise DataError(f"{data.name}: {error}{hint}") from None
@@ -104,7 +110,15 @@ class Text(Condition):
     def said(self, value: Tensor) -> list[str]:
         return [bytes(code for code in row if code < BEGIN).decode() for row in value.tolist()]
 
+    def _say_cut(self, texts: Sequence[str]) -> None:
+        """A warning if some are longer than what is read of them. ValueError as of `_bytes`."""
+        cut = [text for text in texts if len(self._bytes(text)) < len(text.encode())]
+        if cut:
+            much = f"{shorten(cut[0], 40, placeholder='...')!a} has {len(cut[0].encode())} bytes"
+            warnings.warn(f"longer texts are cut, {len(cut):,}: {much}, the model reads {self.length}", stacklevel=3)
+
     def _bytes(self, text: Any) -> bytes:
+        """What is read of a text. ValueError for what is not text, or too long."""
         if not isinstance(text, str):
             raise ValueError(f"text must be a str, or a list of one for each image, got {_kind(text)} among them")
         shown = ascii(shorten(text, 40, placeholder="..."))
@@ -114,10 +128,8 @@ class Text(Condition):
             raise ValueError(f"text: {shown} has half a character, a lone surrogate, at {error.start}") from None
         if len(found) <= self.length:
             return found
-        much = f"{shown} has {len(found)} bytes, the model reads {self.length}"
         if self.longer == "refused":
-            raise ValueError(f"text: {much}")
-        warnings.warn(f"a longer text is cut: {much}", stacklevel=2)
+            raise ValueError(f"text: {shown} has {len(found)} bytes, the model reads {self.length}")
         return found[: self.length].decode(errors="ignore").encode()  # without the character that was cut in two
 
 

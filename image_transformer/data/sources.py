@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import glob
 import importlib
@@ -157,10 +158,7 @@ def _read_images(found: Source) -> dict[str, Pool]:
         files, labels = [file for file, _ in group], np.array([classes.index(name) for _, name in group])
         pools[split] = Pool(files) if "" in classes else Pool(files, labels, tuple(classes))
         if said:
-            untold = next((file for file in files if file not in said), None)
-            if untold:
-                raise DataError(f"{untold}: no {METADATA} has a text for it, expected one for every image or for none")
-            pools[split] = replace(pools[split], captions=[said[file] for file in files])
+            pools[split] = replace(pools[split], captions=[said.get(file, ("",)) for file in files])
     return pools
 
 
@@ -168,17 +166,24 @@ def _read_metadata(files: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
     """The captions of image files, from lines {"file_name": ..., "text": ...}, text being one wording or several."""
     found = {}
     for file in files:
-        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        for number, line in enumerate(file.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), 1):
+            if not line.strip():
+                continue
             try:
                 told = json.loads(line)
-                name, text = told["file_name"], told.get("text", told.get("caption"))
-                wordings = (text,) if isinstance(text, str) else tuple(text)
-                if not wordings or not all(isinstance(one, str) for one in wordings):
-                    raise ValueError
+                path = file.parent / told["file_name"]
+                wordings = _wordings(told.get("text", told.get("caption")))
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise DataError(f'{file}, line {number}: expected {{"file_name": ..., "text": ...}}') from None
-            found[file.parent / name] = wordings
+            if wordings != ("",):  # there may be a label alone
+                found[path] = wordings
     return found
+
+
+def _wordings(told: Any) -> tuple[str, ...]:
+    """A caption or several, as data sets have them; the empty text, which tells nothing, where there is none."""
+    several = [told] if isinstance(told, str) else told if isinstance(told, list) else []
+    return tuple(one for one in several if isinstance(one, str)) or ("",)
 
 
 def _read_numpy(found: Source) -> dict[str, Pool]:
@@ -267,9 +272,9 @@ def _arrow_pool(datasets: Any, part: Any) -> Pool:
 def _arrow_captions(part: Any) -> list[tuple[str, ...]] | None:
     """Those of a column text or caption, one wording or several; or what CelebA's attributes say; None without any."""
     names = part.column_names
-    column = next((name for name in ("text", "texts", "caption", "captions") if name in names), None)
-    if column is not None:
-        return [(one,) if isinstance(one, str) else tuple(one or ("",)) for one in part.data.column(column).to_pylist()]
+    for column in ("text", "texts", "caption", "captions"):
+        if column in names and re.fullmatch(r"(large_)?(string|list<.*string>)", str(part.data.column(column).type)):
+            return [_wordings(one) for one in part.data.column(column).to_pylist()]
     if {"Smiling", "Male", "Young"} <= set(names):
         told = {
             name: part.data.column(name).to_pylist() for name in names if str(part.data.column(name).type) == "bool"

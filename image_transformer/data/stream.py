@@ -126,9 +126,12 @@ class Stream:
         within = int(self._starts[np.searchsorted(self._starts, count)])
         return self.rows(np.linspace(0, within - 1, count).astype(np.int64))
 
-    def digest(self) -> str:
-        """Of the names of its shards, their sizes and their tables of contents."""
-        seen = [(PurePosixPath(shard.path).name, shard.size, shard.count, shard.mark) for shard in self.shards]
+    def digest(self, contents: bool = True) -> str:
+        """Of the names of its shards, their sizes and their tables of contents, which earlier versions did not read."""
+        seen = [
+            (PurePosixPath(one.path).name, one.size, one.count, *([one.mark] if contents else []))
+            for one in self.shards
+        ]
         return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
     def _items(self, home: int) -> list[Item]:
@@ -270,12 +273,19 @@ def _rows(file: Any) -> list[Item]:
 
 
 def _columns(file: Any) -> list[str]:
-    """The columns of the images and, if there are whole numbers for them, of their classes."""
+    """The columns of the images and, if they are whole numbers, of their classes."""
     schema = file.schema_arrow
     image = next((name for name in ("img", "image") if name in schema.names), None)
     if image is None:
         raise ValueError(f"expected a column img or image, found {', '.join(schema.names)}")
-    return [image, *(name for name in ["label"] if name in schema.names and "int" in str(schema.field(name).type))]
+    return [
+        image,
+        *(
+            name
+            for name in ["label"]
+            if name in schema.names and re.fullmatch(r"u?int\d+", str(schema.field(name).type))
+        ),
+    ]
 
 
 class _opened:

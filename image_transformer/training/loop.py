@@ -16,7 +16,7 @@ from typing import Any
 from image_transformer import checkpoint
 from image_transformer.checkpoint import CheckpointError, DamagedError
 from image_transformer.config.run import RunConfig, load_config, save_config, to_dict
-from image_transformer.files import begin_here, locked
+from image_transformer.files import LAUNCH, begin_here, locked
 from image_transformer.processes import Processes, together
 from image_transformer.show.page import write_report
 from image_transformer.show.progress import training_bar
@@ -132,7 +132,7 @@ def _check_folder(config: RunConfig, out: Path, resume: bool) -> dict[str, list[
     if not resume:
         if exists:
             raise CheckpointError(f"{out} already holds a run: go on with --resume, or choose another --out")
-        if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
+        if out.is_dir() and any(not path.name.startswith((".lock", LAUNCH, ".config.yaml.")) for path in out.iterdir()):
             raise CheckpointError(f"{out} is not empty: choose another --out")
         return {}
     if not exists:

@@ -19,7 +19,7 @@ from image_transformer.checkpoint import State, default_device
 from image_transformer.config.run import RunConfig
 from image_transformer.data.images import DataError
 from image_transformer.data.loading import load_data
-from image_transformer.data.stream import load_stream
+from image_transformer.data.stream import Stream, load_stream
 from image_transformer.model import ImageModel
 from image_transformer.processes import processes
 from image_transformer.training.batches import Batches, random_seed
@@ -53,8 +53,13 @@ class Run:
         self.batches = Batches(self.data, config.data, config.train.seed)
         torch.manual_seed(random_seed(config.train.seed, "weights"))
         model = ImageModel(config.model)
+        if config.data.augmentation and self.data.captions is not None:
+            raise ValueError(
+                f"data.{config.data.augmentation}: captions, such as of what is left, are not turned with images"
+            )
         for condition in config.model.conditions:
             condition.suits(self.data)
+            condition.suits(self.validation)
         self.told = model.of(self.validation, only=model.untold)
         if fresh and config.train.closed_form_start:
             some = self.data.some(max(1, START_PIXELS // (config.model.shape[1] * config.model.shape[2])))
@@ -205,7 +210,8 @@ class Run:
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint: everything is as it was when it was written."""
         state = checkpoint.read_state(folder)
-        earlier = f"{self.data.digest()[:16]} {self.validation.digest()[:16]}"  # of the images validated on, not all
+        images = self.data.digest(contents=False) if isinstance(self.data, Stream) else self.data.digest()
+        earlier = f"{images[:16]} {self.validation.digest()[:16]}"  # until 2026-11: of the images validated on, not all
         if state.data not in (None, self.state.data, earlier):
             raise DataError(
                 f"{self.data.name} is not what {self.out} was trained on: its fingerprint was {state.data}, and is "
@@ -245,8 +251,13 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 def load_split(config: RunConfig, split: str) -> Any:
-    """A split of a run's data, in the shape of its model: ImageData, or a Stream of the training's."""
+    """A split of a run's data, in the shape of its model: ImageData, or a Stream of the training's.
+
+    Captions only for a model that is told them: those that it never sees are no part of its fingerprint.
+    """
     data = config.data
     if data.stream:
         return load_stream(data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad)
-    return load_data(data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad)
+    found = load_data(data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad)
+    captioned = any(condition.captioned for condition in config.model.conditions)
+    return found if captioned else replace(found, captions=None)
