@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from image_transformer.conditions.base import Given
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.config.data import DataConfig
@@ -83,6 +84,18 @@ def make_model(
 
 def random_images(count: int, shape: tuple[int, int, int], seed: int = 1) -> Tensor:
     return torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_no_future(model: ImageModel, image: Tensor, given: Given) -> None:
+    """What is drawn at a position or after it can be anything: the prediction there stays what it was."""
+    front = model.layout.positions.front[model.layout.position_of]  # of each value
+    with torch.inference_mode():
+        params = model(image, given)
+        for place in range(model.layout.num_dims):
+            other = image.clone()
+            other.view(-1)[place] ^= 0x80
+            changed = (model(other, given) != params).any(-1)[0].numpy()
+            assert not changed[model.layout.positions.front <= front[place]].any()
 
 
 def layouts(scheme: tuple[Order, tuple[Pattern, ...]], shape: tuple[int, int, int]) -> list[Layout]:

@@ -24,12 +24,8 @@ RADII = {"small": (3.3, 4.0), "large": (5.4, 6.3)}  # px, smallest and largest
 TONES = {"dark": 36, "grey": 110, "light": 218}  # of grounds, which have no colour
 RELIEF = 14  # how much lighter and darker than its tone the parts of a textured ground are
 TEXTURES = ("plain", "striped", "checkered")
-RELATIONS = {
-    "left": (0, 1),
-    "right": (0, -1),
-    "above": (1, 0),
-    "below": (-1, 0),
-}  # where the other thing lies: row, column
+# where the other thing lies: row, column
+RELATIONS = {"left": (0, 1), "right": (0, -1), "above": (1, 0), "below": (-1, 0)}
 BACK = {"left": "right", "right": "left", "above": "below", "below": "above"}
 PLACES = (8, 16, 24)  # px, of rows and columns of a single thing
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")

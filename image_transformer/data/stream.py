@@ -100,7 +100,8 @@ class Stream:
     @property
     def labels(self) -> NDArray[np.int64] | None:
         """Of the first image, None if it has none."""
-        return self.first(1).labels
+        label = self._items(0)[0][1]
+        return None if label is None else np.array([label], dtype=np.int64)
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The numbers of all images, shuffled: shards, and then images among some shards that follow each other."""

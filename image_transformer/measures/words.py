@@ -67,10 +67,10 @@ def bits_saved(model: ImageModel, images: NDArray[np.uint8], captions: list[str]
 
 def chosen_right(model: ImageModel, images: NDArray[np.uint8], captions: list[str]) -> NDArray[np.bool_]:
     """Whether an image's own caption is likelier than nine of others, (n,); as many are drawn as there are images."""
-    rng, right = np.random.default_rng(0), []
+    rng, right, distinct = np.random.default_rng(0), [], dict.fromkeys(captions)
     with bar("images") as progress:
         for number, image in enumerate(images):
-            others = [one for one in dict.fromkeys(captions) if one != captions[number]]
+            others = [one for one in distinct if one != captions[number]]
             wrong = rng.choice(len(others), min(CHOICES - 1, len(others)), replace=False)
             nats = nats_of_choices(model, image[None], "text", [captions[number], *(others[i] for i in wrong)])
             right.append(nats[0].argmin() == 0)
@@ -93,6 +93,5 @@ def attributes(model: ImageModel, name: str, plan: Plan) -> tuple[Table, Image.I
     picture = generate(model, SHOWN * len(more), seed=plan.seed + 1, text=[one for one in more for _ in range(SHOWN)])
     shown = picture.unflatten(0, (len(more), SHOWN)).numpy()
     caption = f"Samples for {len(texts):,} captions of {name}: what is stated and so, %"
-    return Table(caption, ["", "stated", "right, %", "±"], rows), grids.labelled_rows(
-        list(zip(more, shown, strict=True))
-    )
+    table = Table(caption, ["", "stated", "right, %", "±"], rows)
+    return table, grids.labelled_rows(list(zip(more, shown, strict=True)))

@@ -208,12 +208,10 @@ class Block(nn.Module):
     def remember(self, states: Tensor) -> Memory:
         """What an encoder's states `(b, m, d)` are to this layer: `memory` of `forward`."""
         assert self.cross is not None
-        return self.cross.keys_and_values(states)
+        return Memory(*self.cross.keys_and_values(states))
 
     def forward(self, x: Tensor, attend: Attend, memory: Memory | None = None) -> Tensor:
-        x = self.norm_attention(
-            x + self.drop_attention(self.attention(x, *self.attention.keys_and_values(x)[:2], attend))
-        )
+        x = self.norm_attention(x + self.drop_attention(self.attention(x, *self.attention.keys_and_values(x), attend)))
         if self.cross is not None and self.norm_cross is not None and memory is not None:
             x = self.norm_cross(x + self.drop_cross(self.cross(x, memory.keys, memory.values, full_attention)))
         return self.norm_feed_forward(x + self.drop(self.feed_forward(x)))
@@ -231,9 +229,9 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.width, total, bias=False)
         self.output = nn.Linear(total, config.width, bias=False)
 
-    def keys_and_values(self, x: Tensor) -> Memory:
+    def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`(b, a, l, e)` each, of what is attended to, `(b, l, d)`."""
-        return Memory(self._split(self.key(x)), self._split(self.value(x)))
+        return self._split(self.key(x)), self._split(self.value(x))
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
         return self.output(attend(self._split(self.query(x)), k, v).transpose(1, 2).flatten(2))
