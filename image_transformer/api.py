@@ -10,6 +10,7 @@ from image_transformer.codec.models import load_coding_model as load_coding_mode
 from image_transformer.codec.rans import DecodeError as DecodeError
 from image_transformer.conditions.label import Label as Label
 from image_transformer.conditions.low import Low as Low
+from image_transformer.conditions.source import Source as Source
 from image_transformer.conditions.text import Text as Text
 from image_transformer.config.data import DataConfig as DataConfig
 from image_transformer.config.model import ModelConfig as ModelConfig
@@ -36,6 +37,7 @@ from image_transformer.geometry.patterns import Local2D as Local2D
 from image_transformer.geometry.patterns import Nothing as Nothing
 from image_transformer.inference.completion import complete as complete
 from image_transformer.inference.completion import known_side as known_side
+from image_transformer.inference.editing import edit as edit
 from image_transformer.inference.enlarging import enlarge as enlarge
 from image_transformer.inference.sampling import generate as generate
 from image_transformer.inference.sampling import generate_naive as generate_naive

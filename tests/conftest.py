@@ -151,6 +151,13 @@ def tiny_config(folder: Path) -> RunConfig:
     return RunConfig("tiny", model, DataConfig(str(folder / "images.npy")), train)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests neither read nor fill the user's cache of decoded images."""

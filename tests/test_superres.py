@@ -12,7 +12,7 @@ from PIL import Image
 
 from image_transformer import checkpoint
 from image_transformer.cli.main import main
-from image_transformer.cli.superres import names, write
+from image_transformer.cli.pictures import names, numbered, write
 from image_transformer.conditions.low import Low
 from image_transformer.config.model import Modern
 from image_transformer.config.run import RunConfig
@@ -21,8 +21,7 @@ from image_transformer.geometry.boxes import box_mean, nearest
 from image_transformer.geometry.order import Wavefront
 from image_transformer.geometry.patterns import Local1D
 from image_transformer.geometry.tiles import Tiling, starts
-from image_transformer.inference import enlarging as superres
-from image_transformer.inference import memory
+from image_transformer.inference import memory, tiled
 from image_transformer.inference import sampling as sample
 from image_transformer.inference.enlarging import enlarge
 from image_transformer.inference.sampling import generate
@@ -150,7 +149,7 @@ def test_a_tile_is_given_what_earlier_ones_drew(monkeypatch):
         calls.append((how["numbers"], how["low"], how["known"], how["known_mask"], drawn))
         return drawn
 
-    monkeypatch.setattr(superres, "generate", recording)
+    monkeypatch.setattr(tiled, "generate", recording)
     low = random_images(1, (3, 7, 8))
     images = enlarge(random_model(), low, samples=2)[0]
     plan, seen = Tiling((7, 8), TILE), []
@@ -197,8 +196,14 @@ def test_progress_counts_all_steps(consistent):
         told.clear()
         numbers = [
             number
-            for number, _ in superres.enlarge_each(
-                random_model(), images, samples=2, consistent=consistent, progress=lambda *now: told.append(now)
+            for number, _ in tiled.draw_each(
+                random_model(),
+                "low",
+                images,
+                FACTOR,
+                samples=2,
+                consistent=consistent,
+                progress=lambda *now: told.append(now),
             )
         ]
         assert sorted(numbers) == list(range(len(lows)))
@@ -210,9 +215,9 @@ def test_progress_counts_all_steps(consistent):
 def test_images_of_several_sizes_are_enlarged_as_each_alone(monkeypatch):
     model = random_model()
     lows = [random_images(1, (3, *size), seed)[0].numpy() for seed, size in enumerate([(4, 5), (2, 2), (4, 5)])]
-    for most in (superres.MOST_BYTES, 1):
-        monkeypatch.setattr(superres, "MOST_BYTES", most)
-        for number, images in superres.enlarge_each(model, lows, samples=2):
+    for most in (tiled.MOST_BYTES, 1):
+        monkeypatch.setattr(tiled, "MOST_BYTES", most)
+        for number, images in tiled.draw_each(model, "low", lows, FACTOR, samples=2):
             assert np.array_equal(images, enlarge(model, torch.from_numpy(lows[number])[None], samples=2)[0].numpy())
 
 
@@ -305,13 +310,13 @@ def test_superres_consistent_sized_and_never_over_a_given_file(here):
 
 def test_names_differ_from_each_other_and_from_samples_of_others():
     files = [Path(name) for name in ("a/x.png", "b/x.png", "x-1.png", "x_2.png")]
-    assert names(files, Path("out"), 2) == ["x", "x_2", "x-1_2", "x_2_2"]
+    assert names(files, Path("out"), numbered(2)) == ["x", "x_2", "x-1_2", "x_2_2"]
 
 
 def test_the_picture_of_a_large_or_narrow_image_stays_small(tmp_path):
     for size in ((3, 400), (300, 1), (300, 300)):
         low = np.zeros((1, *size), np.uint8)
-        path = write(tmp_path, "x", low, nearest(low[None], 4), 4)
+        path = write(tmp_path, "x", nearest(np.stack([low] * 3), 4), [""] * 3, [None] * 3)
         with Image.open(path) as picture:
             assert picture.width <= 3 * 530 and picture.height <= 600
 

@@ -19,10 +19,19 @@ from image_transformer.processes import together
 from image_transformer.words import did_you_mean
 
 VERBS = (
-    "demo", "models", "recipes", "train", "status", "evaluate", "report", "sample", "complete", "superres", "read",
-    "compress", "decompress", "info", "score", "export", "reproduce",
+    "demo", "models", "recipes", "train", "status", "evaluate", "report", "sample", "complete", "superres", "edit",
+    "read", "compress", "decompress", "info", "score", "export", "reproduce",
 )  # fmt: skip
-SHARED = ("train", "evaluate", "report", "sample", "complete", "superres", "read")  # with the processes of torchrun
+SHARED = (
+    "train",
+    "evaluate",
+    "report",
+    "sample",
+    "complete",
+    "superres",
+    "edit",
+    "read",
+)  # with the processes of torchrun
 LONGEST = 1000  # characters of an error: a compiler's can fill a book
 USAGE = """usage: image-transformer VERB ...
 
@@ -38,6 +47,7 @@ Autoregressive image models with exact likelihoods.
   sample MODEL             a picture of new images
   complete MODEL [IMAGE..] complete images of which a part is given
   superres MODEL IMAGE...  enlarge images of any size, in several ways
+  edit MODEL IMAGE...      edit images by instruction
   read MODEL IMAGE...      which of some texts fits an image
   compress FILE...         image files without loss, smaller than PNG, WebP or JPEG XL
   decompress FILE...       and back, every bit, on any machine

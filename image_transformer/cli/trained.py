@@ -33,7 +33,7 @@ class Trained:
             return found.some(HELD_OUT)
         return load_data(
             source or own.source, split, shape=self.model.config.shape, size=size or (None if source else own.size),
-            skip_bad=skip_bad or (not source and own.skip_bad),
+            skip_bad=skip_bad or (not source and own.skip_bad), edits=own.edits,
         )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from image_transformer.geometry.orientation import AS_IT_IS, EIGHT, LEFT_RIGHT, Orientation
 
@@ -20,6 +21,9 @@ class DataConfig:
     """Resize every image to this height and width."""
     skip_bad: bool = False
     """Leave out images that cannot be read, instead of stopping."""
+    edits: Literal["none", "local", "whole", "all"] = "none"
+    """Make each image into a photograph and how it looks after an edit that its caption names: darker, warmer, ...
+    (local: a pixel follows from those around it), mirrored, turned, framed, ... (whole)."""
     flips: bool = False
     """Augment training with horizontal flips (reported wherever bits/dim are)."""
     orientations: bool = False

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from image_transformer.conditions.base import Condition
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
+from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import Text
 from image_transformer.config.checks import check, check_choices, check_least
 from image_transformer.geometry.order import BlockRaster, Order, Raster, Wavefront
@@ -16,7 +17,7 @@ from image_transformer.likelihoods import Name
 
 ORDERS = (Raster, BlockRaster, Wavefront)
 PATTERNS = (Full, Local1D, Local2D, Dilated, Nothing)
-CONDITIONS: tuple[type[Condition], ...] = (Label, Low, Text)
+CONDITIONS: tuple[type[Condition], ...] = (Label, Low, Source, Text)
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class ModelConfig:
     """Generation order: raster, block-raster:ROWSxCOLUMNS, or wavefront:SLOPE (modern family only)."""
     conditions: tuple[Condition, ...] = ()
     """What the model is told of an image: label (its class; label:NAME,NAME,... if not those of the data), low:FACTOR
-    (super-resolution: the means of its boxes of FACTOR x FACTOR pixels), text:LENGTH:DROP (modern family only: a
-    caption of at most LENGTH bytes; a share DROP of those of the training are left out)."""
+    (super-resolution: the means of its boxes of FACTOR x FACTOR pixels); in the modern family also text:LENGTH:DROP (a
+    caption of at most LENGTH bytes; a share DROP of those of the training are left out) and source:SIGHT (an image
+    that it is made of; SIGHT is near, for edits that go by what lies around a pixel, or all)."""
     width: int = 512
     """Model width."""
 
@@ -85,7 +87,7 @@ class Transformer(ModelConfig):
     dropout: float = 0.0
     """Dropout on every residual branch and on the input."""
     encoder_depth: int = 2
-    """Layers of the encoder that reads the low-resolution image, or the text."""
+    """Layers of each encoder: of the low-resolution image, the text, the source."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

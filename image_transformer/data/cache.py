@@ -59,8 +59,12 @@ def _save(pool: Pool, rows: NDArray[np.int64], ask: Request, cache: Path) -> Ima
             labels = None if pool.labels is None else pool.labels[kept].tolist()
             captions = None if pool.captions is None else [pool.captions[row] for row in kept]
             tail = {
-                "labels": labels, "classes": pool.classes, "skipped": len(rows) - len(kept), "captions": captions
+                "labels": labels, "classes": pool.classes, "skipped": len(rows) - len(kept), "captions": captions,
+                "sources": pool.sources is not None,
             }  # fmt: skip
+            if pool.sources is not None:
+                with _sources(cache).open("wb") as second:
+                    write_images(pool.sources, np.array(kept), ask, second)
             file.seek(0, os.SEEK_END)
             file.write(json.dumps(tail).encode())
         os.replace(temporary, cache)
@@ -77,4 +81,10 @@ def _map(cache: Path, ask: Request) -> ImageData:
         tail = json.load(file)
     labels = None if tail["labels"] is None else np.array(tail["labels"], dtype=np.int64)
     captions = None if tail["captions"] is None else tuple(map(tuple, tail["captions"]))
-    return ImageData(ask.source, ask.split, images, labels, tuple(tail["classes"]), tail["skipped"], captions)
+    sources = np.lib.format.open_memmap(_sources(cache), mode="r") if tail.get("sources") else None
+    return ImageData(ask.source, ask.split, images, labels, tuple(tail["classes"]), tail["skipped"], captions, sources)
+
+
+def _sources(cache: Path) -> Path:
+    """Where the sources of a cached split lie, beside its images."""
+    return cache.with_suffix(".sources.npy")

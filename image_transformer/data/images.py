@@ -40,6 +40,7 @@ class ImageData:
     classes: tuple[str, ...] = ()  # class names, or ()
     skipped: int = 0  # unreadable files left out (only with skip_bad)
     captions: Captions | None = None  # (n,)
+    sources: Images | None = None  # of edits: what each image was made of, (n, c, h, w)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,14 +49,15 @@ class ImageData:
         """Some of the images, in memory, with what is known of them."""
         labels = None if self.labels is None else self.labels[index]
         captions = None if self.captions is None else tuple(self.captions[i] for i in index.tolist())
-        return replace(self, images=self.images[index], labels=labels, captions=captions)
+        sources = None if self.sources is None else self.sources[index]
+        return replace(self, images=self.images[index], labels=labels, captions=captions, sources=sources)
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The numbers of all images, shuffled."""
         return rng.permutation(len(self))
 
     def digest(self) -> str:
-        """Of images, labels and captions: of all of them, or of about 1 GiB, evenly spread, where there are more."""
+        """Of images, labels, captions and sources: of all, or of about 1 GiB, evenly spread, where there are more."""
         step = max(1, self.images.nbytes // LARGE)
         digest = hashlib.sha256(f"{self.images.shape} {step}".encode())
         for first in range(0, len(self), step * ROWS):
@@ -64,6 +66,8 @@ class ImageData:
             digest.update(self.labels.astype("<i8").tobytes())
         if self.captions is not None:
             digest.update(json.dumps(self.captions).encode())
+        if self.sources is not None:
+            digest.update(np.ascontiguousarray(self.sources[::step]).tobytes())
         return digest.hexdigest()
 
     def some(self, count: int | None) -> ImageData:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from image_transformer.data.cache import cache_file, recall, save
 from image_transformer.data.decode import Request, check_shape, read_image, write_images
+from image_transformer.data.edits import Kind, edited
 from image_transformer.data.images import DataError, ImageData
 from image_transformer.data.sources import SPLITS, Pool, Source, locate
 
@@ -22,6 +23,7 @@ def load_data(
     shape: tuple[int, int, int] | None = None,
     size: tuple[int, int] | None = None,
     skip_bad: bool = False,
+    edits: Kind = "none",
 ) -> ImageData:
     """One split of a data set: decoded once, from then on memory-mapped from `$IMAGE_TRANSFORMER_CACHE`.
 
@@ -38,6 +40,8 @@ def load_data(
     means (Pillow's `reduce`) when shrinking by a whole factor, by Lanczos otherwise. Palettes become RGB, alpha is
     dropped, the EXIF orientation is applied. The cache is keyed by the files' paths, sizes and times and these
     options; for a hub id, by the id instead of files.
+    `edits` makes each image into a pair: a photograph, and how it looks after an edit that the caption names; "local"
+    ones, those of the "whole" image, or "all": see `data/edits.py`.
     Raises DataError for what is missing, unreadable (unless `skip_bad`), not 8-bit, of mixed sizes or another shape.
 
     >>> it.load_data("cifar10-mini", "test").images.shape
@@ -51,7 +55,7 @@ def load_data(
     if data is None:
         data = _read(found, ask, cache)
     check_shape(data.images.shape[1:], ask)
-    return data
+    return data if edits == "none" else edited(data, edits)
 
 
 def load_files(

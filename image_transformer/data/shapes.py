@@ -89,7 +89,7 @@ def scene(seed: int, number: int, unseen: bool = False) -> Scene:
     """The scene of that number: with some held-out combination if `unseen`, otherwise with none."""
     dice = Dice(seed, number)
     while True:
-        found = _scene(dice)
+        found = random_scene(dice)
         if found is not None and unseen == bool(held_out(found)):
             return found
 
@@ -97,14 +97,16 @@ def scene(seed: int, number: int, unseen: bool = False) -> Scene:
 def held_out(scene: Scene) -> list[str]:
     """Which of a scene's combinations are never seen in training: "thing", "relation"."""
     kinds = {(thing.colour, thing.kind) for thing in scene.things}
-    first, last = scene.things[0].kind, scene.things[-1].kind
-    pair = (first, scene.relation, last)
-    if scene.relation in ("right", "below"):
-        pair = (last, BACK[scene.relation], first)
-    return ["thing"] * bool(kinds & UNSEEN_THINGS) + ["relation"] * (pair in UNSEEN_RELATIONS)
+    found = ["thing"] * bool(kinds & UNSEEN_THINGS)
+    if scene.relation is not None:
+        first, last = scene.things[0].kind, scene.things[-1].kind
+        turned = scene.relation in ("right", "below")
+        pair = (last, BACK[scene.relation], first) if turned else (first, scene.relation, last)
+        found += ["relation"] * (pair in UNSEEN_RELATIONS)
+    return found
 
 
-def _scene(dice: Dice) -> Scene | None:
+def random_scene(dice: Dice) -> Scene | None:
     """One try: None where things of that size find no room."""
     form = dice()
     first = Thing(dice.pick(list(COLOURS)), dice.pick(KINDS), dice.pick(list(RADII)))
@@ -130,13 +132,17 @@ def _placed(things: Sequence[Thing], relation: str | None, ground: tuple[str, st
             radius = dice(*RADII[thing.size])
             reach = (radius + 0.5, SIDE - radius - 0.5)
             found.append(thing._replace(radius=radius, row=dice(*reach), col=dice(*reach)))
-        apart = all(
-            max(abs(one.row - two.row), abs(one.col - two.col)) >= one.radius + two.radius + 2
-            for i, one in enumerate(found) for two in found[:i]
-        )  # fmt: skip
-        if apart and (relation is None or all(stands(one, relation, found[-1]) for one in found[:-1])):
+        if apart(found) and (relation is None or all(stands(one, relation, found[-1]) for one in found[:-1])):
             return Scene(tuple(found), relation, *ground)
     return None
+
+
+def apart(things: Sequence[Thing]) -> bool:
+    """Whether there are 2 pixels between things at least."""
+    return all(
+        max(abs(one.row - two.row), abs(one.col - two.col)) >= one.radius + two.radius + 2
+        for i, one in enumerate(things) for two in things[:i]
+    )  # fmt: skip
 
 
 def stands(one: Thing, relation: str, other: Thing, slant: float = 0.6) -> bool:
@@ -222,15 +228,15 @@ def caption(scene: Scene, dice: Dice) -> Caption:
     else:
         text = dice.pick(("{}", "{}", "there is {}" if alike == 1 else "there are {}")).format(one)
     if "ground" in states:
-        ground = f"{_word(scene.tone, dice)} {dice.pick(('background', 'ground'))}"
+        ground = f"{word(scene.tone, dice)} {dice.pick(('background', 'ground'))}"
         if scene.texture != "plain" or dice() < 0.5:
-            ground = f"{_word(scene.texture, dice)} {ground}"
+            ground = f"{word(scene.texture, dice)} {ground}"
         text = f"{text} on a {ground}" if dice() < 0.75 else f"on a {ground}, {text}"
     return Caption(text, frozenset(states))
 
 
 def _phrase(thing: Thing, count: int, with_size: bool, dice: Dice) -> str:
-    words = [_word(thing.size, dice)] * with_size + [_word(thing.colour, dice), _word(thing.kind, dice)]
+    words = [word(thing.size, dice)] * with_size + [word(thing.colour, dice), word(thing.kind, dice)]
     if count == 1:
         return f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
     words[-1] = PLURALS.get(words[-1], f"{words[-1]}s")
@@ -255,10 +261,10 @@ def _place(row: int, col: int, dice: Dice) -> str:
     return dice.pick(("at the {} {}", "in the {} {} corner")).format(ROWS[row], COLUMNS[col])
 
 
-def _word(word: str, dice: Dice) -> str:
+def word(usual: str, dice: Dice) -> str:
     """The word itself in two thirds of the cases, otherwise a synonym if it has any."""
-    others = OTHER_WORDS.get(word, ())
-    return dice.pick(others) if others and dice() < 1 / 3 else word
+    others = OTHER_WORDS.get(usual, ())
+    return dice.pick(others) if others and dice() < 1 / 3 else usual
 
 
 # ---- data sets ----

@@ -21,9 +21,10 @@ from PIL import Image
 from image_transformer.data.captions import face_captions
 from image_transformer.data.images import DataError, first_line
 from image_transformer.data.made import MADE, make_splits
+from image_transformer.data.shape_edits import EDIT_WORLDS, make_edits
 from image_transformer.data.shapes import WORLDS, make_shapes
 
-NAMES = ("cifar10", "cifar10-mini", *MADE, *WORLDS)
+NAMES = ("cifar10", "cifar10-mini", *MADE, *WORLDS, *EDIT_WORLDS)
 SPLITS = ("train", "validation", "test")
 ALIASES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
@@ -39,6 +40,7 @@ class Pool:
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
     captions: Sequence[tuple[str, ...]] | None = None  # wordings of each image
+    sources: Any = None  # of edits: as items, what each image was made of
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ def locate(source: str) -> Source:
     path = Path(source).expanduser()
     if source in MADE and not path.exists():
         return Source(source, (), lambda found: {split: Pool(part) for split, part in make_splits(found.root).items()})
-    if source in WORLDS and not path.exists():
-        return Source(source, (), lambda found: Shapes(found.root))
+    if source in WORLDS | EDIT_WORLDS and not path.exists():
+        return Source(source, (), lambda found: World(found.root))
     if source == "cifar10" or (re.fullmatch(r"[\w-]+", source) and not path.exists()):
         path = _in_data_folder(source) or path
     if path.is_dir():
@@ -120,24 +122,27 @@ def _read_mini(found: Source) -> dict[str, Pool]:
     return pools
 
 
-class Shapes(Mapping[str, Pool]):
+class World(Mapping[str, Pool]):
     """The pools of a made world; one is made when it is asked for."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self.splits = name, (WORLDS | EDIT_WORLDS)[name]
 
     def __getitem__(self, split: str) -> Pool:
+        if self.name in EDIT_WORLDS:
+            sources, images, captions = make_edits(self.name, split)
+            return Pool(images, captions=captions, sources=sources)
         images, captions = make_shapes(self.name, split)
         return Pool(images, captions=captions)
 
     def __contains__(self, split: object) -> bool:  # without making it
-        return split in WORLDS[self.name]
+        return split in self.splits
 
     def __iter__(self) -> Iterator[str]:
-        return iter(WORLDS[self.name])
+        return iter(self.splits)
 
     def __len__(self) -> int:
-        return len(WORLDS[self.name])
+        return len(self.splits)
 
 
 def _read_images(found: Source) -> dict[str, Pool]:

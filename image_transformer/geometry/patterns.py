@@ -141,6 +141,37 @@ class Dilated:
 
 
 @dataclass(frozen=True)
+class Around:
+    """Query blocks of `query` = (rows, columns) pixels; each also sees `memory` pixels on all sides, causal or not.
+
+    For images that are given whole and read, never for those that are generated.
+    """
+
+    query: tuple[int, int]
+    memory: tuple[int, int]
+
+    def sees(self, q: Positions, k: Positions) -> BoolArray:
+        seen = np.ones(np.broadcast_shapes(q.row.shape, k.row.shape), np.bool_)
+        for own, other, block, reach in zip((q.row, q.col), (k.row, k.col), self.query, self.memory, strict=True):
+            start = own // block * block
+            seen &= (other >= start - reach) & (other < start + block + reach)
+        return seen
+
+    def block(self, p: Positions) -> IntArray:
+        across = int(p.col.max()) // self.query[1] + 1
+        return p.row // self.query[0] * across + p.col // self.query[1]
+
+    def nearby(self, q: Positions, layout: Layout) -> IntArray:
+        row, col = (
+            slice(
+                max(0, int(places.min()) // block * block - reach), int(places.max()) // block * block + block + reach
+            )
+            for places, block, reach in zip((q.row, q.col), self.query, self.memory, strict=True)
+        )
+        return np.sort(layout.at[row, col].reshape(-1))
+
+
+@dataclass(frozen=True)
 class Nothing:
     """No attention: the layer is a feed-forward layer alone."""
 
@@ -190,7 +221,7 @@ class Near:
 
 
 Pattern = Full | Local1D | Local2D | Dilated | Nothing
-Sight = Pattern | Near  # all that says who sees whom
+Sight = Pattern | Near | Around  # all that says who sees whom
 
 
 def attends(pattern: Pattern) -> bool:

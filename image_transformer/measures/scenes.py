@@ -106,6 +106,20 @@ def _texture(grey: NDArray[np.float64], ground: NDArray[np.bool_]) -> str:
     return name if strength[name] > RELIEF / 2 else "plain"
 
 
+def is_scene(scene: Scene, found: Reading, slack: float = 1.5) -> bool:
+    """Whether an image shows exactly this scene: its things, each at most `slack` pixels off, and its ground."""
+    left = list(found.things)
+    for thing in scene.things:
+        fits = [
+            one for one in left
+            if one[:3] == thing[:3] and max(abs(one.row - thing.row), abs(one.col - thing.col)) <= slack
+        ]  # fmt: skip
+        if not fits:
+            return False
+        left.remove(fits[0])
+    return not left and (found.tone, found.texture) == (scene.tone, scene.texture)
+
+
 def verdicts(scene: Scene, caption: Caption, found: Reading) -> dict[str, bool]:
     """Which of what a caption states of a scene is so in an image: by attribute, and `all` of them."""
     things, seen = scene.things, found.things

@@ -12,7 +12,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 from image_transformer.geometry.order import IntArray, Layout
-from image_transformer.geometry.patterns import Pattern, tiles
+from image_transformer.geometry.patterns import Sight, tiles
 
 CHUNK = 2**20  # attention scores that are worked on at once on a CPU: 2 MB in bfloat16
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, a, l, e) queries, keys, values -> (b, a, l, e)
@@ -54,7 +54,7 @@ class TiledAttention(nn.Module):
 
     restore: Tensor
 
-    def __init__(self, pattern: Pattern, layout: Layout, groups: int = 1) -> None:
+    def __init__(self, pattern: Sight, layout: Layout, groups: int = 1) -> None:
         super().__init__()
         self.groups = groups
         parts = tiles(pattern, layout)

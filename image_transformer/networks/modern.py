@@ -20,29 +20,38 @@ from torch.nn.functional import interpolate, relu, rms_norm, silu
 from image_transformer.conditions.base import Condition, Given
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
+from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import NUM_CODES, PADDING, Text
 from image_transformer.config.model import Modern
 from image_transformer.geometry.boxes import place_of_box, places_in_boxes
 from image_transformer.geometry.neighbours import nearest_generated
-from image_transformer.geometry.order import Layout
-from image_transformer.geometry.patterns import Near, attends
+from image_transformer.geometry.order import Layout, Raster
+from image_transformer.geometry.order import layout as layout_of
+from image_transformer.geometry.patterns import Around, Near, attends
 from image_transformer.likelihoods.base import Likelihood, to_unit
-from image_transformer.networks.attention import Attend, full_attention
+from image_transformer.networks.attention import Attend, TiledAttention, full_attention
 from image_transformer.networks.noise import Dropout
 from image_transformer.networks.skip import LinearSkip, Neighbours
-from image_transformer.networks.transformer import Context, LocalTransformer, Memory, Reach, Vector
+from image_transformer.networks.transformer import Context, LocalTransformer, Memory, Reach, Vector, joined
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines
+BLOCK, BESIDE = (8, 8), (4, 4)  # pixels of a source that are read together, and those seen around them
 
 
 class ModernTransformer(LocalTransformer):
     """Image -> distribution parameters of each position, given all earlier ones."""
 
     VECTORS: ClassVar[dict[type[Condition], Any]] = {Label: Vector}
-    FEATURES: ClassVar[dict[type[Condition], Any]] = {Low: lambda one, layout: LowFeatures(one, layout)}
+    FEATURES: ClassVar[dict[type[Condition], Any]] = {
+        Low: lambda one, layout: LowFeatures(one, layout),
+        Source: lambda one, layout: SourceFeatures(layout),
+    }
     ENCODERS: ClassVar[dict[type[Condition], Any]] = {
         Low: lambda one, config: Encoder(one, config),
         Text: lambda one, config: TextEncoder(one, config),
+    }
+    READERS: ClassVar[dict[type[Condition], Any]] = {
+        Source: lambda one, config, layout: SourceReader(one, config, layout)
     }
 
     row: Tensor
@@ -73,6 +82,7 @@ class ModernTransformer(LocalTransformer):
         self.dropout = Dropout(config.dropout)
         self.rotary = Rotary2D(p.row, p.col, config.head_width)
         self.encoders = self.readers(self.ENCODERS, config)
+        self.placed = self.readers(self.READERS, config, layout)
         everywhere = config.condition(Text) is not None  # words are heard in layers, too, that see no other pixels
         cross = [everywhere or (len(self.encoders) > 0 and attends(p)) for p in config.patterns]
         self.blocks = nn.ModuleList(
@@ -97,8 +107,8 @@ class ModernTransformer(LocalTransformer):
         place = self.channels(self.channel[at])
         if self.rows is not None and self.columns is not None:
             place = self.rows(self.row[at]) + self.columns(self.column[at]) + place
-        if context.added is not None:
-            place = place + context.added
+        if (added := context.added_at(at)) is not None:
+            place = place + added
         with torch.autocast(image.device.type, enabled=False):  # bfloat16 has no room for neighbouring levels
             x = self.dropout(self.stem(features) + place)
         rotate = self.rotary(at)
@@ -184,6 +194,71 @@ class LowFeatures(nn.Module):
         left = (self.values_per_box - generated.sum(-1)).clamp(min=1)  # sub-pixel positions have channels that are done
         rest = ((self.values_per_box * mean - total) / left).clamp(0, 255)
         return to_unit(torch.cat([mean, rest], -1), torch.float32)
+
+
+class SourceFeatures(nn.Module):
+    """The pixels of the source at a position and around it, 3 x 3, on [-1, 1]; at the sides their nearest ones."""
+
+    phase = None
+    places: Tensor
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        p, offsets = layout.positions, np.indices((3, 3)).reshape(2, -1) - 1
+        row = (p.row[:, None] + offsets[0]).clip(0, layout.height - 1)
+        col = (p.col[:, None] + offsets[1]).clip(0, layout.width - 1)
+        channel = np.arange(layout.channels)[:, None]
+        places = ((channel * layout.height + row[:, None]) * layout.width + col[:, None]).reshape(len(p), -1)
+        self.num_features = places.shape[1]
+        self.inputs = np.empty((len(p), 0), np.int64)  # nothing of the image itself
+        self.register_buffer("places", torch.from_numpy(places), persistent=False)
+
+    def forward(self, image: Tensor, source: Tensor, at: Tensor | slice) -> Tensor:
+        """`(b, l, 9 c)` for the positions `at`, of `source` (b, c, h, w)."""
+        return to_unit(source.flatten(1)[:, self.places[at]], torch.float32)
+
+
+class SourceReader(nn.Module):
+    """Reads the source, and what else the model is told: a state for each position, of its pixel and of those it sees.
+
+    By blocks that attend to the pixels around, or to all, and to what the encoders have read, such as an instruction.
+    """
+
+    pixel: Tensor
+    attend: Attend
+    blocks: Any
+
+    def __init__(self, condition: Source, config: Modern, layout: Layout) -> None:
+        super().__init__()
+        seen = layout_of(Raster(), config.shape, sub_pixels=False)
+        far = condition.sight == "all"
+        self.num_states = seen.num_positions
+        p = layout.positions
+        self.register_buffer("pixel", torch.from_numpy(p.row * layout.width + p.col), persistent=False)
+        self.features = SourceFeatures(seen)
+        self.stem = nn.Linear(self.features.num_features, config.width)
+        self.places = nn.Embedding(self.num_states, config.width) if far else None  # the others know no sides
+        if self.places is not None:
+            nn.init.normal_(self.places.weight, std=0.02)
+        self.attend = _all_heads if far else TiledAttention(Around(BLOCK, BESIDE), seen, config.groups)
+        self.rotary = Rotary2D(seen.positions.row, seen.positions.col, config.head_width)
+        told = any(type(one) in ModernTransformer.ENCODERS for one in config.conditions)
+        self.blocks = nn.ModuleList(Block(config, cross=told) for _ in range(config.encoder_depth))
+        self.dropout = Dropout(config.dropout)
+        self.output = nn.Linear(config.width, config.width, bias=False)
+        nn.init.zeros_(self.output.weight)
+
+    def forward(self, source: Tensor, read: Sequence[Any]) -> Tensor:
+        """`(b, l, d)` of uint8 `source` (b, c, h, w); `read` is what the encoders have made of other conditions."""
+        rotate = self.rotary(slice(None))
+        with torch.autocast(source.device.type, enabled=False):
+            x = self.stem(self.features(source, source, slice(None)).to(self.stem.weight.dtype))
+            x = self.dropout(x if self.places is None else x + self.places.weight)
+        for block in self.blocks:
+            memory = joined([block.remember(*one) for one in read]) if block.cross is not None else None
+            x = block(x, rotate, Reach(self.attend), memory)
+        states: Tensor = self.output(_norm(x))
+        return states[:, self.pixel]
 
 
 class Encoder(nn.Module):

@@ -40,14 +40,18 @@ class Memory(NamedTuple):
 class Context:
     """What a transformer has read of the conditions of a batch of images, once for all positions and layers.
 
-    added: what is added to every position, `(b, 1, d)`. memory: for each layer what it attends to beside the image,
-    None for one that does not attend.
+    added: what is added to every position, `(b, 1, d)`, or to each, `(b, l, d)`. memory: for each layer what it attends
+    to beside the image, None for one that does not attend.
     given: the conditions themselves, for local features of them.
     """
 
     added: Tensor | None = None
     memory: tuple[Memory | None, ...] = ()
     given: Given = field(default_factory=dict)
+
+    def added_at(self, at: Tensor | slice) -> Tensor | None:
+        """What is added to the positions `at`, `(b, 1 or f, d)`."""
+        return self.added if self.added is None or self.added.shape[1] == 1 else self.added[:, at]
 
     def of_layer(self, layer: int) -> Memory | None:
         return self.memory[layer] if self.memory else None
@@ -79,23 +83,26 @@ class LocalTransformer(Network):
     inputs: the positions whose values enter each slot, `(l, n)`, -1 for none. near: the neighbours whose states every
     layer mixes. The schedule follows from the patterns, the inputs, and the neighbours.
 
-    What a family makes of a condition of each kind: a vector added to every position, features of each position, or an
-    encoder of a memory that every layer attends to.
+    What a family makes of a condition of each kind: a vector added to every position, features of each position, an
+    encoder of a memory that every layer attends to, or a reader of states added to each position, which attends to
+    those memories, too.
     """
 
     VECTORS: ClassVar[dict[type[Condition], Any]] = {}
     FEATURES: ClassVar[dict[type[Condition], Any]] = {}
     ENCODERS: ClassVar[dict[type[Condition], Any]] = {}
+    READERS: ClassVar[dict[type[Condition], Any]] = {}
 
     inputs: IntArray
     vectors: Any  # modules by the names of their conditions, each {name: module}
     encoders: Any
+    placed: Any
     blocks: Any
 
     def __init__(self, config: Transformer, layout: Layout, near: Near | None = None) -> None:
         super().__init__()
         self.config, self.layout, self.near = config, layout, near
-        refuse_unknown(config, self.VECTORS, self.FEATURES, self.ENCODERS)
+        refuse_unknown(config, self.VECTORS, self.FEATURES, self.ENCODERS, self.READERS)
         self.attending = tuple(pattern for pattern in config.patterns if attends(pattern))
         tiled = {pattern: TiledAttention(pattern, layout, config.groups) for pattern in self.attending}
         self.tiled = nn.ModuleList(tiled[p] for p in self.attending)  # layers of one pattern share its tables
@@ -122,12 +129,13 @@ class LocalTransformer(Network):
         return nn.ModuleDict({one.name: kinds[type(one)](one, *arguments) for one in told})
 
     def read(self, given: Given) -> Context:
-        added = [vector(given[name]) for name, vector in self.vectors.items()]
         read = [encoder(given[name]) for name, encoder in self.encoders.items()]
+        added = [vector(given[name]) for name, vector in self.vectors.items()]
+        added += [reader(given[name], read) for name, reader in self.placed.items()]
         memory: list[Memory | None] = []
         for block in self.blocks if read else ():
-            memory.append(None if block.cross is None else _joined([block.remember(*one) for one in read]))
-        return Context(torch.stack(added).sum(0) if added else None, tuple(memory), given)
+            memory.append(None if block.cross is None else joined([block.remember(*one) for one in read]))
+        return Context(sum(added[1:], added[0]) if added else None, tuple(memory), given)
 
     def forward(self, image: Tensor, context: Context | None = None) -> Tensor:
         reaches = self.reaches(list(self.tiled), [self.mixing] * self.config.depth)
@@ -168,7 +176,7 @@ class LocalTransformer(Network):
     def pass_bytes(self, positions: int) -> int:
         config, size = self.config, next(self.parameters()).element_size()
         kept = 6 * config.width + 3 * config.feed_forward + 4 * config.heads * config.head_width  # in a layer
-        states = sum(encoder.num_states for encoder in self.encoders.values())
+        states = sum(reader.num_states for reader in (*self.encoders.values(), *self.placed.values()))
         memory = states * config.heads * (2 * config.depth * config.head_width + 2 * (positions + states))
         return (positions * kept + memory) * size
 
@@ -217,7 +225,7 @@ class CachedDecoder:
         return mix
 
 
-def _joined(parts: Sequence[Memory]) -> Memory:
+def joined(parts: Sequence[Memory]) -> Memory:
     """Several memories as one."""
     if len(parts) == 1:
         return parts[0]

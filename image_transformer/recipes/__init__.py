@@ -23,6 +23,8 @@ RECIPES: tuple[Callable[[], RunConfig], ...] = (
     modern.superres_cifar10,
     modern.superres_faces,
     modern.shapes_text,
+    modern.shapes_edit,
+    modern.photo_edit,
     modern.cifar10,
     modern.cifar10_class,
     modern.cifar10_superres,

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
+from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import Text
 from image_transformer.config.data import DataConfig
 from image_transformer.config.model import Modern
@@ -90,6 +91,18 @@ def shapes_text() -> RunConfig:
             validate_every=2_000, validation_images=100, sample_every=None, save_every=2_000,
         ),
     )  # fmt: skip
+
+
+def shapes_edit() -> RunConfig:
+    """`shapes-text` told what to do to a made scene, and the scene, all of it: 1.2 M parameters; see docs/words.md."""
+    config = variant(shapes_text(), "shapes-edit", conditions=(Source("all"), Text(80)))
+    return replace(config, data=DataConfig(source="shapes-edits"))
+
+
+def photo_edit() -> RunConfig:
+    """Edits of photographs of any size by instruction, darker, warmer, ..., an hour on 2 cores: see docs/words.md."""
+    config = variant(shapes_text(), "photo-edit", conditions=(Source("near"), Text(80)))
+    return replace(config, data=DataConfig(source="cifar10", edits="local"))
 
 
 def cifar10() -> RunConfig:

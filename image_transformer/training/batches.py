@@ -34,11 +34,14 @@ class Batches:
         index = np.array(where, dtype=np.int64)
         found = self.data.rows(index)
         images = np.ascontiguousarray(found.images)
+        sources = None if found.sources is None else np.ascontiguousarray(found.sources)
         if len(self.orientations) > 1:
             for i, n in enumerate(number.tolist()):
                 drawn = random_seed(self.seed, "flips", n) % len(self.orientations)
                 images[i] = self.orientations[drawn].apply(images[i])
-        return replace(found, images=images)
+                if sources is not None:
+                    sources[i] = self.orientations[drawn].apply(sources[i])
+        return replace(found, images=images, sources=sources)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self._orders:

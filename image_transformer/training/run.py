@@ -16,6 +16,7 @@ from torch import Tensor
 
 from image_transformer import __version__, checkpoint
 from image_transformer.checkpoint import State, default_device
+from image_transformer.conditions.source import Source
 from image_transformer.config.run import RunConfig
 from image_transformer.data.images import DataError
 from image_transformer.data.loading import load_data
@@ -256,11 +257,16 @@ def out_of_memory(error: RuntimeError) -> bool:
 def load_split(config: RunConfig, split: str) -> Any:
     """A split of a run's data, in the shape of its model: ImageData, or a Stream of the training's.
 
-    Captions only for a model that is told them: those that it never sees are no part of its fingerprint.
+    Captions and sources only for a model that is told them: what it never sees is no part of its fingerprint.
     """
     data = config.data
     if data.stream:
+        if data.edits != "none":
+            raise DataError("data.edits: images that are read as a stream cannot be edited yet")
         return load_stream(data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad)
-    found = load_data(data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad)
+    found = load_data(
+        data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad, edits=data.edits
+    )
     captioned = any(condition.captioned for condition in config.model.conditions)
-    return found if captioned else replace(found, captions=None)
+    sourced = config.model.condition(Source) is not None
+    return replace(found, captions=found.captions if captioned else None, sources=found.sources if sourced else None)

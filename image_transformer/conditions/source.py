@@ -1,0 +1,65 @@
+"""The image that is edited: what is drawn is what becomes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_transformer.conditions.base import Condition, Shape
+from image_transformer.data.images import DataError, ImageData, check_images
+from image_transformer.geometry.orientation import Orientation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Source(Condition):
+    """Editing: an image of the same size, uint8 (b, c, h, w), that the image is made of.
+
+    sight: how much of it each pixel is told. `near`: what lies around it, so that images of any size can be edited by
+    tiles; `all`: everything, for edits that move pixels far, such as mirroring.
+    """
+
+    sight: Literal["near", "all"] = "near"
+
+    name: ClassVar[str] = "source"
+    adjective: ClassVar[str] = "for editing"
+    noun: ClassVar[str] = "the source"
+    instead: ClassVar[tuple[str, str]] = ("edits images", "edit {model} IMAGE...")
+
+    def __post_init__(self) -> None:
+        if self.sight not in ("near", "all"):
+            raise ValueError(f"source: its sight is near or all, got {self.sight!r}")
+
+    def wanted(self, shape: Shape) -> str:
+        return f"{shape} images"
+
+    def check(self, value: Any, count: int, shape: Shape) -> Tensor:
+        check_images(value, shape, "source")
+        if len(value) != count:
+            raise ValueError(f"source must hold {count} images, as many as there are, got {len(value)}")
+        checked: Tensor = value
+        return checked
+
+    def of(self, data: ImageData) -> Tensor:
+        import torch
+
+        self.suits(data)
+        return torch.from_numpy(np.array(data.sources))
+
+    def suits(self, data: ImageData) -> None:
+        if data.sources is None:
+            raise DataError(
+                f"{data.name}: the images have no sources, which a model for editing needs: --data.edits local makes "
+                "edits of photographs, and shapes-edits has some"
+            )
+
+    def turned(self, value: Tensor, how: Orientation) -> Tensor:
+        return how.apply(value)
+
+    def shown(self, value: Tensor) -> NDArray[np.uint8]:
+        return value.cpu().numpy()

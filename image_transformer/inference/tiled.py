@@ -1,0 +1,138 @@
+"""Drawing images of any size with a model of one size: tiles that overlap, each given what those before it drew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from image_transformer.conditions.base import repeated
+from image_transformer.geometry.tiles import Group, Tiling
+from image_transformer.inference.sampling import Progress, generate
+from image_transformer.inference.steps import plan_of
+from image_transformer.model import ImageModel
+
+MOST_BYTES = 2**28  # of images drawn together
+
+
+def draw(
+    model: ImageModel,
+    name: str,
+    told: Tensor,
+    factor: int = 1,
+    *,
+    samples: int = 1,
+    consistent: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Tensor:
+    """`samples` images for each of those that the model is `told` under `name`: (n, samples, c, factor h, factor w).
+
+    told: uint8 (n, c, h, w) of any size, of which a tile of the model's size / `factor` is told of each tile.
+    options: as in `generate`; what else the model is told, it is told of each image, or of all.
+    progress: called with (steps done, steps in all), over all tiles of all samples.
+    ValueError for images of another type or number of channels, and for arguments out of range.
+    """
+    _check(model, name, told, samples)
+    n, channels, height, width = told.shape
+    plan = tiling(model, (height, width), factor)
+    groups = plan.groups()
+    steps = _steps(model, groups, factor, consistent) if progress else [0] * len(groups)
+    rows, cols = torch.arange(plan.size[0]).clamp(max=height - 1), torch.arange(plan.size[1]).clamp(max=width - 1)
+    told = told.cpu()[:, :, rows][..., cols]
+    names = [condition.name for condition in model.config.conditions]
+    also = {key: options.pop(key) for key in list(options) if key in names}
+    also = repeated(model.given(n, also, follow=[name]), samples)
+    images = torch.zeros(n, samples, channels, factor * plan.size[0], factor * plan.size[1], dtype=torch.uint8)
+    each, done = n * samples, 0  # a tile is drawn for each sample of each image
+    total = each * sum(len(group.tiles) * most for group, most in zip(groups, steps, strict=True))
+    for group, most in zip(groups, steps, strict=True):
+        windows = [plan.window(number, factor) for number in group.tiles]
+        parts = torch.stack([told[plan.window(number)] for number in group.tiles])
+        numbers = [sample * plan.tiles + tile for tile in group.tiles for _ in range(n) for sample in range(samples)]
+        of_tiles: dict[str, Any] = {name: parts.flatten(0, 1).repeat_interleave(samples, 0)}
+        of_tiles |= {key: torch.cat([value] * len(group.tiles)) for key, value in also.items()}
+        drawn = generate(
+            model, len(numbers), consistent=consistent, numbers=numbers,
+            known=torch.stack([images[window] for window in windows]).flatten(0, 2),
+            known_mask=torch.from_numpy(group.known.repeat(factor, 0).repeat(factor, 1)),
+            progress=_after(progress, done, total), **of_tiles, **options,
+        )  # fmt: skip
+        for window, part in zip(windows, drawn.unflatten(0, (-1, n, samples)), strict=True):
+            images[window] = part
+        done += most * len(numbers)
+    return images[..., : factor * height, : factor * width]
+
+
+def draw_each(
+    model: ImageModel,
+    name: str,
+    told: Sequence[NDArray[np.uint8]],
+    factor: int = 1,
+    *,
+    samples: int = 1,
+    consistent: bool = False,
+    progress: Progress | None = None,
+    **how: Any,
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The number of each image in `told` (c, h, w), of any sizes, with what `draw` draws for it, as they come.
+
+    Images of one size are drawn together, as many as leave the drawn ones below `MOST_BYTES`. how: as in `draw`.
+    """
+    area = samples * factor**2
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for number, image in enumerate(told):
+        by_size.setdefault((image.shape[1], image.shape[2]), []).append(number)
+    steps = {size: samples * _total_steps(model, size, factor, consistent) if progress else 0 for size in by_size}
+    total, done = sum(steps[size] * len(numbers) for size, numbers in by_size.items()), 0
+    for size, numbers in by_size.items():
+        most = max(1, MOST_BYTES // (area * told[numbers[0]].size))
+        for first in range(0, len(numbers), most):
+            part = numbers[first : first + most]
+            together = torch.from_numpy(np.stack([told[number] for number in part]))
+            part_done = _after(progress, done, total)
+            images = draw(
+                model, name, together, factor, samples=samples, consistent=consistent, progress=part_done, **how
+            )
+            yield from zip(part, images.numpy(), strict=True)
+            done += steps[size] * len(part)
+
+
+def tiling(model: ImageModel, size: tuple[int, int], factor: int = 1) -> Tiling:
+    """The tiles of an image of `size` (rows, columns) that is told a model."""
+    _, height, width = model.config.shape
+    return Tiling(size, (height // factor, width // factor))
+
+
+def _check(model: ImageModel, name: str, told: Tensor, samples: int) -> None:
+    if not isinstance(told, Tensor) or told.dtype != torch.uint8:
+        came = told.dtype if isinstance(told, Tensor) else type(told).__name__
+        raise ValueError(f"{name} must be a torch.uint8 tensor of values 0..255, got {came}")
+    channels = model.config.shape[0]
+    if told.dim() != 4 or told.shape[1] != channels or not told.numel():
+        raise ValueError(f"{name} must have shape (n, {channels}, h, w) for this model, got {tuple(told.shape)}")
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+
+
+def _steps(model: ImageModel, groups: Sequence[Group], factor: int, consistent: bool) -> list[int]:
+    """How many steps `generate` takes for each group."""
+    p = model.layout.positions
+    known = {group.known.tobytes(): group.known[p.row // factor, p.col // factor] for group in groups}
+    steps = {key: len(plan_of(model, mask, in_order=consistent).visited) for key, mask in known.items()}
+    return [steps[group.known.tobytes()] for group in groups]
+
+
+def _total_steps(model: ImageModel, size: tuple[int, int], factor: int, consistent: bool) -> int:
+    groups = tiling(model, size, factor).groups()
+    steps = _steps(model, groups, factor, consistent)
+    return sum(most * len(group.tiles) for most, group in zip(steps, groups, strict=True))
+
+
+def _after(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """`progress` of a part, as one over the `total`; `before` are the steps done before it."""
+    return None if progress is None else lambda done, _: progress(before + done, total)
