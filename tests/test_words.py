@@ -26,6 +26,7 @@ from image_transformer.inference.sampling import generate, generate_naive
 from image_transformer.inference.scoring import classify, evaluate, rank
 from image_transformer.likelihoods.guided import Guided
 from image_transformer.networks.attention import full_attention
+from image_transformer.networks.modern import RUN_CODES, RUNS, _run_codes
 from image_transformer.recipes import recipe
 from image_transformer.training.run import Run
 from image_transformer.words import from_text, to_text
@@ -70,6 +71,20 @@ def test_every_byte_reaches_every_prediction(scheme, likelihood):
         (grad,) = torch.autograd.grad(params[position] @ weight, embedded[0], retain_graph=True)
         heard = grad[0].abs().sum(-1) > 0
         assert heard[: short.shape[1]].all() and not heard[short.shape[1] :].any(), position
+
+
+def test_runs_of_bytes_are_numbered_by_what_they_are():
+    """A run's number follows from its bytes alone, wherever it stands; few of a thousand share one."""
+    one, other = codes("a red ring", length=99)[0], codes("three red rings", length=99)[0]
+    first, second = (_run_codes(text[None])[0] for text in (one, other))
+    for number, length in enumerate(RUNS):
+        for i, j in itertools.product(range(len(one)), range(len(other))):
+            same = i + 1 >= length <= j + 1 and torch.equal(one[i + 1 - length : i + 1], other[j + 1 - length : j + 1])
+            assert not same or first[i, number] == second[j, number], (length, i, j)
+    found = _run_codes(torch.randint(0, 256, (1, 1000), generator=torch.Generator().manual_seed(0)))[0]
+    for number in range(len(RUNS)):
+        assert found[:, number].min() >= 0 and found[:, number].max() < RUN_CODES
+        assert len(found[:, number].unique()) > 0.95 * RUN_CODES * (1 - math.exp(-1000 / RUN_CODES))
 
 
 def test_every_layer_hears_the_text():

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, relu, rms_norm, silu
+from torch.nn.functional import interpolate, pad, relu, rms_norm, silu
 
 from image_transformer.conditions.base import Condition, Given
 from image_transformer.conditions.label import Label
@@ -35,6 +35,7 @@ from image_transformer.networks.skip import LinearSkip, Neighbours
 from image_transformer.networks.transformer import Context, LocalTransformer, Memory, Reach, Vector, joined
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines
+RUNS, RUN_CODES = (3, 4, 5, 6, 8), 4096  # lengths of runs of bytes, and how many codes they are hashed to
 BLOCK, BESIDE = (8, 8), (4, 4)  # pixels of a source that are read together, and those seen around them
 
 
@@ -295,13 +296,18 @@ class Encoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Reads a text: every byte sees every other, and no padding. To the pixels all of it is at row and column 0."""
+    """Reads a text: every byte sees every other, and no padding. To the pixels all of it is at row and column 0.
+
+    A byte is embedded with the runs of bytes that end at it (Pagnoni et al., 2024, the Byte Latent Transformer, 3.2.1):
+    so the last byte of a word knows which word it is before any layer has learned to spell.
+    """
 
     def __init__(self, condition: Text, config: Modern) -> None:
         super().__init__()
         self.num_states = 1 + condition.length
         self.bytes, self.places = nn.Embedding(NUM_CODES, config.width), nn.Embedding(self.num_states, config.width)
-        for table in (self.bytes, self.places):
+        self.runs = nn.Embedding(RUN_CODES, config.width)
+        for table in (self.bytes, self.places, self.runs):
             nn.init.normal_(table.weight, std=0.02)
         place = np.arange(self.num_states)
         self.rotary = Rotary2D(place, place, config.head_width)
@@ -312,11 +318,22 @@ class TextEncoder(nn.Module):
         """States `(b, m, d)` of the `codes` (b, m) of texts, their rotations, and which are there, `(b, 1, 1, m)`."""
         at, there = slice(codes.shape[1]), (codes != PADDING)[:, None, None]
         with torch.autocast(codes.device.type, enabled=False):
-            x = self.dropout(self.bytes(codes.int()) + self.places.weight[at])
+            x = self.bytes(codes.int()) + self.places.weight[at] + self.runs(_run_codes(codes)).sum(2)
+            x = self.dropout(x)
         rotate = self.rotary(at)
         for block in self.blocks:
             x = block(x, rotate, Reach(partial(_all_heads, there=there)))
         return _norm(x), (x.new_ones(1), x.new_zeros(1)), there
+
+
+def _run_codes(codes: Tensor) -> Tensor:
+    """What the runs of `RUNS` codes (b, m) that end at each place hash to, `(b, m, r)`; before the first code are 0."""
+    padded, hashed, found = pad(codes.long() + 1, (max(RUNS) - 1, 0)), torch.zeros_like(codes, dtype=torch.int64), []
+    for back in range(max(RUNS)):
+        hashed = (hashed * 1_000_003 + padded[:, max(RUNS) - 1 - back : padded.shape[1] - back]) % (2**31 - 1)
+        if back + 1 in RUNS:
+            found.append(hashed * 2_654_435_761 % 2**32 * RUN_CODES // 2**32)  # the upper bits: the lower mix badly
+    return torch.stack(found, -1)
 
 
 def _all_heads(q: Tensor, k: Tensor, v: Tensor, there: Tensor | None = None) -> Tensor:
