@@ -10,7 +10,10 @@ from typing import Any
 
 def to_text(value: Any) -> str:
     """A frozen value as one word: its name, then its fields, such as local2d:8x32:8x16. `from_text` reads it back."""
-    return ":".join([value.name, *(_write(getattr(value, f.name)) for f in fields(value))]).removesuffix(":")
+    words = [(_write(getattr(value, f.name)), getattr(value, f.name) == f.default) for f in fields(value)]
+    while words and words[-1][1]:  # what is left out at the end is as usual
+        words.pop()
+    return ":".join([value.name, *(word for word, _ in words)])
 
 
 def from_text(text: str, kinds: Sequence[Any]) -> Any:
@@ -43,7 +46,7 @@ def _write(value: Any) -> str:
 
 def _read(word: str, kind: str) -> Any:
     """A word as a field of the type `kind`: an int, a pair of them, a float, one of a few words, or some strings."""
-    if "Literal" in kind:
+    if "Literal" in kind or kind == "str":
         return word
     if kind == "float":
         return float(word)

@@ -18,6 +18,7 @@ from image_transformer import checkpoint
 from image_transformer.cli.main import main
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
+from image_transformer.conditions.source import Source
 from image_transformer.config.model import ORDERS, PATTERNS, Modern
 from image_transformer.config.run import RunConfig, from_dict, load_config, save_config, to_dict
 from image_transformer.config.train import TrainConfig
@@ -295,11 +296,17 @@ def test_every_recipe_trains_and_samples(name, images_file, tmp_path):
     np.savez(tmp_path / "labelled.npz", train=images, train_labels=np.arange(len(images)) % 3)
     config = shrunken(recipe(name))
     shape = config.model.shape
-    data = replace(config.data, source=str(tmp_path / "labelled.npz"), size=shape[1:])
+    edits = "local" if config.model.condition(Source) else "none"
+    data = replace(config.data, source=str(tmp_path / "labelled.npz"), size=shape[1:], edits=edits)
     best = train(replace(config, data=data), tmp_path / "run", show_progress=False)
     assert checkpoint.read_state(best).images_seen == 8
     model = checkpoint.load(best)
-    told = {"low": random_images(2, (3, 3, 4)), "label": ["0", "2"], "text": "a ring"}
+    told = {
+        "low": random_images(2, (3, 3, 4)),
+        "label": ["0", "2"],
+        "text": "a ring",
+        "source": random_images(2, shape),
+    }
     told = {condition.name: told[condition.name] for condition in model.config.conditions}
     assert generate(model, 2, **told).shape == (2, *shape)
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 1

@@ -15,6 +15,7 @@ import image_transformer as it
 from image_transformer.cli.main import main
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
+from image_transformer.conditions.sentences import sentence_encoder
 from image_transformer.conditions.text import BEGIN, PADDING, Text
 from image_transformer.config.data import DataConfig
 from image_transformer.data.captions import captions_of, face_captions
@@ -148,6 +149,65 @@ def test_gradients_reach_every_weight_of_the_encoder():
     for name, weight in model.named_parameters():
         assert weight.grad is not None and weight.grad.abs().sum() > 0, name
     assert model.network.encoders.text.bytes.weight.grad[[PADDING, ord("z")]].abs().sum() == 0
+
+
+# ---- a frozen encoder of sentences ----
+
+
+def stub(text):
+    """Of each word five features that follow from its letters, and one state for the end."""
+    words = [[float(hash_of) for hash_of in (len(word), *map(ord, word[:4].ljust(4)))] for word in text.split()]
+    return torch.tensor([*words, [1.0] * 5]) / 100
+
+
+@pytest.fixture
+def frozen(monkeypatch):
+    monkeypatch.setattr("image_transformer.conditions.text.sentence_encoder", lambda name: stub)
+    return Text(24, encoder="some/encoder", features=5)
+
+
+def test_a_frozen_encoder_reads_in_the_place_of_the_trained_one(frozen):
+    model, images = worded_model(conditions=(frozen,)), random_images(3, SHAPE)
+    together = model.log_prob(images, text=list(TEXTS))
+    alone = [model.log_prob(images[i : i + 1], text=TEXTS[i]) for i in range(3)]
+    torch.testing.assert_close(torch.cat(alone), together, rtol=0, atol=1e-12)
+    assert (model.log_prob(images, text="a red king") != model.log_prob(images, text="a red ring")).any()
+    options = {"text": list(TEXTS), "guidance": 2.0}
+    assert torch.equal(generate(model, 3, **options), generate_naive(model, 3, **options))
+    assert_no_future(model, images[:1], {"text": frozen.codes(["a ring"])})
+    data = ImageData("", "", images.numpy(), captions=(("a ring", "a hoop"), ("a box",), ("",)))
+    assert frozen.of(data).shape == (3, 3, 6) and frozen.said(frozen.of(data)) == []
+    model.score(images, {"text": frozen.varied(data, [0, 1, 2])}).sum().backward()
+    assert model.network.encoders.text.project.weight.grad.abs().sum() > 0
+
+
+def test_the_width_of_a_frozen_encoder_is_its_own(frozen):
+    unsettled = replace(frozen, features=0)
+    with pytest.raises(ValueError, match="how many features the states of its encoder have"):
+        worded_model(conditions=(unsettled,))
+    assert unsettled.settled(ImageData("", "", np.zeros((1, 3, 4, 6), np.uint8))) == frozen
+    for one in (Text(), Text(112), Text(112, longer="cut"), frozen, unsettled):
+        assert from_text(to_text(one), (Text,)) == one
+    assert to_text(Text(112)) == "text:112" and to_text(frozen) == "text:24:0.1:refused:some/encoder:5"
+    with pytest.raises(ValueError, match="has 25 bytes, the model reads 24"):
+        frozen.check("x" * 25, 1, SHAPE)
+
+
+def test_an_encoder_of_transformers(tmp_path):
+    """A small one with random weights, as the hub would give it; and what is no encoder."""
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "ring"]))
+    config = transformers.BertConfig(
+        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    text = Text(24, encoder=str(tmp_path)).settled(ImageData("", "", np.zeros((1, 3, 4, 6), np.uint8)))
+    model, images = worded_model(conditions=(text,)), random_images(2, SHAPE)
+    assert text.features == 8 and text.codes(["a red ring", ""]).shape == (2, 5, 9)
+    assert (model.log_prob(images, text="a red ring") != model.log_prob(images, text="a ring")).any()
+    with pytest.raises(ValueError, match=r"the sentence encoder .*nowhere. cannot be loaded: "):
+        sentence_encoder(str(tmp_path / "nowhere"))
 
 
 # ---- exact likelihoods and samples ----
@@ -404,6 +464,42 @@ def test_captions_of_classes_and_attributes():
     assert all(face_captions({}))
     with pytest.raises(DataError, match="the images have no captions, which a text-conditional model needs"):
         captions_of(replace(data, labels=None))
+
+
+def test_emoji_are_drawings_on_white_with_their_names(tmp_path):
+    """Laid out as the npm packages are, unpacked; the sheets beside the single drawings are none of them."""
+    names = [("GRINNING FACE", ["grinning", "big_grin"]), ("Egypt Flag", ["flag-eg"]), ("GOAT", ["goat"])]
+    for number, kind in enumerate(("twitter", "google")):
+        folder = tmp_path / kind / "package" / "img" / kind / "64"
+        folder.mkdir(parents=True)
+        told = [
+            {
+                "name": name,
+                "short_names": short,
+                "image": f"{i}.png",
+                "category": "Flags" if "Flag" in name else "Faces",
+            }
+            for i, (name, short) in enumerate(names)
+        ]
+        (tmp_path / kind / "package" / "emoji.json").write_text(json.dumps(told))
+        for i in range(3 - number):  # one set lacks a drawing
+            drawn = np.zeros((64, 64, 4), np.uint8)
+            drawn[8:16] = (10 * i, 20, 30, 255)
+            Image.fromarray(drawn).save(folder / f"{i}.png")
+        Image.new("RGB", (99, 99)).save(folder.parent / "sheet.png")
+    data = it.load_data(str(tmp_path), "all")
+    assert data.images.shape == (5, 3, 64, 64) and data.classes == ("Faces", "Flags")
+    assert (data.images[:, :, :8] == 255).all() and data.images[3, :, 8, 0].tolist() == [10 * 1, 20, 30]
+    assert data.captions[0] == ("grinning face", "grinning", "big grin") and data.captions[1] == (
+        "egypt flag",
+        "flag eg",
+    )
+    (folder / "0.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"0\.png: unreadable image"):
+        it.load_data(str(folder.parents[2]), "all")
+    (folder.parents[2] / "emoji.json").write_text("[{}]")
+    with pytest.raises(DataError, match="expected the index of an emoji-datasource package"):
+        it.load_data(str(folder.parents[2]), "all")
 
 
 def test_training_draws_wordings_and_drops_captions_by_the_number_of_the_view(tmp_path):

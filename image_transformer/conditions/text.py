@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from image_transformer.conditions.base import Condition, Shape
+from image_transformer.conditions.sentences import sentence_encoder
 from image_transformer.data.captions import captions_of, class_captions
 from image_transformer.data.images import DataError, ImageData, class_names
 
@@ -26,14 +27,18 @@ class Text(Condition):
 
     drop: the share of the training captions in whose place the empty text is told, so that the model also knows images
     of which it is told nothing. longer: what becomes of longer texts: `refused`, or `cut` after their last character
-    that fits, with a warning.
+    that fits, with a warning. encoder: a frozen encoder of sentences that reads the texts instead of one that is
+    trained with the model, a folder or an id of the hub (extra `[text]`); features: of its states, its own if 0.
 
-    The value of n texts is int16 (n, 1 + bytes of the longest): `BEGIN`, the bytes, `PADDING`.
+    The value of n texts is int16 (n, 1 + bytes of the longest): `BEGIN`, the bytes, `PADDING`. With an encoder it is
+    float32 (n, tokens of the longest, 1 + features): 1 and a token's state, or only 0.
     """
 
     length: int = 128
     drop: float = 0.1
     longer: Literal["refused", "cut"] = "refused"
+    encoder: str = ""
+    features: int = 0
 
     name: ClassVar[str] = "text"
     adjective: ClassVar[str] = "text-conditional"
@@ -49,6 +54,16 @@ class Text(Condition):
         if self.longer not in ("refused", "cut"):
             raise ValueError(f"text: longer ones are refused or cut, got {self.longer!r}")
 
+    @property
+    def open(self) -> str | None:
+        wanted = "text: how many features the states of its encoder have, where they are not those of training data"
+        return wanted if self.encoder and not self.features else None
+
+    def settled(self, data: ImageData) -> Text:
+        if self.open is None:
+            return self
+        return replace(self, features=sentence_encoder(self.encoder)("").shape[1])
+
     def wanted(self, shape: Shape) -> str:
         return f'a text of at most {self.length} bytes, "" to say nothing'
 
@@ -56,7 +71,8 @@ class Text(Condition):
         """Codes of one text for all images or of one for each. ValueError for what is not text, or too long."""
         import torch
 
-        if isinstance(value, torch.Tensor) and value.dtype == torch.int16 and value.dim() == 2:
+        kind = (torch.float32, 3) if self.encoder else (torch.int16, 2)
+        if isinstance(value, torch.Tensor) and (value.dtype, value.dim()) == kind:
             given: Any = value
         elif isinstance(value, str):
             given = [value] * count
@@ -74,8 +90,13 @@ class Text(Condition):
     def codes(self, texts: Sequence[str]) -> Tensor:
         """The value of these texts."""
         import torch
+        from torch.nn.functional import pad
 
         encoded = [self._bytes(text) for text in texts]
+        if self.encoder:
+            encode = sentence_encoder(self.encoder)
+            states = [pad(encode(one.decode()), (1, 0), value=1.0) for one in encoded]
+            return torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
         codes = np.full((len(texts), 1 + max(map(len, encoded))), PADDING, np.int16)
         codes[:, 0] = BEGIN
         for row, found in zip(codes, encoded, strict=True):
@@ -105,10 +126,12 @@ class Text(Condition):
         return self.codes(texts)
 
     def nothing(self, value: Tensor) -> Tensor:
-        return value.new_full((len(value), 1), BEGIN)
+        return (
+            self.codes([""] * len(value)).to(value.device) if self.encoder else value.new_full((len(value), 1), BEGIN)
+        )
 
     def said(self, value: Tensor) -> list[str]:
-        return [bytes(code for code in row if code < BEGIN).decode() for row in value.tolist()]
+        return [] if self.encoder else [bytes(code for code in row if code < BEGIN).decode() for row in value.tolist()]
 
     def _say_cut(self, texts: Sequence[str]) -> None:
         """A warning if some are longer than what is read of them. ValueError as of `_bytes`."""

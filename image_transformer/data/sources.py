@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from image_transformer.data.captions import face_captions
+from image_transformer.data.emoji import INDEX, read_emoji
 from image_transformer.data.images import DataError, first_line
 from image_transformer.data.made import MADE, make_splits
 from image_transformer.data.shape_edits import EDIT_WORLDS, make_edits
@@ -99,7 +100,10 @@ def _folder(root: Path) -> Source:
 
 
 def _pick_reader(root: Path, files: Sequence[Path]) -> Source:
-    """The files that one reader takes, Parquet before images before NumPy."""
+    """The files that one reader takes: emoji, then Parquet before images before NumPy."""
+    indices = tuple(file for file in files if file.name == INDEX)
+    if indices:
+        return Source(str(root), indices, _read_packages)
     readers = ((_read_datasets, {".parquet"}), (_read_images, SUFFIXES), (_read_numpy, {".npy", ".npz"}))
     for read, suffixes in readers:
         chosen = tuple(file for file in files if file.suffix.lower() in suffixes)
@@ -120,6 +124,16 @@ def _read_mini(found: Source) -> dict[str, Pool]:
         images = np.concatenate(strips).reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)  # (n, c, h, w)
         pools[split] = Pool(images, np.array(index[split]["labels"]), tuple(index["classes"]))
     return pools
+
+
+def _read_packages(found: Source) -> dict[str, Pool]:
+    """Drawings of emoji, with all that they are called."""
+    emoji = list(read_emoji(found.files))
+    if not emoji:
+        raise DataError(f"{found.root}: {INDEX} is there, and none of its drawings in img/.../64")
+    classes = tuple(sorted({one.category for one in emoji}))
+    labels = np.array([classes.index(one.category) for one in emoji])
+    return {"train": Pool(np.stack([one.image for one in emoji]), labels, classes, [one.names for one in emoji])}
 
 
 class World(Mapping[str, Pool]):

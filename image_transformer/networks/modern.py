@@ -304,22 +304,33 @@ class TextEncoder(nn.Module):
 
     def __init__(self, condition: Text, config: Modern) -> None:
         super().__init__()
-        self.num_states = 1 + condition.length
-        self.bytes, self.places = nn.Embedding(NUM_CODES, config.width), nn.Embedding(self.num_states, config.width)
-        self.runs = nn.Embedding(RUN_CODES, config.width)
-        for table in (self.bytes, self.places, self.runs):
-            nn.init.normal_(table.weight, std=0.02)
+        self.num_states = 1 + condition.length + bool(condition.encoder)  # of these a text ends with one, too
+        self.places = nn.Embedding(self.num_states, config.width)
+        nn.init.normal_(self.places.weight, std=0.02)
+        if condition.encoder:
+            self.project = nn.Linear(condition.features, config.width)
+        else:
+            self.bytes, self.runs = nn.Embedding(NUM_CODES, config.width), nn.Embedding(RUN_CODES, config.width)
+            for table in (self.bytes, self.runs):
+                nn.init.normal_(table.weight, std=0.02)
         place = np.arange(self.num_states)
         self.rotary = Rotary2D(place, place, config.head_width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.encoder_depth))
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, codes: Tensor) -> tuple[Tensor, Rotation, Tensor]:
-        """States `(b, m, d)` of the `codes` (b, m) of texts, their rotations, and which are there, `(b, 1, 1, m)`."""
-        at, there = slice(codes.shape[1]), (codes != PADDING)[:, None, None]
-        with torch.autocast(codes.device.type, enabled=False):
-            x = self.bytes(codes.int()) + self.places.weight[at] + self.runs(_run_codes(codes)).sum(2)
-            x = self.dropout(x)
+    def forward(self, texts: Tensor) -> tuple[Tensor, Rotation, Tensor]:
+        """States `(b, m, d)` of the values (b, m, ...) of `texts`, their rotations, and which are there `(b, 1, 1, m)`.
+
+        Values as of the condition: codes, or the states of a frozen encoder.
+        """
+        at, frozen = slice(texts.shape[1]), texts.is_floating_point()
+        there = (texts[..., 0] > 0 if frozen else texts != PADDING)[:, None, None]
+        with torch.autocast(texts.device.type, enabled=False):
+            if frozen:
+                x = self.project(texts[..., 1:].to(self.project.weight.dtype))
+            else:
+                x = self.bytes(texts.int()) + self.runs(_run_codes(texts)).sum(2)
+            x = self.dropout(x + self.places.weight[at])
         rotate = self.rotary(at)
         for block in self.blocks:
             x = block(x, rotate, Reach(partial(_all_heads, there=there)))
