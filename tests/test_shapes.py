@@ -16,7 +16,7 @@ from image_transformer.data.images import DataError, ImageData
 from image_transformer.data.shapes import Caption, Dice, Scene, Thing
 from image_transformer.geometry.order import Wavefront
 from image_transformer.geometry.patterns import Local1D
-from image_transformer.measures import words
+from image_transformer.measures import stated, words
 from image_transformer.measures.scenes import Reading, read_scene, verdicts
 
 ALL = Caption("", frozenset({"size", "place", "ground"}))
@@ -170,7 +170,7 @@ def told(monkeypatch):
 
 def test_the_measures_of_words(told):
     test = it.load_data("shapes", "test")
-    found = words.words(told, test, Plan(images=4), say=lambda text: None)
+    found = words.words(told, test, test, Plan(images=4), say=lambda text: None)
     captions, unseen, seen = found.tables
     assert unseen.caption == "Samples for 4 captions of shapes-unseen: what is stated and so, %"
     assert "of shapes:" in seen.caption and {row[0] for row in unseen.rows} >= {"all", "count", "colours"}
@@ -216,3 +216,31 @@ def test_a_model_that_scores_by_the_caption_chooses_the_right_one(told, monkeypa
     monkeypatch.setattr(words, "nats_of_choices", nats)
     right = words.chosen_right(told, data.images, captions)
     assert right[4] and right.sum() < 12
+
+
+# ---- what a classifier finds ----
+
+
+def test_words_that_tell_images_apart():
+    captions = ["a red box"] * 40 + ["a blue box, big"] * 40 + ["a blue ring, big"] * 20 + ["a red ring", "a photo"]
+    assert stated.telling_words(captions) == ["big", "box"], "red is where big is not, ring where box is not"
+    assert stated.telling_words(["the same"] * 9) == []
+
+
+def test_samples_are_judged_by_what_their_captions_state():
+    """A classifier learns from 400 photographs: it finds the words in true images, and by chance in mixed up ones."""
+    rng = np.random.default_rng(0)
+    bright, wide = rng.integers(0, 2, (2, 600))
+    images = rng.integers(40, 80, (600, 3, 8, 8)) + 100 * bright[:, None, None, None]
+    images[wide == 1, 0] += 60
+    images = images.clip(0, 255).astype(np.uint8)
+    captions = [f"a {('dark', 'bright')[b]} {('thin', 'wide')[w]} thing" for b, w in zip(bright, wide, strict=True)]
+    train, test = slice(400), slice(400, 600)
+    mixed = images[test][rng.permutation(200)]
+    table = stated.stated(images[train], captions[train], images[test], mixed, captions[test])
+    assert table is not None and {row[0] for row in table.rows} in (
+        {"bright", "thin", "mean"},
+        {"bright", "wide", "mean"},
+    )
+    assert all(float(row[2]) > 95 and 35 < float(row[3]) < 65 for row in table.rows)
+    assert stated.stated(images[:9], ["the same"] * 9, images[:9], images[:9], ["the same"] * 9) is None

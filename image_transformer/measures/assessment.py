@@ -58,7 +58,7 @@ def assess(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say
     elif edits_by_words(model):
         found.add(edits(model, train, test, plan, say))
     elif is_told_words(model):
-        found.add(words(model, test, plan, say))
+        found.add(words(model, train, test, plan, say))
     elif chosen is not None and len(model.config.conditions) == 1:
         say(f"new images for each choice of {chosen.noun}")
         names = chosen.choices[:ROWS]

@@ -30,6 +30,15 @@ def to_levels(images: Tensor) -> Images:
     return ((images + 1) * (LEVELS / 2)).round().clamp(0, LEVELS).byte().numpy()
 
 
+def classifier(channels: int, outputs: int) -> nn.Sequential:
+    """A small network from images (b, c, h, w), -1 to 1, to (b, outputs)."""
+    layers: list[nn.Module] = []
+    for before, after, stride in [(channels, 32, 1), (32, 64, 2), (64, 64, 2)]:
+        convolution = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, outputs))
+
+
 def descend(network: nn.Module, loss: Callable[[], Tensor], updates: int, lr: float, weight_decay: float = 0.0) -> None:
     """So many updates of Adam on the losses, the rate falling linearly to 0."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from image_transformer.data.images import Images, check_arrays
-from image_transformer.measures.fitting import descend, seeded, shuffled, tensor, to_unit
+from image_transformer.measures.fitting import classifier, descend, seeded, shuffled, tensor, to_unit
 
 
 def two_sample_test(real: Images, fake: Images, *, seed: int = 0, passes: int = 20) -> tuple[float, float]:
@@ -36,7 +36,7 @@ def two_sample_test(real: Images, fake: Images, *, seed: int = 0, passes: int = 
 
 def _fit_classifier(real: Images, fake: Images, seed: int, passes: int, batch: int = 32) -> nn.Module:
     """A network (b, c, h, w) -> (b,) log-odds of being fake; each batch holds both images of the same things."""
-    network = _classifier(real.shape[1])
+    network = nn.Sequential(classifier(real.shape[1], 1), nn.Flatten(0))
     rows = shuffled(len(real), batch, seed)
 
     def loss() -> Tensor:
@@ -49,16 +49,6 @@ def _fit_classifier(real: Images, fake: Images, seed: int, passes: int, batch: i
 
     descend(network, loss, passes * -(-len(real) // batch), lr=2e-3, weight_decay=1e-2)
     return network.eval()
-
-
-def _classifier(channels: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after, stride in [(channels, 32, 1), (32, 64, 2), (64, 64, 2)]:
-        convolution = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
-        layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
-    return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 1), nn.Flatten(0)
-    )
 
 
 @torch.inference_mode()

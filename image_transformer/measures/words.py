@@ -17,6 +17,7 @@ from image_transformer.inference.sampling import generate
 from image_transformer.inference.scoring import evaluate, nats_of_choices
 from image_transformer.measures.found import Assessment, Say, mean_and_error
 from image_transformer.measures.scenes import read_scene, verdicts
+from image_transformer.measures.stated import stated
 from image_transformer.model import ImageModel
 from image_transformer.show import grids
 from image_transformer.show.progress import bar
@@ -24,6 +25,7 @@ from image_transformer.show.records import Table
 
 CHOICES = 10  # captions of which one is right
 TRIED = 100  # images for which it is looked for
+LEARNED = 20_000  # images that a classifier learns from
 SHOWN = 8  # rows and columns of a picture
 
 
@@ -32,8 +34,9 @@ def is_told_words(model: ImageModel) -> bool:
     return [type(condition) for condition in model.config.conditions] == [Text]
 
 
-def words(model: ImageModel, test: ImageData, plan: Plan, say: Say = print) -> Assessment:
-    """The bits that captions save, the right one among ten, and on made scenes what samples show."""
+def words(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say: Say = print) -> Assessment:
+    """The bits that captions save, the right one among ten, and what samples show: of made scenes by what is read off
+    them, of others by what a classifier finds that learned from `train`."""
     found, some = Assessment(), test.some(plan.images)
     captions = [wordings[0] for wordings in captions_of(some)]
     say(f"bits that the captions of {len(some):,} images save")
@@ -53,6 +56,17 @@ def words(model: ImageModel, test: ImageData, plan: Plan, say: Say = print) -> A
             say(f"samples for {plan.images:,} captions of {name}")
             table, found.pictures[name] = attributes(model, name, plan)
             found.tables.append(table)
+    else:
+        say(f"samples for the captions of {len(some):,} images, and a classifier of what captions state")
+        with bar("steps") as progress:
+            drawn = generate(model, len(some), seed=plan.seed, text=captions, progress=progress).numpy()
+        learned = train.some(LEARNED)
+        said = [wordings[0] for wordings in captions_of(learned)]
+        table_of_words = stated(learned.images, said, some.images, drawn, captions, seed=plan.seed)
+        found.tables += [table_of_words] if table_of_words is not None else []
+        pairs = np.stack([drawn[:SHOWN], some.images[:SHOWN]], 1)
+        shown = list(zip(captions[:SHOWN], pairs, strict=True))
+        found.pictures["words"] = grids.labelled_rows(shown, ["drawn", "photograph"])
     return found
 
 

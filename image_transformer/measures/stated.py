@@ -1,0 +1,97 @@
+"""Whether samples show what their captions say, as a classifier sees it that learned from photographs and captions."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from image_transformer.data.images import Images
+from image_transformer.measures.fitting import classifier, descend, seeded, shuffled, tensor, to_unit
+from image_transformer.measures.found import mean_and_error
+from image_transformer.show.records import Table
+
+WORDS = 10
+SHARE = 0.03  # of captions that a word must be in, and missing from
+ALIKE = 0.9  # correlation from which two words say the same
+SAY_NOTHING = {"a", "an", "the", "and", "or", "with", "of", "on", "in", "at", "to", "is", "are", "it", "one"}
+
+
+def telling_words(captions: list[str], count: int = WORDS) -> list[str]:
+    """The words that divide captions most evenly, no two of which are mostly there together."""
+    said = [set(re.findall(r"\w+", caption.lower())) - SAY_NOTHING for caption in captions]
+    words = sorted(set().union(*said))
+    there = np.array([[word in some for word in words] for some in said], np.float64)
+    shares = there.mean(0)
+    chosen: list[int] = []
+    for i in np.argsort(-shares * (1 - shares), kind="stable"):
+        if len(chosen) == count or not SHARE <= shares[i] <= 1 - SHARE:
+            break
+        if all(abs(np.corrcoef(there[:, i], there[:, j])[0, 1]) < ALIKE for j in chosen):
+            chosen.append(int(i))
+    return [words[i] for i in chosen]
+
+
+def stated(
+    images: Images, captions: list[str], photographs: Images, samples: Images, told: list[str], *, seed: int = 0
+) -> Table | None:
+    """How often a classifier that learned from `images` and their captions finds in others what their captions state.
+
+    photographs, samples: uint8 (n, c, h, w) with the captions that were `told`. Balanced accuracy: the mean of how
+    often a word is found where it is stated, and not found where it is not; 50 % is chance. None where no words tell.
+    """
+    words = telling_words(captions)
+    if not words:
+        return None
+    network = _fit(images, _presence(captions, words), seed)
+    truth, rows = _presence(told, words), []
+    seen, drawn = (_found(network, some) for some in (photographs, samples))
+    both = [_balanced(some == truth, truth) for some in (seen, drawn)]
+    for i, word in enumerate(words):
+        rows.append([word, f"{100 * truth[:, i].mean():.0f}", *(f"{100 * each[i]:.1f}" for each in both)])
+    rows.append(["mean", "", *(mean_and_error(100 * each, 1)[0] for each in both)])
+    caption = (
+        f"Whether {len(told):,} images show a word of their caption, by a classifier that learned from {len(images):,} "
+        "photographs: balanced accuracy, %; 50 is chance"
+    )
+    return Table(caption, ["word", "captions with it, %", "photographs", "samples"], rows)
+
+
+def _presence(captions: list[str], words: list[str]) -> NDArray[np.bool_]:
+    """Which words each caption has, (n, words)."""
+    said = [set(re.findall(r"\w+", caption.lower())) for caption in captions]
+    return np.array([[word in some for word in words] for some in said])
+
+
+def _balanced(right: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Of each word, (words,); NaN of one that is everywhere or nowhere."""
+    shares = [np.where(kind, right, 0).sum(0) / np.maximum(kind.sum(0), 1) for kind in (truth, ~truth)]
+    both = truth.any(0) & ~truth.all(0)
+    return np.where(both, np.mean(shares, 0), np.nan)
+
+
+def _fit(images: Images, truth: NDArray[np.bool_], seed: int, updates: int = 1500, batch: int = 64) -> nn.Module:
+    """A network (b, c, h, w) -> log-odds (b, words); where a word is rare, it counts for more."""
+    rows, target = shuffled(len(images), batch, seed), torch.from_numpy(truth).float()
+    rare = (1 - target.mean(0)) / target.mean(0)
+    with seeded(seed):
+        network = classifier(images.shape[1], truth.shape[1])
+
+        def loss() -> Tensor:
+            pick = np.sort(next(rows))
+            return F.binary_cross_entropy_with_logits(
+                network(to_unit(tensor(images[pick]))), target[pick], pos_weight=rare
+            )
+
+        descend(network, loss, updates, lr=2e-3, weight_decay=1e-2)
+    return network.eval()
+
+
+@torch.inference_mode()
+def _found(network: nn.Module, images: Images, batch: int = 100) -> NDArray[np.bool_]:
+    parts = [to_unit(tensor(images[first : first + batch])) for first in range(0, len(images), batch)]
+    return torch.cat([network(part) > 0 for part in parts]).numpy()
