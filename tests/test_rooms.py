@@ -193,6 +193,7 @@ def world(tmp_path_factory):
             "by_class": it.ImageModel(it.Modern(**shape, conditions=(it.Label(("cat", "dog")),))),
             "by_words": it.ImageModel(it.Modern(**shape, conditions=(it.Text(32),))),
             "superres": it.ImageModel(it.Modern(**shape, conditions=(it.Low(2),))),
+            "editor": it.ImageModel(it.Modern(**shape, conditions=(it.Source(), it.Text(32)))),
             "photo": random_images(1, (3, 5, 7)),
         }
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from image_transformer import checkpoint
 from image_transformer.cli.main import main
+from image_transformer.conditions.text import Text
 from image_transformer.config.data import DataConfig
 from image_transformer.config.model import Modern
 from image_transformer.config.run import RunConfig
@@ -26,12 +27,16 @@ from image_transformer.training.run import Run
 from image_transformer.training.update import Loss
 
 
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
 def write_tar(path, images, first=0, labels=None):
     with tarfile.open(path, "w") as archive:
         for i, image in enumerate(images):
-            file = io.BytesIO()
-            Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
-            parts = {f"{first + i:06d}.png": file.getvalue(), f"{first + i:06d}.json": b"{}"}
+            parts = {f"{first + i:06d}.png": png(image), f"{first + i:06d}.json": b"{}"}
             parts |= {} if labels is None else {f"{first + i:06d}.cls": str(labels[i]).encode()}
             for name, content in parts.items():
                 member = tarfile.TarInfo(name)
@@ -233,3 +238,44 @@ def test_a_stream_reads_ahead(folder):
     order = stream.order(np.random.default_rng(0))
     stream.rows(order[:1])
     assert len(stream._held) == 1 + TOGETHER
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_captions_come_with_their_images(tmp_path, images, kind, monkeypatch):
+    """Several wordings of one image, none of another; images of shards without any have none."""
+    monkeypatch.setenv("IMAGE_TRANSFORMER_CACHE", str(tmp_path / "cache"))
+    said = [(f"number {i}", "another") if i % 3 else ("",) for i in range(6)]
+    splits = {"train-0": range(3), "train-1": range(3, 6), "validation-0": range(6), "test-0": range(6)}
+    for name, rows in splits.items():
+        if kind == "tar":
+            write_tar(tmp_path / f"{name}.tar", images[rows.start : rows.stop], rows.start, None)
+            with tarfile.open(tmp_path / f"{name}.tar", "a") as archive:
+                for i in rows:
+                    text = "\n".join(said[i]).encode()
+                    member = tarfile.TarInfo(f"{i:06d}.txt")
+                    member.size = len(text)
+                    archive.addfile(member, io.BytesIO(text))
+        else:
+            pyarrow = pytest.importorskip("pyarrow")
+            from pyarrow import parquet
+
+            table = {"image": [{"bytes": png(images[i])} for i in rows], "text": [list(said[i]) for i in rows]}
+            parquet.write_table(pyarrow.table(table), tmp_path / f"{name}.parquet")
+    stream = load_stream(str(tmp_path))
+    found = stream.rows(np.array([4, 0, 2]))
+    assert found.captions == tuple(said[i] for i in numbers(found, images)) and len(stream.captions) == 2
+    assert stream.captions[1] == ("number 1",), "the longest of all, the first of these"
+    assert load_stream(str(tmp_path), "test").captions == tuple(said)
+    text = Text(7)
+    with pytest.raises(DataError, match="has 8 bytes, the model reads 7"):
+        text.suits(stream)
+    model = Modern(shape=(3, 4, 4), depth=1, width=8, heads=2, feed_forward=8, components=2, conditions=(Text(8),))
+    training = TrainConfig(images=8, batch=4, validate_every=8, sample_every=None, bf16="off")
+    train(
+        RunConfig("test", model, DataConfig(str(tmp_path), stream=True), training),
+        tmp_path / "run",
+        show_progress=False,
+    )
+    untold = replace(model, conditions=())
+    flipped = RunConfig("test", untold, DataConfig(str(tmp_path), stream=True, flips=True), training)
+    train(flipped, tmp_path / "plain", show_progress=False)

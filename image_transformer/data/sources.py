@@ -29,6 +29,7 @@ NAMES = ("cifar10", "cifar10-mini", *MADE, *WORLDS, *EDIT_WORLDS)
 SPLITS = ("train", "validation", "test")
 ALIASES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
+TEXTS = ("text", "texts", "caption", "captions")  # columns of captions
 METADATA = "metadata.jsonl"  # captions of the images beside it, as Hugging Face has them
 MINI = Path(__file__).parent / "cifar10_mini"
 
@@ -191,7 +192,7 @@ def _read_metadata(files: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
             try:
                 told = json.loads(line)
                 path = file.parent / told["file_name"]
-                wordings = _wordings(told.get("text", told.get("caption")))
+                wordings = wordings_of(told.get("text", told.get("caption")))
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise DataError(f'{file}, line {number}: expected {{"file_name": ..., "text": ...}}') from None
             if wordings != ("",):  # there may be a label alone
@@ -199,7 +200,7 @@ def _read_metadata(files: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
     return found
 
 
-def _wordings(told: Any) -> tuple[str, ...]:
+def wordings_of(told: Any) -> tuple[str, ...]:
     """A caption or several, as data sets have them; the empty text, which tells nothing, where there is none."""
     several = [told] if isinstance(told, str) else told if isinstance(told, list) else []
     return tuple(one for one in several if isinstance(one, str)) or ("",)
@@ -291,9 +292,9 @@ def _arrow_pool(datasets: Any, part: Any) -> Pool:
 def _arrow_captions(part: Any) -> list[tuple[str, ...]] | None:
     """Those of a column text or caption, one wording or several; or what CelebA's attributes say; None without any."""
     names = part.column_names
-    for column in ("text", "texts", "caption", "captions"):
+    for column in TEXTS:
         if column in names and re.fullmatch(r"(large_)?(string|list<.*string>)", str(part.data.column(column).type)):
-            return [_wordings(one) for one in part.data.column(column).to_pylist()]
+            return [wordings_of(one) for one in part.data.column(column).to_pylist()]
     if {"Smiling", "Male", "Young"} <= set(names):
         told = {
             name: part.data.column(name).to_pylist() for name in names if str(part.data.column(name).type) == "bool"

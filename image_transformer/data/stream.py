@@ -18,22 +18,30 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from image_transformer.data.cache import cache_folder
 from image_transformer.data.decode import Request, Unreadable, check_shape, read_image
-from image_transformer.data.images import DataError, ImageData, first_line
-from image_transformer.data.sources import ALIASES, SUFFIXES
+from image_transformer.data.images import Captions, DataError, ImageData, first_line
+from image_transformer.data.sources import ALIASES, SUFFIXES, TEXTS, wordings_of
 from image_transformer.files import replace_file
 
 TOGETHER = 4  # shards whose images are mixed
 HELD = 2 * TOGETHER + 1  # shards in memory: those that are read, and the next ones, which are fetched meanwhile
 HELD_OUT = 2000  # images of a split other than the training's
 VERSIONS = ("ETag", "etag", "blob_id", "md5Hash", "mtime", "LastModified", "last_modified")  # fsspec's, by system
-Item = tuple[bytes, int | None]  # an encoded image and its class
+CONTENTS = 2  # raise it when more is looked up in shards: what was kept before is then no longer found
+
+
+class Item(NamedTuple):
+    """An encoded image, its class, and the wordings of its caption, each None if there is none."""
+
+    content: bytes
+    label: int | None = None
+    wordings: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class Shard:
     count: int = 0  # images
     classes: int = 0  # one more than the highest class
     mark: str = ""  # digest of its table of contents
+    longest: str = ""  # caption
 
 
 def load_stream(
@@ -58,7 +67,8 @@ def load_stream(
 
     source: a folder, a pattern with * or {000..123}, of files or of any address that fsspec knows, such as
     hf://datasets/owner/name/data/*.parquet. Splits go by a word of the files' names; without a split for validation,
-    the last shard of the training is held out. A tar holds KEY.png (.jpg, ...) and, if there are classes, KEY.cls.
+    the last shard of the training is held out. A tar holds KEY.png (.jpg, ...) and, if there are classes or captions,
+    KEY.cls and KEY.txt, a wording in each line.
     What a shard holds is looked up once, and kept in `$IMAGE_TRANSFORMER_CACHE`. skip_bad: the place of an image that
     cannot be read is taken by the one before it in its shard, or the next.
     Raises DataError for shards that are missing or unreadable, and images that do not fit.
@@ -82,7 +92,7 @@ class Stream:
     """Images in shards, as `ImageData` gives them, but that only `rows` has any."""
 
     skipped = 0
-    images = captions = None
+    images = sources = None
 
     def __init__(self, ask: Request, shards: Sequence[Shard]) -> None:
         self.ask, self.shards = ask, tuple(shards)
@@ -100,8 +110,14 @@ class Stream:
     @property
     def labels(self) -> NDArray[np.int64] | None:
         """Of the first image, None if it has none."""
-        label = self._items(0)[0][1]
+        label = self._items(0)[0].label
         return None if label is None else np.array([label], dtype=np.int64)
+
+    @property
+    def captions(self) -> Captions | None:
+        """Of the first image, and the longest one; None if there is none."""
+        longest = max((shard.longest for shard in self.shards), key=len)
+        return (self._items(0)[0].wordings or ("",), (longest,)) if longest else None
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The numbers of all images, shuffled: shards, and then images among some shards that follow each other."""
@@ -147,7 +163,7 @@ class Stream:
 
     def _decoded(self, pairs: Sequence[tuple[int, int]]) -> ImageData:
         images: list[NDArray[np.uint8]] = []
-        labels: list[int | None] = []
+        found: list[Item] = []
         channels = self.ask.shape[0] if self.ask.shape else 3
         for home, place in pairs:
             items = self._items(home)
@@ -155,7 +171,7 @@ class Stream:
             for used in (place, *others):
                 try:
                     name = f"{self.shards[home].path}, image {used}"
-                    image = read_image(items[used][0], name, channels, self.ask.size)
+                    image = read_image(items[used].content, name, channels, self.ask.size)
                     break
                 except Unreadable:
                     if used == (place, *others)[-1]:
@@ -164,9 +180,11 @@ class Stream:
             if images and image.shape != images[0].shape:
                 raise DataError(f"{self.name}: mixed sizes, {name} is {image.shape[1]}x{image.shape[2]}: pass --size")
             images.append(image)
-            labels.append(items[used][1])
+            found.append(items[used])
+        labels = [item.label for item in found]
         known = None if any(label is None for label in labels) else np.array(labels, dtype=np.int64)
-        return ImageData(self.name, self.split, np.stack(images), known, self.classes)
+        captions = None if self.captions is None else tuple(item.wordings or ("",) for item in found)
+        return ImageData(self.name, self.split, np.stack(images), known, self.classes, captions=captions)
 
 
 def _found(source: str) -> list[Shard]:
@@ -206,14 +224,16 @@ def _braces(source: str) -> list[str]:
 
 def _looked_up(shards: Sequence[Shard]) -> list[Shard]:
     """The shards with what is in them, from the cache or looked up; without those of no images."""
-    key = hashlib.sha256(json.dumps([(one.path, one.size, one.version) for one in shards]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        json.dumps([CONTENTS, *((one.path, one.size, one.version) for one in shards)]).encode()
+    ).hexdigest()[:16]
     kept = cache_folder() / f"shards-{key}.json"
     try:
         found = [replace(shard, **seen) for shard, seen in zip(shards, json.loads(kept.read_text()), strict=True)]
     except (OSError, ValueError, TypeError):
         with ThreadPoolExecutor(8) as readers:
             found = list(readers.map(_look_up, shards))
-        seen = [{"count": one.count, "classes": one.classes, "mark": one.mark} for one in found]
+        seen = [{name: getattr(one, name) for name in ("count", "classes", "mark", "longest")} for one in found]
         with contextlib.suppress(OSError):  # they are looked up again next time
             replace_file(kept, json.dumps(seen).encode())
     return [shard for shard in found if shard.count]
@@ -224,8 +244,9 @@ def _look_up(shard: Shard) -> Shard:
     with _opened(shard.path) as file:
         if shard.path.endswith(".parquet"):
             parquet = _parquet().ParquetFile(file)
-            names, count = _columns(parquet)[1:], parquet.metadata.num_rows
-            classes = [one for name in names for one in parquet.read([name])[name].to_pylist() if one is not None]
+            columns, count = _columns(parquet), parquet.metadata.num_rows
+            classes = [one for one in _column(parquet, columns.label) if one is not None]
+            said = [one for told in _column(parquet, columns.text) for one in wordings_of(told)]
             file.seek(-8, io.SEEK_END)  # the footer's length, and four signs
             length = 8 + int.from_bytes(file.read(4), "little")
             file.seek(-length, io.SEEK_END)
@@ -234,10 +255,13 @@ def _look_up(shard: Shard) -> Shard:
             with tarfile.open(fileobj=file) as archive:
                 members = list(archive)
                 classes = [int(_content(archive, one)) for one in members if one.name.endswith(".cls")]
+                texts = [_content(archive, one) for one in members if one.name.endswith(".txt")]
+                said = [wording for text in texts for wording in _lines(text)]
             count = len({_key(one.name) for one in members if _is_image(one.name)})
             contents = str([(one.name, one.size, one.mtime) for one in members]).encode()
     mark = hashlib.sha256(contents).hexdigest()[:16]
-    return replace(shard, count=count, classes=max(classes, default=-1) + 1, mark=mark)
+    longest = max(said, key=lambda text: len(text.encode()), default="")
+    return replace(shard, count=count, classes=max(classes, default=-1) + 1, mark=mark, longest=longest)
 
 
 def _read(shard: Shard) -> list[Item]:
@@ -252,10 +276,23 @@ def _read(shard: Shard) -> list[Item]:
 def _members(file: Any) -> list[Item]:
     with tarfile.open(fileobj=io.BytesIO(file.read())) as archive:
         found = {
-            one.name: _content(archive, one) for one in archive if _is_image(one.name) or one.name.endswith(".cls")
-        }
+            one.name: _content(archive, one)
+            for one in archive if _is_image(one.name) or one.name.endswith((".cls", ".txt"))
+        }  # fmt: skip
     images = {_key(name): content for name, content in found.items() if _is_image(name)}
-    return [(content, int(found[f"{key}.cls"]) if f"{key}.cls" in found else None) for key, content in images.items()]
+    return [
+        Item(
+            content,
+            int(found[f"{key}.cls"]) if f"{key}.cls" in found else None,
+            _lines(found[f"{key}.txt"]) if f"{key}.txt" in found else None,
+        )
+        for key, content in images.items()
+    ]
+
+
+def _lines(text: bytes) -> tuple[str, ...]:
+    """The wordings in a file of text: its lines. The empty text, which tells nothing, if there are none."""
+    return tuple(line.strip() for line in text.decode().splitlines() if line.strip()) or ("",)
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -268,25 +305,42 @@ def _key(name: str) -> str:
 
 
 def _rows(file: Any) -> list[Item]:
-    image, *label = _columns(file)
-    table = file.read([image, *label]).to_pylist()
-    return [((row[image] or {}).get("bytes") or b"", row.get(*label) if label else None) for row in table]
+    columns = _columns(file)
+    table = file.read([name for name in columns if name]).to_pylist()
+    return [
+        Item(
+            (row[columns.image] or {}).get("bytes") or b"",
+            row[columns.label] if columns.label else None,
+            wordings_of(row[columns.text]) if columns.text else None,
+        )
+        for row in table
+    ]
 
 
-def _columns(file: Any) -> list[str]:
-    """The columns of the images and, if they are whole numbers, of their classes."""
+def _column(file: Any, name: str) -> list[Any]:
+    return list(file.read([name])[name].to_pylist()) if name else []
+
+
+class Columns(NamedTuple):
+    """The names of columns, empty where there is none."""
+
+    image: str
+    label: str
+    text: str
+
+
+def _columns(file: Any) -> Columns:
+    """The columns of the images, of their classes if these are whole numbers, and of captions if these are texts."""
     schema = file.schema_arrow
     image = next((name for name in ("img", "image") if name in schema.names), None)
     if image is None:
         raise ValueError(f"expected a column img or image, found {', '.join(schema.names)}")
-    return [
-        image,
-        *(
-            name
-            for name in ["label"]
-            if name in schema.names and re.fullmatch(r"u?int\d+", str(schema.field(name).type))
-        ),
-    ]
+
+    def named(names: Sequence[str], kind: str) -> str:
+        fits = (name for name in names if name in schema.names and re.fullmatch(kind, str(schema.field(name).type)))
+        return next(fits, "")
+
+    return Columns(image, named(["label"], r"u?int\d+"), named(TEXTS, r"(list<.*: )?(large_)?string>?"))
 
 
 class _opened:

@@ -54,7 +54,8 @@ class Run:
         self.batches = Batches(self.data, config.data, config.train.seed)
         torch.manual_seed(random_seed(config.train.seed, "weights"))
         model = ImageModel(config.model)
-        if config.data.augmentation and self.data.captions is not None:
+        captioned = any(condition.captioned for condition in config.model.conditions)
+        if config.data.augmentation and captioned and self.data.captions is not None:
             raise ValueError(
                 f"data.{config.data.augmentation}: captions, such as of what is left, are not turned with images"
             )
