@@ -101,8 +101,9 @@ def shapes_edit() -> RunConfig:
 
 def photo_edit() -> RunConfig:
     """Edits of photographs of any size by instruction, darker, warmer, ..., an hour on 2 cores: see docs/words.md."""
-    config = variant(shapes_text(), "photo-edit", conditions=(Source("near"), Text(80)))
-    return replace(config, data=DataConfig(source="cifar10", edits="local"))
+    config = variant(shapes_text(), "photo-edit", shape=(3, 16, 16), depth=4, conditions=(Source("near"), Text(80)))
+    train = replace(config.train, batch=16, validation_images=200, validate_every=10_000, save_every=10_000)
+    return replace(config, data=DataConfig(source="cifar10", size=(16, 16), edits="local"), train=train)
 
 
 def cifar10() -> RunConfig:
