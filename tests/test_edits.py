@@ -89,6 +89,17 @@ def test_a_near_reader_sees_its_block_and_what_is_beside_it():
             assert (moved == (near & (col[pixel] < left + 13))).all(), pixel
 
 
+def test_a_near_reader_does_not_know_where_it_is():
+    """Of a source moved by a whole block the states move with it, beside a text, too; near the sides they differ."""
+    shape = (3, 40, 40)
+    model, source = editor("raster", shape=shape), random_images(1, shape)
+    reader, read = model.network.placed["source"], [model.network.encoders["text"](Text(24).codes(["darker"]))]
+    with torch.inference_mode():
+        before, after = (reader(one, read).view(40, 40, -1) for one in (source, source.roll((8, 8), (2, 3))))
+    torch.testing.assert_close(before[8:24, 8:24], after[16:32, 16:32], rtol=0, atol=1e-9)
+    assert (before[8:24, 8:24] - before[16:32, 16:32]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("size", [(4, 6), (5, 9), (7, 3)])
 def test_tiles_around_are_what_a_block_sees(size):
     pattern, whole = Around((2, 3), (1, 2)), layout(Raster(), (1, *size), False)

@@ -243,8 +243,9 @@ class SourceReader(nn.Module):
             nn.init.normal_(self.places.weight, std=0.02)
         self.attend = _all_heads if far else TiledAttention(Around(BLOCK, BESIDE), seen, config.groups)
         self.rotary = Rotary2D(seen.positions.row, seen.positions.col, config.head_width)
-        told = any(type(one) in ModernTransformer.ENCODERS for one in config.conditions)
-        self.blocks = nn.ModuleList(Block(config, cross=told) for _ in range(config.encoder_depth))
+        kinds = [type(one) for one in config.conditions if type(one) in ModernTransformer.ENCODERS]
+        self.nowhere = not far and Low not in kinds  # of a text alone, all positions ask alike
+        self.blocks = nn.ModuleList(Block(config, cross=len(kinds) > 0) for _ in range(config.encoder_depth))
         self.dropout = Dropout(config.dropout)
         self.output = nn.Linear(config.width, config.width, bias=False)
         nn.init.zeros_(self.output.weight)
@@ -252,12 +253,13 @@ class SourceReader(nn.Module):
     def forward(self, source: Tensor, read: Sequence[Any]) -> Tensor:
         """`(b, l, d)` of uint8 `source` (b, c, h, w); `read` is what the encoders have made of other conditions."""
         rotate = self.rotary(slice(None))
+        asking = read[0][1] if self.nowhere and read else None
         with torch.autocast(source.device.type, enabled=False):
             x = self.stem(self.features(source, source, slice(None)).to(self.stem.weight.dtype))
             x = self.dropout(x if self.places is None else x + self.places.weight)
         for block in self.blocks:
             memory = joined([block.remember(*one) for one in read]) if block.cross is not None else None
-            x = block(x, rotate, Reach(self.attend), memory)
+            x = block(x, rotate, Reach(self.attend), memory, asking)
         states: Tensor = self.output(_norm(x))
         return states[:, self.pixel]
 
@@ -386,6 +388,7 @@ class Block(nn.Module):
     With `cross`, attention to what an encoder has read comes between them; without `attends`, there is no attention to
     other positions.
     With `mix`, the feed-forward layer is given a mixture of the states at so many neighbours and its own.
+    Of a memory it asks from where its positions are (`rotate`), or from `asking`.
     """
 
     def __init__(self, config: Modern, cross: bool = False, mix: int = 0, attends: bool = True) -> None:
@@ -404,11 +407,13 @@ class Block(nn.Module):
         assert self.cross is not None
         return Memory(*self.cross.keys_and_values(states, rotate), there)
 
-    def forward(self, x: Tensor, rotate: Rotation, reach: Reach, memory: Memory | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotate: Rotation, reach: Reach, memory: Memory | None = None, asking: Rotation | None = None
+    ) -> Tensor:
         if self.attention is not None and reach.attend is not None:
             x = x + self.drop_attention(self.attention(_norm(x), rotate, reach.attend))
         if self.cross is not None and memory is not None:
-            x = x + self.drop_cross(self.cross(_norm(x), rotate, memory))
+            x = x + self.drop_cross(self.cross(_norm(x), asking or rotate, memory))
         seen = _norm(x)
         if self.mix is not None and reach.mix is not None:
             seen = reach.mix(seen, self.mix)
