@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from image_transformer import checkpoint
-from image_transformer.conditions.base import Condition
 from image_transformer.config.run import RunConfig, to_dict
-from image_transformer.data.images import ImageData
 from image_transformer.model import ImageModel
 
 PROGRAM = "log_prob.pt2"
@@ -100,22 +98,16 @@ class LogProb(nn.Module):
         return self.model.score(images, dict(zip(names, given, strict=True)))
 
 
-def _example(condition: Condition, images: Tensor) -> Tensor:
-    """What a condition could say of images."""
-    if condition.follows:
-        return condition.of(ImageData("", "", images.numpy()))
-    several = [number % len(condition.choices) for number in range(len(images))]
-    return condition.check(several, len(images), tuple(images.shape[1:]))  # type: ignore[arg-type]
-
-
 def program_of(model: ImageModel) -> bytes:
     """A `torch.export` program of `log_prob` for any number of images, compared with the model on three of them.
+
+    Texts are told it padded to their full length.
 
     RuntimeError if they differ by more than rounding.
     """
     shape = model.config.shape
     images = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    given = tuple(_example(condition, images) for condition in model.config.conditions)
+    given = tuple(condition.example(images) for condition in model.config.conditions)
     two = (images[:2], *(x[:2] for x in given))
     batch = torch.export.Dim("batch", min=1)
     shapes: Any = ({0: batch}, tuple({0: batch} for _ in given)) if given else ({0: batch},)

@@ -20,7 +20,7 @@ from image_transformer.config.measuring import Plan
 from image_transformer.data import shape_edits
 from image_transformer.data.edits import EDITS, HOLE, edit_of, edited, possible
 from image_transformer.data.images import DataError, ImageData
-from image_transformer.data.shapes import Dice, draw, held_out
+from image_transformer.data.shapes import COLOURS, KINDS, OTHER_WORDS, Dice, draw, held_out
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
 from image_transformer.geometry.patterns import Around, Full, Local1D, Local2D, Nothing, tiles
 from image_transformer.inference import tiled
@@ -28,6 +28,7 @@ from image_transformer.inference.sampling import generate, generate_naive
 from image_transformer.measures import edits as measures
 from image_transformer.measures.scenes import is_scene, read_scene
 from image_transformer.recipes import recipe
+from image_transformer.sharing import program_of
 from image_transformer.training.batches import Batches
 from image_transformer.training.run import Run
 from image_transformer.words import from_text, to_text
@@ -163,13 +164,13 @@ def test_what_is_no_source_is_refused():
     model = editor()
     for wrong, message in (
         (None, "source= is missing"),
-        (random_images(2, SHAPE), "source must hold 1 images, as many as there are, got 2"),
+        (random_images(2, SHAPE), "source must hold one image for each of 1, got 2"),
         (random_images(1, (3, 4, 7)), "source must have shape"),
         (random_images(1, SHAPE).float(), "source must be a torch.uint8 tensor"),
     ):
         with pytest.raises(ValueError, match=message):
             generate(model, 1, source=wrong, text="")
-    with pytest.raises(ValueError, match="its sight is near or all, got 'far'"):
+    with pytest.raises(ValueError, match="sight must be near or all, got 'far'"):
         Source("far")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="the paper family cannot be told the source"):
         make_model(family="paper", conditions=(Source(),))
@@ -211,7 +212,7 @@ def test_a_change_of_the_source_far_away_changes_nothing_before_it():
 
 def test_an_editor_that_sees_all_takes_its_own_size_alone():
     model = editor(sight="all")
-    with pytest.raises(ValueError, match="whole image of 4x6 pixels, and cannot edit one of 5x6: resize it to that"):
+    with pytest.raises(ValueError, match="this model edits 4x6 images only, got 5x6: resize it"):
         it.edit(model, random_images(1, (3, 5, 6)), text="")
     with pytest.raises(ValueError, match="this model is not for editing"):
         it.edit(make_model(), random_images(1, (3, 5, 4)))
@@ -245,36 +246,36 @@ def photos(count=60, side=8, channels=3):
     return ImageData("photos", "train", images)
 
 
-def test_edits_by_hand():
-    grey, image = np.full((1, 3, 8, 8), 100, np.uint8), photos(1).images
-    levels = {
-        "darker": 60,
-        "brighter": 162,
-        "contrast": 86,
-        "flatter": 111,
-        "negative": 155,
-        "grey": 100,
-        "greyer": 100,
+def test_edits_of_levels_by_hand():
+    """Of a pixel of levels 100, 40 and 220."""
+    pixel = np.array([100, 40, 220], np.uint8).reshape(1, 3, 1, 1)
+    results = {
+        "darker": (60, 24, 132), "brighter": (162, 126, 234), "grey": (120, 120, 120), "greyer": (110, 80, 170),
+        "warmer": (130, 40, 190), "colder": (70, 40, 250), "contrast": (86, 0, 255), "flatter": (111, 75, 183),
+        "negative": (155, 215, 35),
+    }  # fmt: skip
+    assert set(results) == {name for name, edit in EDITS.items() if edit.local}
+    for name, levels in results.items():
+        assert tuple(EDITS[name].result(pixel).reshape(-1)) == levels, name
+        assert (EDITS[name].source(pixel) == pixel).all()
+
+
+def test_edits_of_places_by_hand():
+    """Of the pixels 1 to 16 in four rows."""
+    image = np.arange(1, 17, dtype=np.uint8).reshape(1, 1, 4, 4)
+    results = {
+        "mirror": [[4, 3, 2, 1], [8, 7, 6, 5], [12, 11, 10, 9], [16, 15, 14, 13]],
+        "upside down": [[16, 15, 14, 13], [12, 11, 10, 9], [8, 7, 6, 5], [4, 3, 2, 1]],
+        "left": [[4, 8, 12, 16], [3, 7, 11, 15], [2, 6, 10, 14], [1, 5, 9, 13]],
+        "right": [[13, 9, 5, 1], [14, 10, 6, 2], [15, 11, 7, 3], [16, 12, 8, 4]],
+        "border": [[0, 0, 0, 0], [0, 6, 7, 0], [0, 10, 11, 0], [0, 0, 0, 0]],
+        "middle": image[0, 0].tolist(),
     }
-    for name, level in levels.items():
-        assert (EDITS[name].result(grey) == level).all(), name
-    assert EDITS["warmer"].result(grey)[0, :, 0, 0].tolist() == [130, 100, 70]
-    assert EDITS["colder"].result(grey)[0, :, 0, 0].tolist() == [70, 100, 130]
-    assert EDITS["contrast"].result(np.array([[[[0, 255]]]], np.uint8)).tolist() == [[[[0, 255]]]], (
-        "clipped, not wrapped"
-    )
-    for name, back in (
-        ("mirror", "mirror"),
-        ("upside down", "upside down"),
-        ("left", "right"),
-        ("negative", "negative"),
-    ):
-        assert (EDITS[back].result(EDITS[name].result(image)) == image).all()
-        assert (EDITS[name].result(image) != image).any()
-    assert EDITS["left"].result(image)[0, 0, 7, 0] == image[0, 0, 0, 0], "anticlockwise"
-    framed, erased = EDITS["border"].result(image), EDITS["middle"].source(image)
-    assert (framed[..., 1:-1, 1:-1] == image[..., 1:-1, 1:-1]).all() and framed[..., 0, :].max() == 0
-    assert (erased == HOLE)[..., 2:5, 2:5].all() and (erased[..., :2, :] == image[..., :2, :]).all()
+    assert set(results) == {name for name, edit in EDITS.items() if not edit.local}
+    for name, rows in results.items():
+        assert EDITS[name].result(image)[0, 0].tolist() == rows, name
+        erased = [[1, 2, 3, 4], [5, HOLE, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]
+        assert EDITS[name].source(image)[0, 0].tolist() == (erased if name == "middle" else image[0, 0].tolist())
 
 
 @pytest.mark.parametrize("name", [name for name, edit in EDITS.items() if edit.local])
@@ -311,8 +312,10 @@ def test_edits_that_cannot_be_are_not_drawn():
     assert len(set(every)) == len(every), "what a wording asks for is clear"
     with pytest.raises(DataError, match="at least 4x4 pixels"):
         edited(photos(3, side=3), "local")
-    with pytest.raises(DataError, match="consists of edits already"):
-        edited(edited(photos(), "local"), "local")
+    with pytest.raises(ValueError, match=r"data\.edits: did you mean 'local'"):
+        DataConfig(edits="locl")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="unknown edits 'locl'"):
+        edited(photos(), "locl")  # type: ignore[arg-type]
 
 
 def test_sources_turn_with_their_images():
@@ -349,20 +352,52 @@ def test_what_is_held_out_is_in_one_world_alone(worlds):
     assert {edit.kind for edit in shape_edits.edits_of("shapes-edits", "test")} == set(shape_edits.KINDS)
 
 
-def test_instructions_name_one_thing(worlds):
-    """In 200 scenes, all wordings: no name fits the other thing, and every byte is read by the recipe."""
-    length = recipe("shapes-edit").model.condition(Text).length
+SYNONYMS = {other: word for word, others in OTHER_WORDS.items() for other in others}
+
+
+def followed(before, text):
+    """The things of a scene after an instruction, by its words alone: the thing that they name must be one."""
+    words = [SYNONYMS.get(word, word) for word in text.split()]
+
+    def named(some):
+        kinds, colours = ([word for word in some if word in all_of] for all_of in (KINDS, COLOURS))
+        fits = [
+            i for i, thing in enumerate(before.things)
+            if (not kinds or thing.kind == kinds[0]) and (not colours or thing.colour == colours[0])
+        ]  # fmt: skip
+        assert len(fits) == 1, (text, before.things)
+        return fits[0]
+
+    things = list(before.things)
+    if words[0] in ("swap", "exchange", "let"):
+        if "and" in words:
+            middle = words.index("and")
+            assert {named(words[:middle]), named(words[middle:])} == {0, 1}
+        one, two = things
+        return (one._replace(row=two.row, col=two.col), two._replace(row=one.row, col=one.col))
+    if words[0] in ("remove", "take", "delete", "erase"):
+        del things[named(words)]
+    elif words[0] in ("move", "shift", "push"):
+        i, (down, right) = named(words), {"left": (0, -6), "right": (0, 6), "up": (-6, 0), "down": (6, 0)}[words[-1]]
+        things[i] = things[i]._replace(row=things[i].row + down, col=things[i].col + right)
+    else:
+        i = named(words[:-1])
+        things[i] = things[i]._replace(colour=words[-1])
+    return tuple(things)
+
+
+def test_instructions_say_what_is_done(worlds):
+    """In 200 scenes of each world, five wordings each: their words, followed, give the result; all bytes are read."""
+    length, verbs = recipe("shapes-edit").model.condition(Text).length, set()
     for name in worlds:
         for number, edit in enumerate(shape_edits.edits_of(name, "test")[:200]):
-            dice, things = Dice(number), edit.before.things
+            dice = Dice(number)
             for _ in range(5):
                 text = shape_edits.instruction(edit, dice)
                 assert len(text.encode()) <= length
-                if len(things) == 2:
-                    assert " it " not in f" {text} "
-                    same_kind, same_colour = (things[0][i] == things[1][i] for i in (1, 0))
-                    assert not (same_colour and " one" in text)
-                    assert not (same_kind and same_colour)
+                assert followed(edit.before, text) == edit.after.things, text
+                verbs.add(text.split()[0])
+    assert len(verbs) == 15
 
 
 def test_edits_by_seed_and_number():
@@ -403,7 +438,7 @@ def test_a_model_is_told_the_sources_of_its_data(tmp_path):
     plain = small("photo-edit")
     with pytest.raises(DataError, match="have no sources, which a model for editing needs"):
         Run(replace(plain, data=replace(plain.data, edits="none")), tmp_path / "other")
-    with pytest.raises(DataError, match="read as a stream cannot be edited"):
+    with pytest.raises(DataError, match="does not work with data"):
         Run(replace(plain, data=replace(plain.data, stream=True)), tmp_path / "other")
     told = replace(plain, model=replace(plain.model, conditions=(Text(80),)))
     assert Run(told, tmp_path / "other").data.sources is None
@@ -440,8 +475,12 @@ def test_editing_from_the_command_line(tmp_path, monkeypatch, capsys):
         assert edit.size == (9, 11)
     assert main(["evaluate", "photo-edit"]) == 0
     for args, message in (
-        (["shapes-edit", "0.png", "--text", "a"], "0.png: this model looks at a whole image of 8x8 pixels"),
+        (
+            ["shapes-edit", "0.png", "--text", "a"],
+            "0.png: this model edits 8x8 images only, got 11x9: resize it, as --size does",
+        ),
         (["photo-edit", "--text", "a"], "edit needs images"),
+        (["cifar10-class", "0.png", "--text", "a"], "this model is not for editing"),
         (["photo-edit", "0.png"], "--text is missing: this model is text-conditional"),
         (["photo-edit", "0.png", "--text", "x" * 81], "has 81 bytes, the model reads 80"),
         (["photo-edit", "0.png", "--text", "a", "--samples", "0"], "--samples must be at least 1"),
@@ -450,21 +489,28 @@ def test_editing_from_the_command_line(tmp_path, monkeypatch, capsys):
     ):
         assert main(["edit", *args]) != 0
         assert message in capsys.readouterr().err
-    assert main(["sample", "photo-edit", "--text", "a"]) != 0
-    assert "edits images: image-transformer edit photo-edit IMAGE..." in capsys.readouterr().err
+    Path("texts.txt").write_text("a")
+    for verb in (["sample"], ["complete", "0.png"], ["read", "0.png", "--texts", "texts.txt"]):
+        assert main([verb[0], "photo-edit", *verb[1:]]) != 0
+        assert "edits images: image-transformer edit photo-edit IMAGE..." in capsys.readouterr().err
+    assert main(["report", "photo-edit", "--images", "8"]) == 0
+    page = Path("photo-edit/report.html").read_text()
+    assert "Mean difference to the true result" in page and "nothing done" in page
+    assert main(["evaluate", "shapes-edit", "--data", "photo-edit"]) != 0
 
 
 def test_a_report_measures_edits(monkeypatch):
     """A model that draws the true results is right everywhere, one that does nothing nowhere."""
     monkeypatch.setattr(measures, "picture", lambda *args: None)
     sources, results, captions = shape_edits.make_edits("shapes-edits", "test")
+    model = editor(shape=(3, 32, 32))
     plan, made = Plan(images=40), {"right": results, "nothing": sources}
     for what, images in made.items():
         unseen = shape_edits.make_edits("shapes-edits-unseen", "test")[what == "right"]
         answers = [unseen[:40], images[:40]]
         monkeypatch.setattr(measures, "draw", lambda *args, answers=answers: answers.pop(0))
         data = ImageData("shapes-edits", "test", results, captions=tuple(captions), sources=sources)
-        first, second = measures.edits(editor(), data, data, plan, lambda text: None).tables
+        first, second = measures.edits(model, data, data, plan, lambda text: None).tables
         assert "shapes-edits-unseen" in first.caption and second.rows[-1][:2] == ["all", "40"]
         for table in (first, second):
             assert {row[2] for row in table.rows} == ({"100.0"} if what == "right" else {"0.0"})
@@ -483,6 +529,38 @@ def test_photographs_are_measured_beside_nothing_and_regression(monkeypatch):
     name, count, nothing, regression, sample = table.rows[-1]
     assert (name, count, sample) == ("all", "50", "0.00")
     assert 1 < float(regression) < 0.7 * float(nothing)
+
+
+def test_pairs_of_ones_own(tmp_path, monkeypatch):
+    """Named by metadata.jsonl: results are the images, sources are none; a missing one is named."""
+    images = random_images(6, (8, 8, 3)).numpy()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    lines = [f'{{"file_name": "{i}.png", "source": "{i + 3}.png", "text": "edit {i}"}}' for i in range(3)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    for _ in range(2):  # the second time from the cache
+        data = it.load_data(str(tmp_path), "all")
+        assert (data.images == images[:3].transpose(0, 3, 1, 2)).all() and (
+            data.sources == images[3:].transpose(0, 3, 1, 2)
+        ).all()
+        assert data.captions == (("edit 0",), ("edit 1",), ("edit 2",))
+        assert it.load_data(str(tmp_path), "all", edits="local").captions == data.captions, "pairs stay as they are"
+    (tmp_path / "4.png").unlink()
+    for skip_bad in (False, True):
+        with pytest.raises(DataError, match=r"4\.png"):
+            it.load_data(str(tmp_path), "all", skip_bad=skip_bad)
+
+
+def test_local_edits_may_be_learned_in_all_orientations(tmp_path):
+    config = small("photo-edit")
+    Run(replace(config, data=replace(config.data, flips=True)), tmp_path / "run").update()
+    with pytest.raises(ValueError, match="are not turned with images"):
+        Run(replace(config, data=replace(config.data, flips=True, edits="all")), tmp_path / "other")
+
+
+def test_a_program_of_an_editor(tmp_path):
+    """`log_prob` by `torch.export`, the text padded to its length."""
+    assert program_of(editor(sight="all").float())
 
 
 def test_labels_and_sources_go_together():

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from image_transformer.cli.flags import at_least, file_arguments, model_argument, parse, told, with_conditions
+from image_transformer.cli.flags import (
+    at_least,
+    file_arguments,
+    model_argument,
+    parse,
+    refuse_others,
+    told,
+    with_conditions,
+)
 from image_transformer.config.sampling import Sampling
 
 
@@ -55,6 +63,8 @@ def run(args: list[str]) -> None:
 
     trained = load_trained(path)
     model, shape = trained.model, trained.model.config.shape
+    if files:
+        refuse_others(path, model.config, following=True)
     given = told(chosen, model.config, needed=bool(files))
     if files:
         originals = load_files(files, shape=shape, size=chosen.size)

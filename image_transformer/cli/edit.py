@@ -38,11 +38,12 @@ def run(args: list[str]) -> None:
 
     from image_transformer.checkpoint import load
     from image_transformer.data.loading import load_file
-    from image_transformer.inference.editing import check_size
+    from image_transformer.inference.editing import check_edits, check_size
     from image_transformer.inference.tiled import draw_each, tiling
     from image_transformer.show.progress import bar
 
     model = load(path)
+    check_edits(model)
     given = told(chosen, model.config, needed=True)
     if chosen.out.exists() and not chosen.out.is_dir():
         raise UsageError(f"--out {chosen.out} is a file, expected a folder")

@@ -104,6 +104,17 @@ def told(chosen: Any, model: ModelConfig, *, needed: bool) -> dict[str, Any]:
     return found
 
 
+def refuse_others(path: Path, model: ModelConfig, *, following: bool = False) -> None:
+    """UsageError, with the verb that is meant, for a model that is told what a word cannot say.
+
+    following: allow what follows from the images that the verb is given.
+    """
+    for condition in model.conditions:
+        if condition.instead and not (following and condition.follows):
+            does, command = condition.instead
+            raise UsageError(f"{path} {does}: image-transformer {command.format(model=path)}")
+
+
 def model_argument(verb: str, args: list[str]) -> tuple[Path, list[str]]:
     """The model that a verb is about, its first argument, and the others."""
     if not args:

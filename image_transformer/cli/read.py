@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import file_arguments, lines, model_argument, parse
+from image_transformer.cli.flags import file_arguments, lines, model_argument, parse, refuse_others
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def run(args: list[str]) -> None:
     from image_transformer.show.progress import bar
 
     model = load(path)
+    refuse_others(path, model.config, following=True)
     images = load_files(files, shape=model.config.shape, size=chosen.size)
     with bar("scores") as progress:
         nats = nats_of_choices(model, images, "text", ["", *texts], progress=progress)

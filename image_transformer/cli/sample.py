@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import at_least, lines, model_argument, parse, say, told, with_conditions
+from image_transformer.cli.flags import (
+    at_least,
+    lines,
+    model_argument,
+    parse,
+    refuse_others,
+    say,
+    told,
+    with_conditions,
+)
 from image_transformer.config.sampling import Sampling
 
 
@@ -39,10 +48,7 @@ def run(args: list[str]) -> None:
     from image_transformer.show.progress import bar
 
     model = load(path)
-    for condition in model.config.conditions:
-        if condition.instead:
-            does, command = condition.instead
-            raise ValueError(f"{path} {does}: image-transformer {command.format(model=path)}")
+    refuse_others(path, model.config)
     given = told(chosen, model.config, needed=False)
     if chosen.texts is not None and "text" in given:
         raise UsageError("--text is one text for all images and --texts one for each row: expected only one of the two")

@@ -1,7 +1,7 @@
 """What a condition is: a frozen value that a model's configuration names and that answers for what it is told.
 
-To add one: a file beside this one, a line in `config/model.py`, and what a network makes of it (`VECTORS`, `FEATURES`
-or `ENCODERS` of a family). Importing this must not import torch.
+To add one: a file beside this one, a line in `config/model.py`, and what a network makes of it (`VECTORS`, `FEATURES`,
+`ENCODERS` or `READERS` of a family). Importing this must not import torch.
 """
 
 from __future__ import annotations
@@ -79,6 +79,12 @@ class Condition:
     def turned(self, value: Tensor, how: Orientation) -> Tensor:
         """The value for images in another orientation."""
         return value
+
+    def example(self, images: Tensor) -> Tensor:
+        """What could be told of images, uint8 (b, c, h, w), as long as it can be: to trace a model with."""
+        if self.follows:
+            return self.of(ImageData("", "", images.numpy()))
+        return self.check([i % len(self.choices) for i in range(len(images))], len(images), tuple(images.shape[1:]))  # type: ignore[arg-type]
 
     @property
     def choices(self) -> tuple[str, ...]:

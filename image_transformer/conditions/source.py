@@ -1,4 +1,4 @@
-"""The image that is edited: what is drawn is what becomes of it."""
+"""The image to edit; the model draws the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source(Condition):
-    """Editing: an image of the same size, uint8 (b, c, h, w), that the image is made of.
+    """Editing: an image of the same size, uint8 (b, c, h, w), from which the result is drawn.
 
     sight: how much of it each pixel is told. `near`: what lies around it, so that images of any size can be edited by
     tiles; `all`: everything, for edits that move pixels far, such as mirroring.
@@ -33,15 +33,15 @@ class Source(Condition):
 
     def __post_init__(self) -> None:
         if self.sight not in ("near", "all"):
-            raise ValueError(f"source: its sight is near or all, got {self.sight!r}")
+            raise ValueError(f"source: sight must be near or all, got {self.sight!r}")
 
     def wanted(self, shape: Shape) -> str:
-        return f"{shape} images"
+        return f"uint8 images (n, {', '.join(map(str, shape))})"
 
     def check(self, value: Any, count: int, shape: Shape) -> Tensor:
         check_images(value, shape, "source")
         if len(value) != count:
-            raise ValueError(f"source must hold {count} images, as many as there are, got {len(value)}")
+            raise ValueError(f"source must hold one image for each of {count}, got {len(value)}")
         checked: Tensor = value
         return checked
 
@@ -54,9 +54,12 @@ class Source(Condition):
     def suits(self, data: ImageData) -> None:
         if data.sources is None:
             raise DataError(
-                f"{data.name}: the images have no sources, which a model for editing needs: --data.edits local makes "
-                "edits of photographs, and shapes-edits has some"
+                f"{data.name}: the images have no sources, which a model for editing needs: shapes-edits has some, "
+                'lines of metadata.jsonl may name them ("source": FILE), and a training makes them: --data.edits local'
             )
+
+    def example(self, images: Tensor) -> Tensor:
+        return images
 
     def turned(self, value: Tensor, how: Orientation) -> Tensor:
         return how.apply(value)

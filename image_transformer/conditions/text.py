@@ -44,11 +44,13 @@ class Text(Condition):
     adjective: ClassVar[str] = "text-conditional"
     noun: ClassVar[str] = "the text"
     captioned: ClassVar[bool] = True
-    flag: ClassVar[str] = 'Text-conditional: what the images show, in words; "" says nothing.'
+    flag: ClassVar[str] = 'Text-conditional: what the images show, or what to do, in words; "" says nothing.'
 
     def __post_init__(self) -> None:
         if self.length < 1:
             raise ValueError(f"text needs a length of at least 1 byte, got {self.length}")
+        if self.features < 0 or (self.features and not self.encoder):
+            raise ValueError(f"text: {self.features} features are for an encoder that has so many")
         if not 0 <= self.drop < 1:
             raise ValueError(f"text: the share of captions to drop must lie in [0, 1), got {self.drop}")
         if self.longer not in ("refused", "cut"):
@@ -80,6 +82,8 @@ class Text(Condition):
             given = value.tolist() if isinstance(value, np.ndarray) else value
             if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
                 raise ValueError(f"text must be a str, or a list of one for each image, got {_kind(value)}")
+        if isinstance(given, torch.Tensor) and given.dim() == 3 and given.shape[2] != 1 + self.features:
+            raise ValueError(f"text: states must have 1 + {self.features} numbers each, got {given.shape[2]}")
         if len(given) != count:
             raise ValueError(f"text must hold {count} texts, as many as there are images, got {len(given)}")
         if isinstance(given, torch.Tensor):
@@ -95,7 +99,7 @@ class Text(Condition):
         encoded = [self._bytes(text) for text in texts]
         if self.encoder:
             encode = sentence_encoder(self.encoder)
-            states = [pad(encode(one.decode()), (1, 0), value=1.0) for one in encoded]
+            states = [pad(encode(one.decode()), (1, 0), value=1.0)[: self.length + 2] for one in encoded]
             return torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
         codes = np.full((len(texts), 1 + max(map(len, encoded))), PADDING, np.int16)
         codes[:, 0] = BEGIN
@@ -129,6 +133,9 @@ class Text(Condition):
         return (
             self.codes([""] * len(value)).to(value.device) if self.encoder else value.new_full((len(value), 1), BEGIN)
         )
+
+    def example(self, images: Tensor) -> Tensor:
+        return self.check("x" * self.length, len(images), (0, 0, 0))
 
     def said(self, value: Tensor) -> list[str]:
         return [] if self.encoder else [bytes(code for code in row if code < BEGIN).decode() for row in value.tolist()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from image_transformer.config.checks import check_choices
 from image_transformer.geometry.orientation import AS_IT_IS, EIGHT, LEFT_RIGHT, Orientation
 
 
@@ -22,12 +23,15 @@ class DataConfig:
     skip_bad: bool = False
     """Leave out images that cannot be read, instead of stopping."""
     edits: Literal["none", "local", "whole", "all"] = "none"
-    """Make each image into a photograph and how it looks after an edit that its caption names: darker, warmer, ...
-    (local: a pixel follows from those around it), mirrored, turned, framed, ... (whole)."""
+    """Turn each image into a pair, the photograph and its edited version, with a caption that names the edit: darker,
+    warmer, ... (local: a pixel follows from those around it), mirrored, turned, framed, ... (whole)."""
     flips: bool = False
     """Augment training with horizontal flips (reported wherever bits/dim are)."""
     orientations: bool = False
     """Augment training with all eight orientations (square images only), so that completion can start from any side."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "data")
 
     @property
     def trained_orientations(self) -> tuple[Orientation, ...]:

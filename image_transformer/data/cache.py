@@ -1,4 +1,7 @@
-"""The cache of decoded splits: a .npy for each, and behind it what else is known, such as labels and captions."""
+"""The cache of decoded splits: a .npy for each, and behind it what else is known, such as labels and captions.
+
+The images of edits are followed by their sources, in the same array.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import os
 import tempfile
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,16 +59,17 @@ def _save(pool: Pool, rows: NDArray[np.int64], ask: Request, cache: Path) -> Ima
     temporary = cache.with_name(f"{cache.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
-            kept = write_images(pool.items, rows, ask, file)
+            paired = pool.sources is not None
+            if paired:  # one that cannot be read cannot be left out alone
+                both = [*(pool.items[row] for row in rows), *(pool.sources[row] for row in rows)]
+                write_images(both, np.arange(len(both)), replace(ask, skip_bad=False), file)
+            kept = rows.tolist() if paired else write_images(pool.items, rows, ask, file)
             labels = None if pool.labels is None else pool.labels[kept].tolist()
             captions = None if pool.captions is None else [pool.captions[row] for row in kept]
             tail = {
                 "labels": labels, "classes": pool.classes, "skipped": len(rows) - len(kept), "captions": captions,
-                "sources": pool.sources is not None,
+                "paired": paired,
             }  # fmt: skip
-            if pool.sources is not None:
-                with _sources(cache).open("wb") as second:
-                    write_images(pool.sources, np.array(kept), ask, second)
             file.seek(0, os.SEEK_END)
             file.write(json.dumps(tail).encode())
         os.replace(temporary, cache)
@@ -81,10 +86,6 @@ def _map(cache: Path, ask: Request) -> ImageData:
         tail = json.load(file)
     labels = None if tail["labels"] is None else np.array(tail["labels"], dtype=np.int64)
     captions = None if tail["captions"] is None else tuple(map(tuple, tail["captions"]))
-    sources = np.lib.format.open_memmap(_sources(cache), mode="r") if tail.get("sources") else None
-    return ImageData(ask.source, ask.split, images, labels, tuple(tail["classes"]), tail["skipped"], captions, sources)
-
-
-def _sources(cache: Path) -> Path:
-    """Where the sources of a cached split lie, beside its images."""
-    return cache.with_suffix(".sources.npy")
+    n = len(images) // 2 if tail.get("paired") else len(images)
+    known = labels, tuple(tail["classes"]), tail["skipped"], captions
+    return ImageData(ask.source, ask.split, images[:n], *known, images[n:] if n < len(images) else None)

@@ -40,13 +40,13 @@ class Request:
 def write_images(items: Any, rows: NDArray[np.int64], ask: Request, file: BinaryIO) -> list[int]:
     """The rows that could be read, after writing them as a .npy of uint8 (n, c, h, w), image by image.
 
-    `items` is a list of paths, a column of Arrow structs {bytes, path}, or an array (n, c, h, w).
+    `items` is a list of paths or arrays (c, h, w), a column of Arrow structs {bytes, path}, or an array (n, c, h, w).
     """
     kept: list[int] = []
     shape, first = (0, 0, 0), ""
     channels = ask.shape[0] if ask.shape else items.shape[1] if isinstance(items, np.ndarray) else 3
     for row in rows.tolist():
-        name = str(items[row]) if isinstance(items, list) else f"{ask.source}, image {row}"
+        name = str(items[row]) if isinstance(items[row], Path) else f"{ask.source}, image {row}"
         try:
             pixels = read_image(items[row], name, channels, ask.size)
         except Unreadable as error:

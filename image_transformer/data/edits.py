@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from image_transformer.data.images import DataError, ImageData, Images
 
 Kind = Literal["none", "local", "whole", "all"]
+KINDS = get_args(Kind)
 Levels = NDArray[np.float64]  # (n, c, h, w), from 0 to 255
 HOLE = 128  # level of what is erased
 SPLIT_SEEDS = {"train": 0, "validation": 1, "test": 2, "all": 3}
@@ -129,6 +130,8 @@ EDITS = {
 def possible(which: Kind, shape: tuple[int, ...]) -> list[str]:
     """The names of the edits of a kind that photographs (c, h, w) allow."""
     channels, height, width = shape
+    if which not in KINDS:
+        raise DataError(f"unknown edits {which!r}: expected one of {', '.join(KINDS)}")
     return [
         name
         for name, edit in EDITS.items()
@@ -139,10 +142,11 @@ def possible(which: Kind, shape: tuple[int, ...]) -> list[str]:
 
 
 def edited(data: ImageData, which: Kind) -> ImageData:
-    """A pair of each photograph, in memory: images are results, and captions name one edit, drawn for each by its
-    number alone. DataError for images that have captions of their own, or are too small to have a middle."""
-    if data.sources is not None:
-        raise DataError(f"{data.name}: consists of edits already, drop --data.edits")
+    """A pair of each photograph, uint8 (n, c, h, w) both and in memory: images are results, sources the photographs.
+
+    Captions, in the place of those that there are, name one edit, which is drawn for each image by its number alone.
+    DataError for images too small to have a middle.
+    """
     if min(data.images.shape[2:]) < 4:
         raise DataError(f"{data.name}: --data.edits needs images of at least 4x4 pixels")
     names = possible(which, data.images.shape[1:])

@@ -41,7 +41,8 @@ def load_data(
     dropped, the EXIF orientation is applied. The cache is keyed by the files' paths, sizes and times and these
     options; for a hub id, by the id instead of files.
     `edits` makes each image into a pair: a photograph, and how it looks after an edit that the caption names; "local"
-    ones, those of the "whole" image, or "all": see `data/edits.py`.
+    ones, those of the "whole" image, or "all": see `data/edits.py`. They are held in memory, and data that
+    consist of pairs already stay as they are.
     Raises DataError for what is missing, unreadable (unless `skip_bad`), not 8-bit, of mixed sizes or another shape.
 
     >>> it.load_data("cifar10-mini", "test").images.shape
@@ -55,7 +56,7 @@ def load_data(
     if data is None:
         data = _read(found, ask, cache)
     check_shape(data.images.shape[1:], ask)
-    return data if edits == "none" else edited(data, edits)
+    return data if edits == "none" or data.sources is not None else edited(data, edits)
 
 
 def load_files(

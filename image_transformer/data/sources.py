@@ -102,9 +102,12 @@ def _folder(root: Path) -> Source:
 
 def _pick_reader(root: Path, files: Sequence[Path]) -> Source:
     """The files that one reader takes: emoji, then Parquet before images before NumPy."""
-    indices = tuple(file for file in files if file.name == INDEX)
-    if indices:
-        return Source(str(root), indices, _read_packages)
+    drawings = tuple(
+        file for file in files if file.suffix == ".png" and file.parts[-4:-3] + file.parts[-2:-1] == ("img", "64")
+    )
+    if drawings and any(file.name == INDEX for file in files):
+        indices = (file for file in files if file.name == INDEX)
+        return Source(str(root), (*indices, *drawings), _read_packages)
     readers = ((_read_datasets, {".parquet"}), (_read_images, SUFFIXES), (_read_numpy, {".npy", ".npz"}))
     for read, suffixes in readers:
         chosen = tuple(file for file in files if file.suffix.lower() in suffixes)
@@ -129,9 +132,9 @@ def _read_mini(found: Source) -> dict[str, Pool]:
 
 def _read_packages(found: Source) -> dict[str, Pool]:
     """Drawings of emoji, with all that they are called."""
-    emoji = list(read_emoji(found.files))
+    emoji = list(read_emoji([file for file in found.files if file.name == INDEX]))
     if not emoji:
-        raise DataError(f"{found.root}: {INDEX} is there, and none of its drawings in img/.../64")
+        raise DataError(f"{found.root}: {INDEX} found, but none of its drawings in img/*/64")
     classes = tuple(sorted({one.category for one in emoji}))
     labels = np.array([classes.index(one.category) for one in emoji])
     return {"train": Pool(np.stack([one.image for one in emoji]), labels, classes, [one.names for one in emoji])}
@@ -162,10 +165,10 @@ class World(Mapping[str, Pool]):
 
 def _read_images(found: Source) -> dict[str, Pool]:
     """A folder of images; where it has split sub-folders, only these count. All splits number the classes alike."""
-    said = _read_metadata([file for file in found.files if file.name == METADATA])
+    said, made_of = _read_metadata([file for file in found.files if file.name == METADATA])
     groups: dict[str, list[tuple[Path, str]]] = {}  # split, or "" -> files with their class folders, or ""
     for file in found.files:
-        if file.name == METADATA:
+        if file.name == METADATA or (made_of and file not in made_of):  # of pairs, results are the images
             continue
         folders = file.relative_to(found.root).parts[:-1]
         split = ALIASES.get(folders[0].lower(), "") if folders else ""
@@ -179,12 +182,17 @@ def _read_images(found: Source) -> dict[str, Pool]:
         pools[split] = Pool(files) if "" in classes else Pool(files, labels, tuple(classes))
         if said:
             pools[split] = replace(pools[split], captions=[said.get(file, ("",)) for file in files])
+        if made_of:
+            pools[split] = replace(pools[split], sources=[made_of[file] for file in files])
     return pools
 
 
-def _read_metadata(files: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
-    """The captions of image files, from lines {"file_name": ..., "text": ...}, text being one wording or several."""
-    found = {}
+def _read_metadata(files: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], dict[Path, Path]]:
+    """The captions of image files, and the sources of those that are results of edits.
+
+    From lines {"file_name": ..., "text": ..., "source": ...}, text being one wording or several.
+    """
+    found, made_of = {}, {}
     for file in files:
         for number, line in enumerate(file.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), 1):
             if not line.strip():
@@ -193,11 +201,13 @@ def _read_metadata(files: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
                 told = json.loads(line)
                 path = file.parent / told["file_name"]
                 wordings = wordings_of(told.get("text", told.get("caption")))
+                if "source" in told:
+                    made_of[path] = file.parent / told["source"]
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise DataError(f'{file}, line {number}: expected {{"file_name": ..., "text": ...}}') from None
             if wordings != ("",):  # there may be a label alone
                 found[path] = wordings
-    return found
+    return found, made_of
 
 
 def wordings_of(told: Any) -> tuple[str, ...]:

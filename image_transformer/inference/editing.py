@@ -8,7 +8,7 @@ from torch import Tensor
 
 from image_transformer.conditions.source import Source
 from image_transformer.inference.sampling import Progress
-from image_transformer.inference.tiled import draw
+from image_transformer.inference.tiled import check_told, draw
 from image_transformer.model import ImageModel
 
 
@@ -19,7 +19,7 @@ def edit(
 
     By a model with `Source("near")`, images of any size: in tiles of the model's size that begin half a tile apart, as
     in `enlarge`. By one with `Source("all")`, images of the model's size alone.
-    options: as in `generate`, among them what the model is told of each image, or of all: text="make it darker".
+    options: as in `generate`; of other conditions one value for each image, or one for all: text="make it darker".
     progress: called with (steps done, steps in all), over all tiles of all samples.
     Raises ValueError for a model that is not for editing, for images of another size than it can edit, and for
     arguments out of range or of a wrong shape.
@@ -27,18 +27,23 @@ def edit(
     >>> it.edit(editor, photo, samples=3, text="make it darker").shape       # photo: uint8 (1, 3, 5, 7)
     torch.Size([1, 3, 3, 5, 7])
     """
+    check_edits(model)
+    check_told(model, "source", source, samples)
     check_size(model, tuple(source.shape[-2:]))
     return draw(model, "source", source, samples=samples, progress=progress, **options)
 
 
-def check_size(model: ImageModel, size: tuple[int, ...]) -> None:
-    """ValueError unless a model can edit images of this size (rows, columns)."""
-    source, (_, height, width) = model.config.condition(Source), model.config.shape
-    if source is None:
+def check_edits(model: ImageModel) -> None:
+    """ValueError unless a model is for editing."""
+    if model.config.condition(Source) is None:
         raise ValueError("this model is not for editing; train one with: image-transformer train photo-edit")
-    if source.sight == "all" and size != (height, width):
+
+
+def check_size(model: ImageModel, size: tuple[int, ...]) -> None:
+    """ValueError unless a model for editing can edit images of this size (rows, columns)."""
+    _, height, width = model.config.shape
+    if model.config.condition(Source).sight == "all" and size != (height, width):
         rows, columns = size
         raise ValueError(
-            f"this model looks at a whole image of {height}x{width} pixels, and cannot edit one of {rows}x{columns}: "
-            "resize it to that"
+            f"this model edits {height}x{width} images only, got {rows}x{columns}: resize it, as --size does"
         )

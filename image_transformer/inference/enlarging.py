@@ -36,7 +36,7 @@ def enlarge(
     The noise of a tile is a function of (seed, sample, place of the tile). So sample i of an image is the same whatever
     the number of samples, and whichever images are enlarged with it: images of one call share their noise. An image of
     a tile's size becomes what `generate` draws.
-    options: as in `generate`; what the model is told beside `low`, it is told of each image, or of all.
+    options: as in `generate`; of conditions other than `low` one value for each image, or one for all.
     progress: called with (steps done, steps in all), over all tiles of all samples.
     Raises ValueError for a model that is not for super-resolution, and for arguments out of range or of a wrong shape.
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from image_transformer.conditions.base import repeated
+from image_transformer.conditions.low import Low
+from image_transformer.conditions.source import Source
 from image_transformer.geometry.tiles import Group, Tiling
 from image_transformer.inference.sampling import Progress, generate
 from image_transformer.inference.steps import plan_of
@@ -30,14 +32,14 @@ def draw(
     progress: Progress | None = None,
     **options: Any,
 ) -> Tensor:
-    """`samples` images for each of those that the model is `told` under `name`: (n, samples, c, factor h, factor w).
+    """`samples` images for each conditioning image in `told`, passed as `name=`: (n, samples, c, factor h, factor w).
 
     told: uint8 (n, c, h, w) of any size, of which a tile of the model's size / `factor` is told of each tile.
-    options: as in `generate`; what else the model is told, it is told of each image, or of all.
+    options: as in `generate`; of other conditions one value for each image, or one for all.
     progress: called with (steps done, steps in all), over all tiles of all samples.
     ValueError for images of another type or number of channels, and for arguments out of range.
     """
-    _check(model, name, told, samples)
+    check_told(model, name, told, samples)
     n, channels, height, width = told.shape
     plan = tiling(model, (height, width), factor)
     groups = plan.groups()
@@ -45,6 +47,8 @@ def draw(
     rows, cols = torch.arange(plan.size[0]).clamp(max=height - 1), torch.arange(plan.size[1]).clamp(max=width - 1)
     told = told.cpu()[:, :, rows][..., cols]
     names = [condition.name for condition in model.config.conditions]
+    for one in {"known", "known_mask", "numbers", name} & options.keys():
+        raise ValueError(f"{one}= is not for images that are drawn by tiles")
     also = {key: options.pop(key) for key in list(options) if key in names}
     also = repeated(model.given(n, also, follow=[name]), samples)
     images = torch.zeros(n, samples, channels, factor * plan.size[0], factor * plan.size[1], dtype=torch.uint8)
@@ -103,18 +107,21 @@ def draw_each(
 
 
 def tiling(model: ImageModel, size: tuple[int, int], factor: int = 1) -> Tiling:
-    """The tiles of an image of `size` (rows, columns) that is told a model."""
+    """The tiles of a conditioning image of `size` (rows, columns)."""
     _, height, width = model.config.shape
     return Tiling(size, (height // factor, width // factor))
 
 
-def _check(model: ImageModel, name: str, told: Tensor, samples: int) -> None:
+def check_told(model: ImageModel, name: str, told: Tensor, samples: int) -> None:
     if not isinstance(told, Tensor) or told.dtype != torch.uint8:
         came = told.dtype if isinstance(told, Tensor) else type(told).__name__
         raise ValueError(f"{name} must be a torch.uint8 tensor of values 0..255, got {came}")
     channels = model.config.shape[0]
     if told.dim() != 4 or told.shape[1] != channels or not told.numel():
         raise ValueError(f"{name} must have shape (n, {channels}, h, w) for this model, got {tuple(told.shape)}")
+    pictures = [one.name for one in model.config.conditions if isinstance(one, Low | Source) and one.name != name]
+    if pictures:
+        raise ValueError(f"this model is told {pictures[0]}, too, and cannot draw by tiles")
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
 

@@ -19,6 +19,7 @@ from image_transformer.config.measuring import Plan
 from image_transformer.data.edits import EDITS, edit_of
 from image_transformer.data.images import ImageData, Images
 from image_transformer.data.shape_edits import EDIT_WORLDS, KINDS, edits_of, make_edits
+from image_transformer.data.shapes import SIDE
 from image_transformer.inference.sampling import generate
 from image_transformer.measures.fitting import descend, seeded, shuffled, tensor, to_levels, to_unit
 from image_transformer.measures.found import Assessment, Say, mean_and_error
@@ -39,7 +40,8 @@ def edits_by_words(model: ImageModel) -> bool:
 
 def edits(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say: Say = print) -> Assessment:
     """What becomes of test images: of made scenes what can be read off, of photographs how far from the true result."""
-    found, worlds = Assessment(), [*reversed(EDIT_WORLDS)] if test.name in EDIT_WORLDS else []
+    found, drawable = Assessment(), model.config.shape == (3, SIDE, SIDE)
+    worlds = [*reversed(EDIT_WORLDS)] if test.name in EDIT_WORLDS and drawable else []
     for name in worlds:  # held-out combinations first
         say(f"{plan.images:,} edits of {name}")
         sources, results, captions = make_edits(name, "test")
@@ -48,7 +50,7 @@ def edits(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say:
         found.tables.append(scenes(name, sources, results, draw(model, sources, texts, plan.seed)))
         found.pictures[name] = picture(model, sources, results, texts, plan.seed)
     some = test.some(plan.images)
-    if not worlds and some.captions is not None and some.sources is not None:
+    if test.name not in EDIT_WORLDS and some.captions is not None and some.sources is not None:
         texts = [wordings[0] for wordings in some.captions]
         say(f"{len(some):,} edits of photographs")
         drawn = draw(model, some.sources, texts, plan.seed)

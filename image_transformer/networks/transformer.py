@@ -176,9 +176,10 @@ class LocalTransformer(Network):
     def pass_bytes(self, positions: int) -> int:
         config, size = self.config, next(self.parameters()).element_size()
         kept = 6 * config.width + 3 * config.feed_forward + 4 * config.heads * config.head_width  # in a layer
-        states = sum(reader.num_states for reader in (*self.encoders.values(), *self.placed.values()))
+        states = sum(encoder.num_states for encoder in self.encoders.values())
+        placed = sum(reader.num_states for reader in self.placed.values())
         memory = states * config.heads * (2 * config.depth * config.head_width + 2 * (positions + states))
-        return (positions * kept + memory) * size
+        return ((positions + placed) * kept + memory) * size
 
 
 class CachedDecoder:

@@ -55,7 +55,8 @@ class Run:
         torch.manual_seed(random_seed(config.train.seed, "weights"))
         model = ImageModel(config.model)
         captioned = any(condition.captioned for condition in config.model.conditions)
-        if config.data.augmentation and captioned and self.data.captions is not None:
+        turnable = config.data.edits == "local"  # these are the same in all orientations
+        if config.data.augmentation and captioned and not turnable and self.data.captions is not None:
             raise ValueError(
                 f"data.{config.data.augmentation}: captions, such as of what is left, are not turned with images"
             )
@@ -263,7 +264,7 @@ def load_split(config: RunConfig, split: str) -> Any:
     data = config.data
     if data.stream:
         if data.edits != "none":
-            raise DataError("data.edits: images that are read as a stream cannot be edited yet")
+            raise DataError("data.edits does not work with data.stream yet")
         return load_stream(data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad)
     found = load_data(
         data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad, edits=data.edits
