@@ -72,20 +72,19 @@ def test_all_of_a_source_and_the_text_reach_every_prediction(likelihood):
         assert (model(image, {"source": source, "text": Text(24).codes(["darkes"])}) != params).any(-1).all()
 
 
-def test_a_near_reader_sees_its_block_and_what_is_beside_it():
-    """A state moves with the pixels of its block of 8 x 8, 4 more on each side, and 1 by the features: no other."""
+def test_a_near_source_moves_what_is_drawn_around_it():
+    """Where pixels see no others: those of the blocks of 8 x 8 that see it, 4 on each side, and 1 by the features."""
     shape = (1, 20, 24)
-    model = editor("wavefront", text=False, shape=shape)
-    reader, source = model.network.placed["source"], random_images(1, shape)
+    model = make_model((Wavefront(1), (Nothing(),)), shape=shape, mix=0, encoder_depth=1, conditions=(Source(),))
+    image, source, p = random_images(1, shape), random_images(1, shape, 2), model.layout.positions
     row, col = np.divmod(np.arange(20 * 24), 24)
-    p = model.layout.positions
+    top, left = p.row // 8 * 8, p.col // 8 * 8
     with torch.inference_mode():
-        states = reader(source, [])
+        params = model(image, {"source": source})
         for pixel in range(0, len(row), 7):
             other = source.clone()
             other.view(-1)[pixel] ^= 0x80
-            moved = (reader(other, []) != states).any(-1)[0].numpy()
-            top, left = p.row // 8 * 8, p.col // 8 * 8
+            moved = (model(image, {"source": other}) != params).any(-1)[0].numpy()
             near = (row[pixel] >= top - 5) & (row[pixel] < top + 13) & (col[pixel] >= left - 5)
             assert (moved == (near & (col[pixel] < left + 13))).all(), pixel
 
