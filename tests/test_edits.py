@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from image_transformer.conditions.text import Text
 from image_transformer.config.data import DataConfig
 from image_transformer.config.measuring import Plan
 from image_transformer.data import shape_edits
-from image_transformer.data.edits import EDITS, HOLE, edit_of, edited, possible
+from image_transformer.data.edits import EDITS, HOLE, edited, possible
 from image_transformer.data.images import DataError, ImageData
 from image_transformer.data.shapes import COLOURS, KINDS, OTHER_WORDS, Dice, draw, held_out
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
@@ -238,6 +239,10 @@ def test_images_of_several_sizes_are_edited_as_each_alone():
 
 
 # ---- edits of photographs ----
+
+
+def edit_of(wordings):
+    return next(name for name, edit in EDITS.items() if edit.wordings == wordings)
 
 
 def photos(count=60, side=8, channels=3):
@@ -500,34 +505,32 @@ def test_editing_from_the_command_line(tmp_path, monkeypatch, capsys):
 
 def test_a_report_measures_edits(monkeypatch):
     """A model that draws the true results is right everywhere, one that does nothing nowhere."""
+    model, data = editor(shape=(3, 32, 32)), it.load_data("shapes-edits", "test")
     monkeypatch.setattr(measures, "picture", lambda *args: None)
-    sources, results, captions = shape_edits.make_edits("shapes-edits", "test")
-    model = editor(shape=(3, 32, 32))
-    plan, made = Plan(images=40), {"right": results, "nothing": sources}
-    for what, images in made.items():
-        unseen = shape_edits.make_edits("shapes-edits-unseen", "test")[what == "right"]
-        answers = [unseen[:40], images[:40]]
-        monkeypatch.setattr(measures, "draw", lambda *args, answers=answers: answers.pop(0))
-        data = ImageData("shapes-edits", "test", results, captions=tuple(captions), sources=sources)
-        first, second = measures.edits(model, data, data, plan, lambda text: None).tables
+    for what in ("images", "sources"):
+        monkeypatch.setattr(measures, "draw", lambda model, data, seed, what=what: getattr(data, what))
+        first, second = measures.edits(model, data, data, Plan(images=40), lambda text: None).tables
         assert "shapes-edits-unseen" in first.caption and second.rows[-1][:2] == ["all", "40"]
         for table in (first, second):
-            assert {row[2] for row in table.rows} == ({"100.0"} if what == "right" else {"0.0"})
+            assert {row[2] for row in table.rows} == ({"100.0"} if what == "images" else {"0.0"})
             assert {row[4] for row in table.rows} == {"0.00"}, "outside, a source is right"
 
 
 def test_photographs_are_measured_beside_nothing_and_regression(monkeypatch):
     monkeypatch.setattr(measures, "picture", lambda *args: None)
     data = edited(it.load_data("cifar10-mini", "train").some(400), "local")
-    monkeypatch.setattr(measures, "draw", lambda *args: data.images[:50])
-    monkeypatch.setattr(
-        measures, "fit_regression", lambda train, seed, fit=measures.fit_regression: fit(train, updates=60)
-    )
+    monkeypatch.setattr(measures, "draw", lambda model, data, seed: data.images)
+    monkeypatch.setattr(measures, "fit_regression", partial(measures.fit_regression, updates=60))
     test = data.rows(np.arange(50))
     (table,) = measures.edits(editor(), data, test, Plan(images=50), lambda text: None).tables
-    name, count, nothing, regression, sample = table.rows[-1]
+    assert table.columns == ["", "edits", "nothing done", "one sample", "regression"]
+    name, count, nothing, sample, regression = table.rows[-1]
     assert (name, count, sample) == ("all", "50", "0.00")
     assert 1 < float(regression) < 0.7 * float(nothing)
+    for captions in ((("of my own",),) * 50, None):
+        own = replace(test, captions=captions)
+        (table,) = measures.edits(editor(text=False), data, own, Plan(images=50), lambda text: None).tables
+        assert table.rows == [["all", "50", nothing, "0.00"]]
 
 
 def test_pairs_of_ones_own(tmp_path, monkeypatch):

@@ -158,8 +158,3 @@ def edited(data: ImageData, which: Kind) -> ImageData:
         images[rows] = edit.result(sources[rows])
         sources[rows] = edit.source(sources[rows])
     return replace(data, images=images, sources=sources, captions=tuple(EDITS[names[i]].wordings for i in drawn))
-
-
-def edit_of(wordings: tuple[str, ...]) -> str:
-    """The name of the edit that has these wordings."""
-    return next(name for name, edit in EDITS.items() if edit.wordings == wordings)

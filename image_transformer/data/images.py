@@ -60,14 +60,13 @@ class ImageData:
         """Of images, labels, captions and sources: of all, or of about 1 GiB, evenly spread, where there are more."""
         step = max(1, self.images.nbytes // LARGE)
         digest = hashlib.sha256(f"{self.images.shape} {step}".encode())
-        for first in range(0, len(self), step * ROWS):
-            digest.update(self.images[first : first + step * ROWS : step].tobytes())
+        for images in (self.images, *([] if self.sources is None else [self.sources])):
+            for first in range(0, len(self), step * ROWS):
+                digest.update(images[first : first + step * ROWS : step].tobytes())
         if self.labels is not None:
             digest.update(self.labels.astype("<i8").tobytes())
         if self.captions is not None:
             digest.update(json.dumps(self.captions).encode())
-        if self.sources is not None:
-            digest.update(np.ascontiguousarray(self.sources[::step]).tobytes())
         return digest.hexdigest()
 
     def some(self, count: int | None) -> ImageData:

@@ -13,7 +13,7 @@ from image_transformer.data.images import ImageData
 from image_transformer.inference.enlarging import enlarges
 from image_transformer.inference.sampling import generate_each
 from image_transformer.inference.scoring import chosen_from, classify, evaluate
-from image_transformer.measures.edits import edits, edits_by_words
+from image_transformer.measures.edits import edits, is_editor
 from image_transformer.measures.enlargements import SHOWN, enlargements
 from image_transformer.measures.found import Assessment, Say, mean_and_error
 from image_transformer.measures.gap import bits_of_rows, entropy_gap, overconfidence
@@ -55,7 +55,7 @@ def assess(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say
         )
     if enlarges(model):
         found.add(enlargements(model, train, test, plan, say))
-    elif edits_by_words(model):
+    elif is_editor(model):
         found.add(edits(model, train, test, plan, say))
     elif is_told_words(model):
         found.add(words(model, train, test, plan, say))
