@@ -95,7 +95,7 @@ def scenes(data: ImageData, drawn: Images) -> Table:
 
 
 def differences(data: ImageData, ways: Mapping[str, Images]) -> Table:
-    """Mean differences to the true results, in levels, of images (n, c, h, w) by what made them; a row for each edit."""
+    """Mean differences to the true results, in levels, of images (n, c, h, w) by what made them, edit by edit."""
     assert data.sources is not None
     names = np.array([_name(wordings) or "" for wordings in _captions(data)] or [""] * len(data))
     every = {"nothing done": data.sources, **ways}
