@@ -258,6 +258,9 @@ def test_one_text_or_one_for_each():
     for told in (["a ring"] * 2, ("a ring", "a ring"), np.array(["a ring"] * 2), codes("a ring", "a ring")):
         assert torch.equal(model.log_prob(images, text=told), same)
     assert not torch.equal(generate(model, 2, text="a ring"), generate(model, 2, text="a king"))
+    for wrong in (codes("x" * 24, "y")[:, 1:], codes("a", "b") + 90, torch.full((2, 26), 256, dtype=torch.int16)):
+        with pytest.raises(ValueError, match=r"codes must be those of Text\.codes"):
+            model.log_prob(images, text=wrong)
 
 
 # ---- guidance ----

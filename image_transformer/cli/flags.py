@@ -146,7 +146,7 @@ def files_and_flags(verb: str, kind: type, args: list[str], what: str = "files")
 def lines(file: Path) -> list[str]:
     """The lines of a text file, at least one. UsageError, in one line, for a file that has none or is no text."""
     try:
-        found = file.read_text("utf-8").splitlines()
+        found = file.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} cannot be read as text: {error}") from None
     if not found:

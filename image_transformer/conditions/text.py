@@ -84,6 +84,10 @@ class Text(Condition):
                 raise ValueError(f"text must be a str, or a list of one for each image, got {_kind(value)}")
         if isinstance(given, torch.Tensor) and given.dim() == 3 and given.shape[2] != 1 + self.features:
             raise ValueError(f"text: states must have 1 + {self.features} numbers each, got {given.shape[2]}")
+        if kind[0] == torch.int16 and isinstance(given, torch.Tensor):
+            fits = 1 <= given.shape[1] <= 1 + self.length and bool(((given >= 0) & (given < NUM_CODES)).all())
+            if not fits or bool((given[:, 0] != BEGIN).any()):
+                raise ValueError("text: codes must be those of Text.codes")
         if len(given) != count:
             raise ValueError(f"text must hold {count} texts, as many as there are images, got {len(given)}")
         if isinstance(given, torch.Tensor):

@@ -25,7 +25,7 @@ class Emoji(NamedTuple):
 
 
 def read_emoji(indices: Sequence[Path]) -> Iterator[Emoji]:
-    """All drawings of unpacked packages, by their `emoji.json`. DataError for one that is not there, or damaged."""
+    """All drawings of unpacked packages, by their `emoji.json`. DataError for a missing or damaged index."""
     for index in indices:
         try:
             told = json.loads(index.read_bytes())

@@ -306,7 +306,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, condition: Text, config: Modern) -> None:
         super().__init__()
-        self.num_states = 1 + condition.length + bool(condition.encoder)  # of these a text ends with one, too
+        self.num_states = 1 + condition.length + bool(condition.encoder)  # an encoder also adds an end
         self.places = nn.Embedding(self.num_states, config.width)
         nn.init.normal_(self.places.weight, std=0.02)
         if condition.encoder:
@@ -340,7 +340,7 @@ class TextEncoder(nn.Module):
 
 
 def _run_codes(codes: Tensor) -> Tensor:
-    """What the runs of `RUNS` codes (b, m) that end at each place hash to, `(b, m, r)`; before the first code are 0."""
+    """The hashes `(b, m, r)` of the runs of each length of `RUNS` that end at each of the codes (b, m); 0 before them."""
     padded, hashed, found = pad(codes.long() + 1, (max(RUNS) - 1, 0)), torch.zeros_like(codes, dtype=torch.int64), []
     for back in range(max(RUNS)):
         hashed = (hashed * 1_000_003 + padded[:, max(RUNS) - 1 - back : padded.shape[1] - back]) % (2**31 - 1)
