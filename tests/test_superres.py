@@ -12,7 +12,7 @@ from PIL import Image
 
 from image_transformer import checkpoint
 from image_transformer.cli.main import main
-from image_transformer.cli.pictures import names, numbered, write
+from image_transformer.cli.pictures import Way, names, numbered, write
 from image_transformer.conditions.low import Low
 from image_transformer.config.model import Modern
 from image_transformer.config.run import RunConfig
@@ -316,7 +316,7 @@ def test_names_differ_from_each_other_and_from_samples_of_others():
 def test_the_picture_of_a_large_or_narrow_image_stays_small(tmp_path):
     for size in ((3, 400), (300, 1), (300, 300)):
         low = np.zeros((1, *size), np.uint8)
-        path = write(tmp_path, "x", nearest(np.stack([low] * 3), 4), [""] * 3, [None] * 3)
+        path = write(tmp_path, "x", [Way("", nearest(low[None], 4)[0])] * 3)
         with Image.open(path) as picture:
             assert picture.width <= 3 * 530 and picture.height <= 600
 

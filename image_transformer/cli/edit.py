@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from image_transformer.cli import UsageError, pictures
 from image_transformer.cli.flags import at_least, file_arguments, model_argument, parse, told, with_conditions
@@ -39,29 +40,19 @@ def run(args: list[str]) -> None:
     from image_transformer.checkpoint import load
     from image_transformer.data.loading import load_file
     from image_transformer.inference.editing import check_edits, check_size
-    from image_transformer.inference.tiled import draw_each, tiling
-    from image_transformer.show.progress import bar
 
     model = load(path)
     check_edits(model)
     given = told(chosen, model.config, needed=True)
-    if chosen.out.exists() and not chosen.out.is_dir():
-        raise UsageError(f"--out {chosen.out} is a file, expected a folder")
+    pictures.check_out(chosen.out)
     sources = [load_file(file, model.config.shape[0], size=chosen.size) for file in files]
     for file, source in zip(files, sources, strict=True):
         try:
             check_size(model, source.shape[1:])
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
-    tiles = sum(tiling(model, (source.shape[1], source.shape[2])).tiles for source in sources)
-    pictures.announce(len(sources), tiles, chosen.samples)
-    endings = pictures.numbered(chosen.samples)
-    names, done = pictures.names(files, chosen.out, endings), {}
-    with bar("steps") as progress:
-        for number, images in draw_each(
-            model, "source", sources, samples=chosen.samples, progress=progress, **chosen.options(), **given
-        ):
-            every = np.concatenate([sources[number][None], images])
-            headers = ["given", *["edited"] * chosen.samples]
-            done[number] = pictures.write(chosen.out, names[number], every, headers, [None, *endings])
-    print(chosen.out, *(done[number] for number in sorted(done)), sep="\n")
+
+    def source_itself(source: NDArray[np.uint8]) -> list[pictures.Way]:
+        return [pictures.Way("given", source)]
+
+    pictures.draw_files(model, "source", files, sources, chosen, source_itself, "edited", **given)

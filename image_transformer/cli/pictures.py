@@ -2,26 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from image_transformer.cli import UsageError
 from image_transformer.cli.flags import say
 from image_transformer.show import grids
+
+if TYPE_CHECKING:
+    from image_transformer.model import ImageModel
 
 MANY_TILES = 2000  # from here on the user is told that it takes long
 MOST_SHOWN = 512  # px, of an image in a picture of several
 
 
-def announce(images: int, tiles: int, samples: int) -> None:
-    """What is going to be drawn, and whether that takes long."""
-    print(f"images: {images}, tiles: {tiles:,}, samples of each: {samples}", flush=True)
-    if tiles * samples > MANY_TILES:
-        say(f"{tiles * samples:,} tiles take long, often hours; --size HEIGHT WIDTH shrinks the images first")
+class Way(NamedTuple):
+    """An image of a picture of several: its header, itself, and the ending of its own file, if it has one."""
+
+    header: str
+    image: NDArray[np.uint8]  # (c, h, w)
+    ending: str | None = None
+
+
+def draw_files(
+    model: ImageModel, name: str, files: Sequence[Path], images: Sequence[NDArray[np.uint8]], chosen: Any,
+    ways: Callable[[NDArray[np.uint8]], list[Way]], header: str, factor: int = 1, **how: Any,
+) -> None:  # fmt: skip
+    """Draw for each of the `files`, as `images` (c, h, w) told under `name`, and write and print what comes of it.
+
+    chosen: the verb's flags, samples and out among them. ways: what an image is shown beside. header: of the samples.
+    """
+    from image_transformer.inference.tiled import draw_each, tiling
+    from image_transformer.show.progress import bar
+
+    tiles = sum(tiling(model, (image.shape[1], image.shape[2]), factor).tiles for image in images)
+    print(f"images: {len(images)}, tiles: {tiles:,}, samples of each: {chosen.samples}", flush=True)
+    if tiles * chosen.samples > MANY_TILES:
+        say(f"{tiles * chosen.samples:,} tiles take long, often hours; --size HEIGHT WIDTH shrinks the images first")
+    own = [way.ending for way in ways(images[0]) if way.ending]
+    taken, done = names(files, chosen.out, [*own, *numbered(chosen.samples)]), {}
+    with bar("steps") as progress:
+        for number, drawn in draw_each(
+            model, name, images, factor, samples=chosen.samples, progress=progress, **chosen.options(), **how
+        ):
+            every = [*ways(images[number]), *map(Way, [header] * len(drawn), drawn, numbered(len(drawn)))]
+            done[number] = write(chosen.out, taken[number], every)
+    print(chosen.out, *(done[number] for number in sorted(done)), sep="\n")
+
+
+def check_out(out: Path) -> None:
+    """UsageError unless pictures can go into the folder `out`."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file, expected a folder")
 
 
 def names(files: Sequence[Path], out: Path, endings: Sequence[str]) -> list[str]:
@@ -48,21 +86,19 @@ def numbered(samples: int) -> list[str]:
     return [f"-{number}" for number in range(1, samples + 1)]
 
 
-def write(
-    out: Path, name: str, every: NDArray[np.uint8], headers: Sequence[str], endings: Sequence[str | None]
-) -> Path:
-    """Write each image of `every` (n, c, h, w) under its ending, if any, and a picture of all, whose path is returned.
+def write(out: Path, name: str, ways: Sequence[Way]) -> Path:
+    """Write each image that has an ending, all of one size, and a picture of all, whose path is returned.
 
     In it no image has more than `MOST_SHOWN` rows or columns: larger ones are shrunk.
     """
-    for image, ending in zip(every, endings, strict=True):
-        if ending is not None:
-            grids.save_png(grids.picture(image), out / f"{name}{ending}.png")
-    shown = _shrunk(every)
+    for way in ways:
+        if way.ending is not None:
+            grids.save_png(grids.picture(way.image), out / f"{name}{way.ending}.png")
+    shown = _shrunk(np.stack([way.image for way in ways]))
     width = grids.PAGE_WIDTH // len(shown)
     scale = max(1, min(width // shown.shape[3], MOST_SHOWN // shown.shape[2]))
     picture = out / f"{name}.png"
-    grids.save_png(grids.labelled_rows([("", shown)], headers, scale), picture)
+    grids.save_png(grids.labelled_rows([("", shown)], [way.header for way in ways], scale), picture)
     return picture
 
 

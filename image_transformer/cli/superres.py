@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from image_transformer.cli import UsageError, pictures
 from image_transformer.cli.flags import at_least, file_arguments, model_argument, parse, told, with_conditions
@@ -45,27 +46,18 @@ def run(args: list[str]) -> None:
     from image_transformer.checkpoint import load
     from image_transformer.data.loading import load_file
     from image_transformer.inference.enlarging import model_factor
-    from image_transformer.inference.tiled import draw_each, tiling
     from image_transformer.measures.quality import bicubic
-    from image_transformer.show.progress import bar
 
     model = load(path)
     factor = model_factor(model, chosen.factor)
     given = told(chosen, model.config, needed=True)
-    if chosen.out.exists() and not chosen.out.is_dir():
-        raise UsageError(f"--out {chosen.out} is a file, expected a folder")
+    pictures.check_out(chosen.out)
     lows = [load_file(file, model.config.shape[0], size=chosen.size) for file in files]
-    tiles = sum(tiling(model, (low.shape[1], low.shape[2]), factor).tiles for low in lows)
-    pictures.announce(len(lows), tiles, chosen.samples)
-    endings = ["-nearest", "-bicubic", *pictures.numbered(chosen.samples)]
-    headers = ["nearest", "bicubic", *["samples"] * chosen.samples]
-    names, done = pictures.names(files, chosen.out, endings), {}
-    with bar("steps") as progress:
-        for number, images in draw_each(
-            model, "low", lows, factor, samples=chosen.samples, consistent=chosen.consistent, progress=progress,
-            **chosen.options(), **given,
-        ):  # fmt: skip
-            low = lows[number][None]
-            every = np.concatenate([nearest(low, factor), bicubic(low, factor), images])
-            done[number] = pictures.write(chosen.out, names[number], every, headers, endings)
-    print(chosen.out, *(done[number] for number in sorted(done)), sep="\n")
+
+    def plain(low: NDArray[np.uint8]) -> list[pictures.Way]:
+        by_name = {"nearest": nearest, "bicubic": bicubic}
+        return [pictures.Way(name, enlarge(low[None], factor)[0], f"-{name}") for name, enlarge in by_name.items()]
+
+    pictures.draw_files(
+        model, "low", files, lows, chosen, plain, "samples", factor, consistent=chosen.consistent, **given
+    )

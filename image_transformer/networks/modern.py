@@ -340,7 +340,7 @@ class TextEncoder(nn.Module):
 
 
 def _run_codes(codes: Tensor) -> Tensor:
-    """The hashes `(b, m, r)` of the runs of each length of `RUNS` that end at each of the codes (b, m); 0 before them."""
+    """The hashes `(b, m, r)` of the runs, as long as `RUNS` says, that end at each of the codes (b, m)."""
     padded, hashed, found = pad(codes.long() + 1, (max(RUNS) - 1, 0)), torch.zeros_like(codes, dtype=torch.int64), []
     for back in range(max(RUNS)):
         hashed = (hashed * 1_000_003 + padded[:, max(RUNS) - 1 - back : padded.shape[1] - back]) % (2**31 - 1)
