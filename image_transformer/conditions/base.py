@@ -1,7 +1,7 @@
 """What a condition is: a frozen value that a model's configuration names and that answers for what it is told.
 
 To add one: a file beside this one, a line in `config/model.py`, and what a network makes of it (`VECTORS`, `FEATURES`,
-`ENCODERS` or `READERS` of a family). Importing this must not import torch.
+`ENCODERS` or `PLACED` of a family). Importing this must not import torch.
 """
 
 from __future__ import annotations

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from image_transformer.data.decode import Request, write_images
 from image_transformer.data.images import ImageData
-from image_transformer.data.sources import Pool, Source
+from image_transformer.data.sources import Origin, Pool
 
 CACHE_FORMAT = 2  # raise it when decoding changes: what was cached before is then no longer found
 
 
-def cache_file(found: Source, ask: Request) -> Path:
+def cache_file(found: Origin, ask: Request) -> Path:
     """Where the decoded split is cached: a digest of the files' paths, sizes and times and of the options."""
     files = [(str(file), stat.st_size, stat.st_mtime_ns) for file in found.files for stat in [file.stat()]]
     channels = ask.shape and ask.shape[0]

@@ -13,7 +13,7 @@ from image_transformer.data.cache import cache_file, recall, save
 from image_transformer.data.decode import Request, check_shape, read_image, write_images
 from image_transformer.data.edits import Kind, edited
 from image_transformer.data.images import DataError, ImageData
-from image_transformer.data.sources import SPLITS, Pool, Source, locate
+from image_transformer.data.sources import SPLITS, Origin, Pool, locate
 
 
 def load_data(
@@ -91,7 +91,7 @@ def carve(n: int, held_out: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     return {name: np.sort(part) for name, part in {**rows, "train": order[len(held_out) * count :]}.items()}
 
 
-def _read(found: Source, ask: Request, cache: Path) -> ImageData:
+def _read(found: Origin, ask: Request, cache: Path) -> ImageData:
     """The split decoded into the cache; a fitting .npy as it is."""
     pool, rows = _choose(found.read(found), ask)
     if _fits(pool, rows, ask):

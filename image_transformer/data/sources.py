@@ -46,32 +46,32 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where a data set lies: its root, its files (none for a hub id), and what reads them into pools by split."""
 
     root: str
     files: tuple[Path, ...]
-    read: Callable[[Source], Mapping[str, Pool]]
+    read: Callable[[Origin], Mapping[str, Pool]]
     hint: str = ""  # what to do where it cannot be had
 
 
-def locate(source: str) -> Source:
+def locate(source: str) -> Origin:
     """The files behind a source and their reader, found without opening any."""
     if source == "cifar10-mini":
-        return Source(str(MINI), tuple(sorted(MINI.iterdir())), _read_mini)
+        return Origin(str(MINI), tuple(sorted(MINI.iterdir())), _read_mini)
     path = Path(source).expanduser()
     if source in MADE and not path.exists():
-        return Source(source, (), lambda found: {split: Pool(part) for split, part in make_splits(found.root).items()})
+        return Origin(source, (), lambda found: {split: Pool(part) for split, part in make_splits(found.root).items()})
     if source in WORLDS | EDIT_WORLDS and not path.exists():
-        return Source(source, (), lambda found: World(found.root))
+        return Origin(source, (), lambda found: World(found.root))
     if source == "cifar10" or (re.fullmatch(r"[\w-]+", source) and not path.exists()):
         path = _in_data_folder(source) or path
     if path.is_dir():
         return _folder(path.resolve())
     if source == "cifar10":
-        return Source("uoft-cs/cifar10", (), _read_datasets, f"; or {_how_to_find(source)}")
+        return Origin("uoft-cs/cifar10", (), _read_datasets, f"; or {_how_to_find(source)}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.exists() and not path.parent.is_dir():
-        return Source(source, (), _read_datasets)
+        return Origin(source, (), _read_datasets)
     files = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(source, recursive=True))]
     files = [file.absolute() for file in files if file.is_file()]  # resolving could lose the suffix of a link
     if not files:
@@ -94,32 +94,32 @@ def _how_to_find(name: str) -> str:
     return f"set IMAGE_TRANSFORMER_DATA to the folder that holds {name}/" + (f", which {data} does not" if data else "")
 
 
-def _folder(root: Path) -> Source:
+def _folder(root: Path) -> Origin:
     """All files below a folder but the hidden ones."""
     files = [file.relative_to(root) for file in sorted(root.rglob("*")) if file.is_file()]
     return _pick_reader(root, [root / file for file in files if not any(part[0] == "." for part in file.parts)])
 
 
-def _pick_reader(root: Path, files: Sequence[Path]) -> Source:
+def _pick_reader(root: Path, files: Sequence[Path]) -> Origin:
     """The files that one reader takes: emoji, then Parquet before images before NumPy."""
     drawings = tuple(
         file for file in files if file.suffix == ".png" and file.parts[-4:-3] + file.parts[-2:-1] == ("img", "64")
     )
     if drawings and any(file.name == INDEX for file in files):
         indices = (file for file in files if file.name == INDEX)
-        return Source(str(root), (*indices, *drawings), _read_packages)
+        return Origin(str(root), (*indices, *drawings), _read_packages)
     readers = ((_read_datasets, {".parquet"}), (_read_images, SUFFIXES), (_read_numpy, {".npy", ".npz"}))
     for read, suffixes in readers:
         chosen = tuple(file for file in files if file.suffix.lower() in suffixes)
         if chosen:
             if read is _read_images:
                 chosen += tuple(file for file in files if file.name == METADATA)
-            return Source(str(root), chosen, read)
+            return Origin(str(root), chosen, read)
     what = files[0] if len(files) == 1 else root
     raise DataError(f"{what}: expected images (.png, .jpg, .webp, ...), .parquet, .npy or .npz, found none")
 
 
-def _read_mini(found: Source) -> dict[str, Pool]:
+def _read_mini(found: Origin) -> dict[str, Pool]:
     """The embedded part of CIFAR-10: strips of 32x32 images, one above the other."""
     index = json.loads((MINI / "index.json").read_text())
     pools = {}
@@ -130,7 +130,7 @@ def _read_mini(found: Source) -> dict[str, Pool]:
     return pools
 
 
-def _read_packages(found: Source) -> dict[str, Pool]:
+def _read_packages(found: Origin) -> dict[str, Pool]:
     """Drawings of emoji, with all that they are called."""
     emoji = list(read_emoji([file for file in found.files if file.name == INDEX]))
     if not emoji:
@@ -163,7 +163,7 @@ class World(Mapping[str, Pool]):
         return len(self.splits)
 
 
-def _read_images(found: Source) -> dict[str, Pool]:
+def _read_images(found: Origin) -> dict[str, Pool]:
     """A folder of images; where it has split sub-folders, only these count. All splits number the classes alike."""
     said, made_of = _read_metadata([file for file in found.files if file.name == METADATA])
     groups: dict[str, list[tuple[Path, str]]] = {}  # split, or "" -> files with their class folders, or ""
@@ -216,7 +216,7 @@ def wordings_of(told: Any) -> tuple[str, ...]:
     return tuple(one for one in several if isinstance(one, str)) or ("",)
 
 
-def _read_numpy(found: Source) -> dict[str, Pool]:
+def _read_numpy(found: Origin) -> dict[str, Pool]:
     """Arrays of .npy (by file name) or .npz (by key), named by split or only one; labels are NAME_labels or labels."""
     arrays: dict[str, NDArray[Any]] = {}
     homes: dict[str, Path] = {}  # the file of each array
@@ -260,7 +260,7 @@ def _channels_first(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
     raise DataError(f"{name}: expected (n, h, w), (n, h, w, c) or (n, c, h, w) with c 1 or 3, got {array.shape}")
 
 
-def _read_datasets(found: Source) -> dict[str, Pool]:
+def _read_datasets(found: Origin) -> dict[str, Pool]:
     """Parquet files or a hub id, through Hugging Face `datasets`; splits other than the three are left out."""
     try:
         datasets: Any = importlib.import_module("datasets")
@@ -277,7 +277,7 @@ def _read_datasets(found: Source) -> dict[str, Pool]:
         raise DataError(f"{found.root}: {kind} ({first_line(error)}){found.hint}") from None
 
 
-def _by_split(found: Source) -> dict[str, list[str]]:
+def _by_split(found: Origin) -> dict[str, list[str]]:
     """Parquet files by the first word of their path below the root that names a split; train if none does."""
     groups: dict[str, list[str]] = {}
     for file in found.files:

@@ -51,7 +51,7 @@ class ModernTransformer(LocalTransformer):
         Low: lambda one, config: Encoder(one, config),
         Text: lambda one, config: TextEncoder(one, config),
     }
-    READERS: ClassVar[dict[type[Condition], Any]] = {
+    PLACED: ClassVar[dict[type[Condition], Any]] = {
         Source: lambda one, config, layout: SourceReader(one, config, layout)
     }
 
@@ -83,7 +83,7 @@ class ModernTransformer(LocalTransformer):
         self.dropout = Dropout(config.dropout)
         self.rotary = Rotary2D(p.row, p.col, config.head_width)
         self.encoders = self.readers(self.ENCODERS, config)
-        self.placed = self.readers(self.READERS, config, layout)
+        self.placed = self.readers(self.PLACED, config, layout)
         everywhere = config.condition(Text) is not None  # words are heard in layers, too, that see no other pixels
         cross = [everywhere or (len(self.encoders) > 0 and attends(p)) for p in config.patterns]
         self.blocks = nn.ModuleList(

@@ -48,7 +48,7 @@ class PaperTransformer(LocalTransformer):
         self.vectors = self.readers(self.VECTORS, width)
         self.dropout = Dropout(config.dropout)
         self.encoders = self.readers(self.ENCODERS, config)
-        self.placed = self.readers(self.READERS)
+        self.placed = self.readers(self.PLACED)
         self.blocks = nn.ModuleList(Block(config, cross=len(self.encoders) > 0) for _ in range(config.depth))
         self.head = nn.Linear(width, likelihood.num_params, bias=layout.sub_pixels)
         self.inputs = layout.positions.index[:, None] - 1

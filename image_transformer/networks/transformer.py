@@ -91,7 +91,7 @@ class LocalTransformer(Network):
     VECTORS: ClassVar[dict[type[Condition], Any]] = {}
     FEATURES: ClassVar[dict[type[Condition], Any]] = {}
     ENCODERS: ClassVar[dict[type[Condition], Any]] = {}
-    READERS: ClassVar[dict[type[Condition], Any]] = {}
+    PLACED: ClassVar[dict[type[Condition], Any]] = {}
 
     inputs: IntArray
     vectors: Any  # modules by the names of their conditions, each {name: module}
@@ -102,7 +102,7 @@ class LocalTransformer(Network):
     def __init__(self, config: Transformer, layout: Layout, near: Near | None = None) -> None:
         super().__init__()
         self.config, self.layout, self.near = config, layout, near
-        refuse_unknown(config, self.VECTORS, self.FEATURES, self.ENCODERS, self.READERS)
+        refuse_unknown(config, self.VECTORS, self.FEATURES, self.ENCODERS, self.PLACED)
         self.attending = tuple(pattern for pattern in config.patterns if attends(pattern))
         tiled = {pattern: TiledAttention(pattern, layout, config.groups) for pattern in self.attending}
         self.tiled = nn.ModuleList(tiled[p] for p in self.attending)  # layers of one pattern share its tables
