@@ -102,7 +102,10 @@ def shapes_edit() -> RunConfig:
 def photo_edit() -> RunConfig:
     """Edits of photographs of any size by instruction, darker, warmer, ..., an hour on 2 cores: see docs/words.md."""
     config = variant(shapes_text(), "photo-edit", shape=(3, 16, 16), depth=4, conditions=(Source("near"), Text(80)))
-    train = replace(config.train, batch=16, validation_images=200, validate_every=10_000, save_every=10_000)
+    train = replace(
+        config.train, batch=16, validation_images=200, validate_every=10_000, save_every=10_000,
+        noise=1.0, noise_levels=255.0,  # otherwise neighbours betray the edit, and the text is not heard
+    )  # fmt: skip
     return replace(config, data=DataConfig(source="cifar10", size=(16, 16), edits="local"), train=train)
 
 
