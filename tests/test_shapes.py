@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -227,8 +228,9 @@ def test_words_that_tell_images_apart():
     assert stated.telling_words(["the same"] * 9) == []
 
 
-def test_samples_are_judged_by_what_their_captions_state():
+def test_samples_are_judged_by_what_their_captions_state(monkeypatch):
     """A classifier learns from 400 photographs: it finds the words in true images, and by chance in mixed up ones."""
+    monkeypatch.setattr(stated, "_fit", partial(stated._fit, updates=300))
     rng = np.random.default_rng(0)
     bright, wide = rng.integers(0, 2, (2, 600))
     images = rng.integers(40, 80, (600, 3, 8, 8)) + 100 * bright[:, None, None, None]
