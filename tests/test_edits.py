@@ -496,7 +496,7 @@ def test_editing_from_the_command_line(tmp_path, monkeypatch, capsys):
     Path("texts.txt").write_text("a")
     for verb in (["sample"], ["complete", "0.png"], ["read", "0.png", "--texts", "texts.txt"]):
         assert main([verb[0], "photo-edit", *verb[1:]]) != 0
-        assert "edits images: image-transformer edit photo-edit IMAGE..." in capsys.readouterr().err
+        assert "edits images: image-transformer edit photo-edit IMAGE... --text TEXT" in capsys.readouterr().err
     monkeypatch.setattr(measures, "fit_regression", partial(measures.fit_regression, updates=20))
     assert main(["report", "photo-edit", "--images", "8"]) == 0
     page = Path("photo-edit/report.html").read_text()

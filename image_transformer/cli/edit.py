@@ -24,7 +24,7 @@ class Edit(Sampling):
     samples: int = 4
     """Edits of each image."""
     size: tuple[int, int] | None = None
-    """Resize the image files to this height and width first."""
+    """Crop the image files centrally to this aspect, then resize them to this HEIGHT WIDTH, first."""
     out: Path = Path("edited")
     """Folder for the pictures."""
 

@@ -30,7 +30,7 @@ class Superres(Sampling):
     consistent: bool = False
     """Draw only images whose box means equal the given image exactly."""
     size: tuple[int, int] | None = None
-    """Resize the image files to this height and width first."""
+    """Crop the image files centrally to this aspect, then resize them to this HEIGHT WIDTH, first."""
     out: Path = Path("enlarged")
     """Folder for the pictures."""
 

@@ -29,7 +29,7 @@ class Source(Condition):
     name: ClassVar[str] = "source"
     adjective: ClassVar[str] = "for editing"
     noun: ClassVar[str] = "the source"
-    instead: ClassVar[tuple[str, str]] = ("edits images", "edit {model} IMAGE...")
+    instead: ClassVar[tuple[str, str]] = ("edits images", "edit {model} IMAGE... --text TEXT")
 
     def __post_init__(self) -> None:
         if self.sight not in ("near", "all"):
