@@ -289,9 +289,9 @@ def test_the_classifier_cannot_tell_a_set_from_itself() -> None:
 def test_no_thing_is_both_learned_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Image i of both has a level that tells which it is."""
     seen = []
-    fit, judge = two_sample._fit_classifier, two_sample._logits
+    fit, judge = two_sample._fit_classifier, two_sample.answers
     monkeypatch.setattr(two_sample, "_fit_classifier", lambda *a: seen.append([a[0], a[1]]) or fit(*a))
-    monkeypatch.setattr(two_sample, "_logits", lambda net, images: seen.append(images) or judge(net, images))
+    monkeypatch.setattr(two_sample, "answers", lambda net, images: seen.append(images) or judge(net, images))
     ids = np.arange(21, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 8, 8), np.uint8)
     two_sample_test(ids, ids + 100, passes=1)
     (learned, learned_fake), judged, judged_fake = seen

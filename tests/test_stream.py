@@ -266,6 +266,9 @@ def test_captions_come_with_their_images(tmp_path, images, kind, monkeypatch):
     assert found.captions == tuple(said[i] for i in numbers(found, images)) and len(stream.captions) == 2
     assert stream.captions[1] == ("number 1",), "the longest of all, the first of these"
     assert load_stream(str(tmp_path), "test").captions == tuple(said)
+    stream._held.clear()
+    stream.rows(np.array([4]))
+    assert list(stream._held) == [1], "captions of one shard are looked for in no other"
     text = Text(7)
     with pytest.raises(DataError, match="has 8 bytes, the model reads 7"):
         text.suits(stream)

@@ -38,14 +38,12 @@ def run(args: list[str]) -> None:
     at_least(1, samples=chosen.samples)
 
     from image_transformer.checkpoint import load
-    from image_transformer.data.loading import load_file
     from image_transformer.inference.editing import check_edits, check_size
 
     model = load(path)
     check_edits(model)
     given = told(chosen, model.config, needed=True)
-    pictures.check_out(chosen.out)
-    sources = [load_file(file, model.config.shape[0], size=chosen.size) for file in files]
+    sources = pictures.load_files(files, model, chosen)
     for file, source in zip(files, sources, strict=True):
         try:
             check_size(model, source.shape[1:])

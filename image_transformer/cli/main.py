@@ -22,16 +22,9 @@ VERBS = (
     "demo", "models", "recipes", "train", "status", "evaluate", "report", "sample", "complete", "superres", "edit",
     "read", "compress", "decompress", "info", "score", "export", "reproduce",
 )  # fmt: skip
-SHARED = (
-    "train",
-    "evaluate",
-    "report",
-    "sample",
-    "complete",
-    "superres",
-    "edit",
-    "read",
-)  # with the processes of torchrun
+SHARED = (  # with the processes of torchrun
+    "train", "evaluate", "report", "sample", "complete", "superres", "edit", "read",
+)  # fmt: skip
 LONGEST = 1000  # characters of an error: a compiler's can fill a book
 USAGE = """usage: image-transformer VERB ...
 

@@ -56,10 +56,13 @@ def draw_files(
     print(chosen.out, *(done[number] for number in sorted(done)), sep="\n")
 
 
-def check_out(out: Path) -> None:
-    """UsageError unless pictures can go into the folder `out`."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file, expected a folder")
+def load_files(files: Sequence[Path], model: ImageModel, chosen: Any) -> list[NDArray[np.uint8]]:
+    """The files as the model wants them, (c, h, w) each. UsageError unless pictures can go into the verb's --out."""
+    from image_transformer.data.loading import load_file
+
+    if chosen.out.exists() and not chosen.out.is_dir():
+        raise UsageError(f"--out {chosen.out} is a file, expected a folder")
+    return [load_file(file, model.config.shape[0], size=chosen.size) for file in files]
 
 
 def names(files: Sequence[Path], out: Path, endings: Sequence[str]) -> list[str]:
@@ -68,7 +71,7 @@ def names(files: Sequence[Path], out: Path, endings: Sequence[str]) -> list[str]
     for file in files:
         for number in count(1):
             name = file.stem if number == 1 else f"{file.stem}_{number}"
-            own = {path.resolve() for path in paths(out, name, ("", *endings))}
+            own = {path_of(out, name, ending).resolve() for ending in ("", *endings)}
             if taken.isdisjoint(own):
                 break
         taken |= own
@@ -76,9 +79,9 @@ def names(files: Sequence[Path], out: Path, endings: Sequence[str]) -> list[str]
     return chosen
 
 
-def paths(out: Path, name: str, endings: Sequence[str]) -> list[Path]:
-    """Of the pictures of an image."""
-    return [out / f"{name}{ending}.png" for ending in endings]
+def path_of(out: Path, name: str, ending: str = "") -> Path:
+    """Of a picture of an image."""
+    return out / f"{name}{ending}.png"
 
 
 def numbered(samples: int) -> list[str]:
@@ -93,11 +96,11 @@ def write(out: Path, name: str, ways: Sequence[Way]) -> Path:
     """
     for way in ways:
         if way.ending is not None:
-            grids.save_png(grids.picture(way.image), out / f"{name}{way.ending}.png")
+            grids.save_png(grids.picture(way.image), path_of(out, name, way.ending))
     shown = _shrunk(np.stack([way.image for way in ways]))
     width = grids.PAGE_WIDTH // len(shown)
     scale = max(1, min(width // shown.shape[3], MOST_SHOWN // shown.shape[2]))
-    picture = out / f"{name}.png"
+    picture = path_of(out, name)
     grids.save_png(grids.labelled_rows([("", shown)], [way.header for way in ways], scale), picture)
     return picture
 

@@ -44,15 +44,13 @@ def run(args: list[str]) -> None:
     at_least(1, samples=chosen.samples)
 
     from image_transformer.checkpoint import load
-    from image_transformer.data.loading import load_file
     from image_transformer.inference.enlarging import model_factor
     from image_transformer.measures.quality import bicubic
 
     model = load(path)
     factor = model_factor(model, chosen.factor)
     given = told(chosen, model.config, needed=True)
-    pictures.check_out(chosen.out)
-    lows = [load_file(file, model.config.shape[0], size=chosen.size) for file in files]
+    lows = pictures.load_files(files, model, chosen)
 
     def plain(low: NDArray[np.uint8]) -> list[pictures.Way]:
         by_name = {"nearest": nearest, "bicubic": bicubic}

@@ -64,6 +64,11 @@ class ModelConfig:
             except ValueError as error:
                 raise ValueError(f"model.conditions: {error}") from None
 
+    @property
+    def captioned(self) -> bool:
+        """Whether training takes what the model is told from captions."""
+        return any(condition.captioned for condition in self.conditions)
+
     def condition(self, kind: type[Condition]) -> Any:
         """The model's condition of this kind; None if it has none."""
         return next((condition for condition in self.conditions if isinstance(condition, kind)), None)

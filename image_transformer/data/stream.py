@@ -101,6 +101,7 @@ class Stream:
         self._held: OrderedDict[int, Future[list[Item]]] = OrderedDict()
         self._readers = ThreadPoolExecutor(2, "shards")
         self._next: dict[int, list[int]] = {}  # the shards that follow one in the newest order
+        self._longest = max((shard.longest for shard in self.shards), key=len)
         number = max(shard.classes for shard in self.shards)
         self.classes = _classes(self.shards[0].path) or tuple(map(str, range(number)))
 
@@ -116,8 +117,7 @@ class Stream:
     @property
     def captions(self) -> Captions | None:
         """Of the first image, and the longest one; None if there is none."""
-        longest = max((shard.longest for shard in self.shards), key=len)
-        return (self._items(0)[0].wordings or ("",), (longest,)) if longest else None
+        return (self._items(0)[0].wordings or ("",), (self._longest,)) if self._longest else None
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The numbers of all images, shuffled: shards, and then images among some shards that follow each other."""
@@ -183,7 +183,7 @@ class Stream:
             found.append(items[used])
         labels = [item.label for item in found]
         known = None if any(label is None for label in labels) else np.array(labels, dtype=np.int64)
-        captions = None if self.captions is None else tuple(item.wordings or ("",) for item in found)
+        captions = tuple(item.wordings or ("",) for item in found) if self._longest else None
         return ImageData(self.name, self.split, np.stack(images), known, self.classes, captions=captions)
 
 

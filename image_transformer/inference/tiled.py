@@ -113,6 +113,7 @@ def tiling(model: ImageModel, size: tuple[int, int], factor: int = 1) -> Tiling:
 
 
 def check_told(model: ImageModel, name: str, told: Tensor, samples: int) -> None:
+    """ValueError unless `draw` can draw from `told`, uint8 (n, c, h, w), under this name, so many samples of each."""
     if not isinstance(told, Tensor) or told.dtype != torch.uint8:
         came = told.dtype if isinstance(told, Tensor) else type(told).__name__
         raise ValueError(f"{name} must be a torch.uint8 tensor of values 0..255, got {came}")

@@ -50,6 +50,13 @@ def descend(network: nn.Module, loss: Callable[[], Tensor], updates: int, lr: fl
         schedule.step()
 
 
+@torch.inference_mode()
+def answers(network: nn.Module, images: Images, batch: int = 100) -> NDArray[np.float32]:
+    """What a network of images (b, c, h, w), -1 to 1, says of uint8 `images` (n, c, h, w), (n, ...)."""
+    parts = [to_unit(tensor(images[first : first + batch])) for first in range(0, len(images), batch)]
+    return torch.cat([network(part) for part in parts]).numpy()
+
+
 def shuffled(n: int, batch: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """Batches of the rows 0..n-1 in a new random order in every pass, for ever; the last of a pass may be smaller."""
     rng = np.random.default_rng(seed)

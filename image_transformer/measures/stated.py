@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from image_transformer.data.images import Images
-from image_transformer.measures.fitting import classifier, descend, seeded, shuffled, tensor, to_unit
+from image_transformer.measures.fitting import answers, classifier, descend, seeded, shuffled, tensor, to_unit
 from image_transformer.measures.found import mean_and_error
 from image_transformer.show.records import Table
 
@@ -23,9 +23,8 @@ SAY_NOTHING = {"a", "an", "the", "and", "or", "with", "of", "on", "in", "at", "t
 
 def telling_words(captions: list[str], count: int = WORDS) -> list[str]:
     """The words that divide captions most evenly, no two of which are mostly there together."""
-    said = [set(re.findall(r"\w+", caption.lower())) - SAY_NOTHING for caption in captions]
-    words = sorted(set().union(*said))
-    there = np.array([[word in some for word in words] for some in said], np.float64)
+    words = sorted(set().union(*map(_words, captions)) - SAY_NOTHING)
+    there = _presence(captions, words).astype(np.float64)
     shares = there.mean(0)
     chosen: list[int] = []
     for i in np.argsort(-shares * (1 - shares), kind="stable"):
@@ -49,7 +48,7 @@ def stated(
         return None
     network = _fit(images, _presence(captions, words), seed)
     truth, rows = _presence(told, words), []
-    seen, drawn = (_found(network, some) for some in (photographs, samples))
+    seen, drawn = (answers(network, some) > 0 for some in (photographs, samples))
     both = [_balanced(some == truth, truth) for some in (seen, drawn)]
     for i, word in enumerate(words):
         rows.append([word, f"{100 * truth[:, i].mean():.0f}", *(f"{100 * each[i]:.1f}" for each in both)])
@@ -63,8 +62,12 @@ def stated(
 
 def _presence(captions: list[str], words: list[str]) -> NDArray[np.bool_]:
     """Which words each caption has, (n, words)."""
-    said = [set(re.findall(r"\w+", caption.lower())) for caption in captions]
+    said = [_words(caption) for caption in captions]
     return np.array([[word in some for word in words] for some in said])
+
+
+def _words(caption: str) -> set[str]:
+    return set(re.findall(r"\w+", caption.lower()))
 
 
 def _balanced(right: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -89,9 +92,3 @@ def _fit(images: Images, truth: NDArray[np.bool_], seed: int, updates: int = 150
 
         descend(network, loss, updates, lr=2e-3, weight_decay=1e-2)
     return network.eval()
-
-
-@torch.inference_mode()
-def _found(network: nn.Module, images: Images, batch: int = 100) -> NDArray[np.bool_]:
-    parts = [to_unit(tensor(images[first : first + batch])) for first in range(0, len(images), batch)]
-    return torch.cat([network(part) > 0 for part in parts]).numpy()

@@ -7,11 +7,10 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from image_transformer.data.images import Images, check_arrays
-from image_transformer.measures.fitting import classifier, descend, seeded, shuffled, tensor, to_unit
+from image_transformer.measures.fitting import answers, classifier, descend, seeded, shuffled, tensor, to_unit
 
 
 def two_sample_test(real: Images, fake: Images, *, seed: int = 0, passes: int = 20) -> tuple[float, float]:
@@ -29,7 +28,7 @@ def two_sample_test(real: Images, fake: Images, *, seed: int = 0, passes: int = 
     learned, judged = np.split(rows, [len(rows) // 2])
     with seeded(seed):
         network = _fit_classifier(real[learned], fake[learned], seed, passes)
-    logits_real, logits_fake = _logits(network, real[judged]), _logits(network, fake[judged])
+    logits_real, logits_fake = answers(network, real[judged]), answers(network, fake[judged])
     error = float(np.concatenate([logits_real > 0, logits_fake <= 0]).mean())
     return error, math.sqrt(error * (1 - error) / (2 * len(judged)))
 
@@ -49,9 +48,3 @@ def _fit_classifier(real: Images, fake: Images, seed: int, passes: int, batch: i
 
     descend(network, loss, passes * -(-len(real) // batch), lr=2e-3, weight_decay=1e-2)
     return network.eval()
-
-
-@torch.inference_mode()
-def _logits(network: nn.Module, images: Images, batch: int = 100) -> NDArray[np.float32]:
-    parts = [to_unit(tensor(images[first : first + batch])) for first in range(0, len(images), batch)]
-    return torch.cat([network(part) for part in parts]).numpy()

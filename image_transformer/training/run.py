@@ -54,9 +54,8 @@ class Run:
         self.batches = Batches(self.data, config.data, config.train.seed)
         torch.manual_seed(random_seed(config.train.seed, "weights"))
         model = ImageModel(config.model)
-        captioned = any(condition.captioned for condition in config.model.conditions)
         turnable = config.data.edits == "local"  # these are the same in all orientations
-        if config.data.augmentation and captioned and not turnable and self.data.captions is not None:
+        if config.data.augmentation and config.model.captioned and not turnable and self.data.captions is not None:
             raise ValueError(
                 f"data.{config.data.augmentation}: captions, such as of what is left, are not turned with images"
             )
@@ -269,6 +268,6 @@ def load_split(config: RunConfig, split: str) -> Any:
     found = load_data(
         data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad, edits=data.edits
     )
-    captioned = any(condition.captioned for condition in config.model.conditions)
+    captioned = config.model.captioned
     sourced = config.model.condition(Source) is not None
     return replace(found, captions=found.captions if captioned else None, sources=found.sources if sourced else None)
