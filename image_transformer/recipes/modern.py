@@ -78,7 +78,7 @@ def superres_faces() -> RunConfig:
 
 
 def shapes_text() -> RunConfig:
-    """Modern, told a caption, 0.9 M parameters, the made world `shapes`, 60 minutes on 2 cores: see docs/words.md."""
+    """Modern, told a caption, 1.4 M parameters, the made world `shapes`, 60 minutes on 2 cores: see docs/words.md."""
     return RunConfig(
         recipe="shapes-text",
         model=Modern(
@@ -94,7 +94,7 @@ def shapes_text() -> RunConfig:
 
 
 def shapes_edit() -> RunConfig:
-    """`shapes-text` told what to do to a made scene, and the scene, all of it: 1.2 M parameters; see docs/words.md."""
+    """`shapes-text` told what to do to a made scene, and the scene, all of it: 1.7 M parameters; see docs/words.md."""
     config = variant(shapes_text(), "shapes-edit", conditions=(Source("all"), Text(80)))
     return replace(config, data=DataConfig(source="shapes-edits"))
 
