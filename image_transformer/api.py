@@ -8,6 +8,8 @@ from image_transformer.codec.models import CodingModel as CodingModel
 from image_transformer.codec.models import coding_model_names as coding_model_names
 from image_transformer.codec.models import load_coding_model as load_coding_model
 from image_transformer.codec.rans import DecodeError as DecodeError
+from image_transformer.conditions.action import Action as Action
+from image_transformer.conditions.frames import Frames as Frames
 from image_transformer.conditions.label import Label as Label
 from image_transformer.conditions.low import Low as Low
 from image_transformer.conditions.source import Source as Source
@@ -23,6 +25,7 @@ from image_transformer.config.rivals import PixelRNN as PixelRNN
 from image_transformer.config.run import RunConfig as RunConfig
 from image_transformer.config.sampling import Sampling as Sampling
 from image_transformer.config.train import TrainConfig as TrainConfig
+from image_transformer.data.clips import load_clips as load_clips
 from image_transformer.data.images import DataError as DataError
 from image_transformer.data.images import ImageData as ImageData
 from image_transformer.data.loading import load_data as load_data
@@ -39,6 +42,7 @@ from image_transformer.inference.completion import complete as complete
 from image_transformer.inference.completion import known_side as known_side
 from image_transformer.inference.editing import edit as edit
 from image_transformer.inference.enlarging import enlarge as enlarge
+from image_transformer.inference.rollout import rollout as rollout
 from image_transformer.inference.sampling import generate as generate
 from image_transformer.inference.sampling import generate_naive as generate_naive
 from image_transformer.inference.scoring import bits as bits

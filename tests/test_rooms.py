@@ -194,6 +194,8 @@ def world(tmp_path_factory):
             "by_words": it.ImageModel(it.Modern(**shape, conditions=(it.Text(32),))),
             "superres": it.ImageModel(it.Modern(**shape, conditions=(it.Low(2),))),
             "editor": it.ImageModel(it.Modern(**shape, conditions=(it.Source(), it.Text(32)))),
+            "video": it.ImageModel(it.Modern(shape=(1, 8, 8), depth=1, width=16, heads=2, conditions=(it.Frames(),))),
+            "clip": random_images(2, (1, 8, 8))[None],
             "photo": random_images(1, (3, 5, 7)),
         }
 

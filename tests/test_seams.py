@@ -213,7 +213,7 @@ def test_known_pixels_cost_a_network_without_attention_no_passes(convolution, mo
 def test_a_configuration_without_a_network_and_a_method_without_a_form_are_named():
     with pytest.raises(ValueError, match="no network for a ModelConfig, only for Paper, Modern"):
         it.ImageModel(it.ModelConfig())
-    with pytest.raises(ValueError, match=r'method must be "cached" or "naive", got \'nave\''):
+    with pytest.raises(ValueError, match="method must be one of cached, naive, fixed-point, got 'nave'"):
         it.generate(make_model(), 1, method="nave")
     with pytest.raises(ValueError, match=r"unknown field model\.dept; did you mean 'depth'\?"):
         it.recipe("tiny", model={"dept": 3})

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_transformer.checkpoint import find, load, read_config
+from image_transformer.conditions.frames import Frames
 from image_transformer.config.run import RunConfig
+from image_transformer.data.clips import load_clips
 from image_transformer.data.images import ImageData
 from image_transformer.data.loading import load_data
 from image_transformer.data.stream import HELD_OUT, load_stream
@@ -31,6 +33,9 @@ class Trained:
             shape, skip = self.model.config.shape, skip_bad or own.skip_bad
             found = load_stream(own.source, split, shape=shape, size=size or own.size, skip_bad=skip)
             return found.some(HELD_OUT)
+        if self.model.config.condition(Frames) is not None:
+            size = size or (None if source else own.size)
+            return load_clips(source or own.source, split, shape=self.model.config.shape, size=size)
         return load_data(
             source or own.source, split, shape=self.model.config.shape, size=size or (None if source else own.size),
             skip_bad=skip_bad or (not source and own.skip_bad), edits=own.edits,

@@ -98,6 +98,13 @@ class Condition:
         """The values as pictures of the model's size (n, c, h, w), where they are pictures."""
         return None
 
+    def guess(self, value: Tensor) -> Tensor | None:
+        """Images (n, c, h, w) that are like those that are so described: where drawing by guesses starts."""
+        import torch
+
+        shown = self.shown(value)
+        return None if shown is None else torch.from_numpy(shown)
+
     def said(self, value: Tensor) -> list[str]:
         """The values as words, where they are words."""
         return []

@@ -27,13 +27,14 @@ class Label(Condition):
     adjective: ClassVar[str] = "class-conditional"
     noun: ClassVar[str] = "the class"
     flag: ClassVar[str] = "Class-conditional: the class of the images, by name or number."
+    word: ClassVar[tuple[str, str]] = ("class", "classes")
 
     def __post_init__(self) -> None:
         if not isinstance(self.names, tuple) or not all(isinstance(one, str) and one for one in self.names):
-            raise ValueError(f"label needs a tuple of names of classes, got {self.names!r}")
+            raise ValueError(f"{self.name} needs a tuple of names of {self.word[1]}, got {self.names!r}")
         for one in self.names:
             if self.names.count(one) > 1:
-                raise ValueError(f"the class {one!r} is there more than once")
+                raise ValueError(f"the {self.word[0]} {one!r} is there more than once")
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -43,22 +44,23 @@ class Label(Condition):
     def open(self) -> str | None:
         if self.names:
             return None
-        return "label needs the names of its classes: label:cat,dog (in training those of the data)"
+        return f"{self.name} needs the names of its {self.word[1]}: {self.name}:A,B (in training those of the data)"
 
     def settled(self, data: ImageData) -> Label:
         return self if self.names else replace(self, names=class_names(data))
 
     def wanted(self, shape: Shape) -> str:
-        return f"one of {len(self.names)} classes"
+        return f"one of {len(self.names)} {self.word[1]}"
 
     def check(self, value: Any, count: int, shape: Shape) -> Tensor:
-        """Class numbers `(count,)` int64 for numbers or names, one for each image or one for all."""
+        """Their numbers `(count,)` int64 for numbers or names, one for each image or one for all."""
         import torch
 
         given = value.tolist() if isinstance(value, torch.Tensor | np.ndarray | np.generic) else value
         given = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given] * count
         if len(given) != count:
-            raise ValueError(f"label must hold {count} classes, as many as there are images, got {len(given)}")
+            wanted = f"{count} {self.word[1]}, as many as there are images"
+            raise ValueError(f"{self.name} must hold {wanted}, got {len(given)}")
         return torch.tensor([self._number(one) for one in given], dtype=torch.int64)
 
     def of(self, data: ImageData) -> Tensor:
@@ -71,9 +73,10 @@ class Label(Condition):
             if label in self.names:
                 return self.names.index(label)
             if not label.isdecimal():
-                raise ValueError(f"unknown class {label!r}; {did_you_mean(label, self.names)}")
+                raise ValueError(f"unknown {self.word[0]} {label!r}; {did_you_mean(label, self.names)}")
         elif not isinstance(label, Integral):
-            raise ValueError(f"label must hold whole numbers or names of classes, got {label!r}")
+            raise ValueError(f"{self.name} must hold whole numbers or names of {self.word[1]}, got {label!r}")
         if not 0 <= int(label) < len(self.names):
-            raise ValueError(f"unknown class {label}; the model knows {len(self.names)}, 0 to {len(self.names) - 1}")
+            known = f"the model knows {len(self.names)}, 0 to {len(self.names) - 1}"
+            raise ValueError(f"unknown {self.word[0]} {label}; {known}")
         return int(label)

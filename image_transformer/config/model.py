@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from image_transformer.conditions.action import Action
 from image_transformer.conditions.base import Condition
+from image_transformer.conditions.frames import Frames
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.conditions.source import Source
@@ -17,7 +19,7 @@ from image_transformer.likelihoods import Name
 
 ORDERS = (Raster, BlockRaster, Wavefront)
 PATTERNS = (Full, Local1D, Local2D, Dilated, Nothing)
-CONDITIONS: tuple[type[Condition], ...] = (Label, Low, Source, Text)
+CONDITIONS: tuple[type[Condition], ...] = (Label, Low, Source, Text, Frames, Action)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class ModelConfig:
     """What the model is told of an image: label (its class; label:NAME,NAME,... if not those of the data), low:FACTOR
     (super-resolution: the means of its boxes of FACTOR x FACTOR pixels); in the modern family also text:LENGTH:DROP (a
     caption of at most LENGTH bytes; a share DROP of those of the training are left out) and source:SIGHT (an image
-    that it is made of; SIGHT is near, for edits that go by what lies around a pixel, or all)."""
+    that it is made of; SIGHT is near, for edits that go by what lies around a pixel, or all), frames:COUNT:SIGHT (the
+    COUNT frames of a clip before it) and action (what was done before it; action:NAME,NAME,... if not those of the
+    data)."""
     width: int = 512
     """Model width."""
 

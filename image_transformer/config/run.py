@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from image_transformer.conditions.base import Condition
+from image_transformer.conditions.frames import Frames
 from image_transformer.config.checks import check
 from image_transformer.config.data import DataConfig
 from image_transformer.config.earlier import fields_of_today
@@ -39,6 +40,10 @@ class RunConfig:
         check(
             height == width or not self.data.orientations,
             f"data.orientations needs square images, model.shape has {height}x{width}",
+        )
+        check(
+            self.model.condition(Frames) is None or self.data.augmentation is None,
+            "data.flips and data.orientations do not turn clips yet",
         )
 
 

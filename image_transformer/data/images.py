@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from image_transformer.data.past import Past
+
 Images = NDArray[np.uint8]  # (n, c, h, w)
 Captions = tuple[tuple[str, ...], ...]  # several wordings of what each image shows
 
@@ -41,6 +43,7 @@ class ImageData:
     skipped: int = 0  # unreadable files left out (only with skip_bad)
     captions: Captions | None = None  # (n,)
     sources: Images | None = None  # of edits: what each image was made of, (n, c, h, w)
+    past: Past | None = None  # of clips: the frames before each image
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,14 +53,15 @@ class ImageData:
         labels = None if self.labels is None else self.labels[index]
         captions = None if self.captions is None else tuple(self.captions[i] for i in index.tolist())
         sources = None if self.sources is None else self.sources[index]
-        return replace(self, images=self.images[index], labels=labels, captions=captions, sources=sources)
+        past = None if self.past is None else self.past[index]
+        return replace(self, images=self.images[index], labels=labels, captions=captions, sources=sources, past=past)
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The numbers of all images, shuffled."""
         return rng.permutation(len(self))
 
     def digest(self) -> str:
-        """Of images, labels, captions and sources: of all, or of about 1 GiB, evenly spread, where there are more."""
+        """Of the images and what is known of them: of all, or of about 1 GiB, evenly spread, where there are more."""
         step = max(1, self.images.nbytes // LARGE)
         digest = hashlib.sha256(f"{self.images.shape} {step}".encode())
         for images in (self.images, *([] if self.sources is None else [self.sources])):
@@ -67,6 +71,8 @@ class ImageData:
             digest.update(self.labels.astype("<i8").tobytes())
         if self.captions is not None:
             digest.update(json.dumps(self.captions).encode())
+        if self.past is not None:
+            digest.update(self.past.start.astype("<i8").tobytes())
         return digest.hexdigest()
 
     def some(self, count: int | None) -> ImageData:

@@ -93,14 +93,14 @@ def carve(n: int, held_out: Sequence[str]) -> dict[str, NDArray[np.int64]]:
 
 def _read(found: Origin, ask: Request, cache: Path) -> ImageData:
     """The split decoded into the cache; a fitting .npy as it is."""
-    pool, rows = _choose(found.read(found), ask)
+    pool, rows = choose(found.read(found), ask)
     if _fits(pool, rows, ask):
         captions = None if pool.captions is None else tuple(pool.captions)
         return ImageData(ask.source, ask.split, pool.items, pool.labels, pool.classes, captions=captions)
     return save(pool, rows, ask, cache)
 
 
-def _choose(pools: Mapping[str, Pool], ask: Request) -> tuple[Pool, NDArray[np.int64]]:
+def choose(pools: Mapping[str, Pool], ask: Request) -> tuple[Pool, NDArray[np.int64]]:
     """The pool that holds the wanted split, and its rows there."""
     if ask.split == "all":
         if set(pools) != {"train"}:

@@ -65,7 +65,7 @@ def locate(source: str) -> Origin:
     if source in WORLDS | EDIT_WORLDS and not path.exists():
         return Origin(source, (), lambda found: World(found.root))
     if source == "cifar10" or (re.fullmatch(r"[\w-]+", source) and not path.exists()):
-        path = _in_data_folder(source) or path
+        path = in_data_folder(source) or path
     if path.is_dir():
         return _folder(path.resolve())
     if source == "cifar10":
@@ -82,7 +82,7 @@ def locate(source: str) -> Origin:
     return _pick_reader(Path(os.path.commonpath([file.parent for file in files])), files)
 
 
-def _in_data_folder(name: str) -> Path | None:
+def in_data_folder(name: str) -> Path | None:
     """The folder of that name in `$IMAGE_TRANSFORMER_DATA`, if there is one."""
     data = os.environ.get("IMAGE_TRANSFORMER_DATA")
     return Path(data, name) if data and Path(data, name).is_dir() else None

@@ -10,24 +10,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from image_transformer.conditions.base import select
-from image_transformer.conditions.limits import BoxLimits
 from image_transformer.config.sampling import Sampling
 from image_transformer.data.images import check_images
+from image_transformer.inference.drawing import Drawing, noise
+from image_transformer.inference.fixed_point import FixedPoint, first_guess
 from image_transformer.inference.memory import images_at_once
-from image_transformer.inference.steps import SideBySide, one_by_one, plan_of, walk
-from image_transformer.likelihoods.base import Likelihood, draw_in_turn, leaves_out
-from image_transformer.likelihoods.guided import Guided
+from image_transformer.inference.steps import SideBySide, at_once, one_by_one, plan_of, walk
+from image_transformer.likelihoods.base import leaves_out
 from image_transformer.model import ImageModel
 from image_transformer.processes import processes
 
-Method = Literal["cached", "naive"]
+Method = Literal["cached", "naive", "fixed-point"]
 Progress = Callable[[int, int], None]  # (steps done, steps in all), over all images; raising stops between two steps
 
 
@@ -47,6 +46,7 @@ def generate(
     batch: int | None = None,
     progress: Progress | None = None,
     method: Method = "cached",
+    guess: Tensor | None = None,
     **told: Any,
 ) -> Tensor:
     """`count` images drawn from the model, uint8 (count, c, h, w), by as few steps as its network allows.
@@ -68,7 +68,9 @@ def generate(
     numbers: the number of each image, of which its noise is a function; 0 to count - 1 if not given.
     batch: images generated at once; it does not change them. As many as fit into memory, up to 256, if not given.
     progress: called after every step; an exception that it raises stops the generation there.
-    method: "cached", or "naive": the whole network again for every single position, the slow form that it equals.
+    method: "cached"; "naive": the whole network again for every single position, the slow form that it equals; or
+        "fixed-point": all positions at once from a guess, until nothing changes, for what is predictable.
+    guess: where "fixed-point" starts, uint8 (count, c, h, w): the last frame, the enlarged pixels, grey if not given.
     told: what the model is told of each image, or of all: label="cat" (by name or number, one or one for each image),
         low=uint8 (count, c, h / f, w / f), text="a red circle", and so on.
     Raises ValueError for arguments out of range or of the wrong shape.
@@ -76,8 +78,8 @@ def generate(
     >>> it.generate(model, 4, seed=0).shape
     torch.Size([4, 3, 8, 8])
     """
-    if method not in ("cached", "naive"):
-        raise ValueError(f'method must be "cached" or "naive", got {method!r}')
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
     sampling, naive = Sampling(seed, temperature, top_k, top_p, guidance), method == "naive"
     _check_arguments(count, numbers, batch)
     known, known_mask = _check_known(model, count, known, known_mask)
@@ -86,9 +88,14 @@ def generate(
     everywhere = known_mask.all(0).flatten()[model.layout.values].all(-1).numpy()
     # with consistent= the order in a box counts, so all is drawn in the order in which it is scored, known or not
     plan = one_by_one(model.layout, everywhere) if naive else plan_of(model, everywhere, in_order=consistent)
+    fixed = FixedPoint(model) if method == "fixed-point" else None
+    if fixed is not None:
+        if consistent and bool(known_mask.any()):
+            raise ValueError('consistent= with known= needs method="cached"')
+        plan, guess = at_once(model.layout), first_guess(model, count, given, guess)
     if batch is None:
-        at_once = model.layout.num_positions if naive or plan.prefilled else plan.most
-        decoding_bytes = plan.decoder(model.network, None, 1).num_bytes + model.network.pass_bytes(at_once)
+        positions = model.layout.num_positions if naive or plan.prefilled else plan.most
+        decoding_bytes = plan.decoder(model.network, None, 1).num_bytes + model.network.pass_bytes(positions)
         decoding_bytes *= len(contexts)
         by_table = leaves_out(top_k, top_p) or consistent or bool(known_mask.any()) or guidance != 1
         batch = images_at_once(model, decoding_bytes, plan.most, by_table)
@@ -104,12 +111,15 @@ def generate(
                 uniform = noise(seed, numbers[rows], model.layout.num_positions * model.likelihood.num_noise)
                 limits = model.limits(parts_given[0]) if consistent else None
                 drawing = Drawing(model, known[rows], known_mask[rows], uniform, sampling, limits)
-                decoders = [plan.decoder(model.network, model.read(part), len(uniform)) for part in parts_given]
-                decoder = decoders[0] if len(decoders) == 1 else SideBySide(decoders)
-                for done in walk(decoder, drawing.image, plan, drawing, capture=limits is None):
+                if fixed is not None and guess is not None:
+                    steps, each = fixed.draw(drawing, parts_given, guess[rows]), 1
+                else:
+                    decoders = [plan.decoder(model.network, model.read(part), len(uniform)) for part in parts_given]
+                    decoder = decoders[0] if len(decoders) == 1 else SideBySide(decoders)
+                    steps, each = walk(decoder, drawing.image, plan, drawing, capture=limits is None), len(uniform)
+                for done in steps:
                     if progress is not None:
-                        before = (first - mine.start) * len(plan.visited)
-                        progress(before + done * len(uniform), len(mine) * len(plan.visited))
+                        progress((first - mine.start) * len(plan.visited) + done * each, len(mine) * len(plan.visited))
             parts.append(drawing.image.cpu())
     finally:
         model.train(training)
@@ -135,71 +145,6 @@ def generate_each(model: ImageModel, name: str, choices: Sequence[str], each: in
     """
     told: dict[str, Any] = {name: [choice for choice in choices for _ in range(each)]}
     return generate(model, len(told[name]), **told, **options).unflatten(0, (len(choices), each))
-
-
-def noise(seed: int, numbers: Sequence[int], each: int) -> Tensor:
-    """Uniform noise on [0, 1), float64 (n, each), of the images with these numbers."""
-    rows = [np.random.Generator(np.random.Philox(key=[seed, number])).random(each) for number in numbers]
-    return torch.from_numpy(np.stack(rows))
-
-
-def noise_places(model: ImageModel) -> Tensor:
-    """Which of an image's uniform numbers each position takes, `(l, n)`: those of its sub-pixels, then its own."""
-    lay = model.layout
-    own = model.likelihood.num_noise - lay.values_per_position
-    pixel = torch.from_numpy(lay.positions.row * lay.width + lay.positions.col)[:, None]
-    extra = lay.num_dims + pixel * own + torch.arange(own)
-    return torch.cat([torch.from_numpy(lay.values), extra], 1)
-
-
-class Drawing:
-    """The visitor that draws: images in the making, their noise, and what is known of them."""
-
-    def __init__(
-        self,
-        model: ImageModel,
-        known: Tensor,
-        known_mask: Tensor,
-        uniform: Tensor,
-        sampling: Sampling,
-        limits: BoxLimits | None = None,
-    ) -> None:
-        self.model, self.sampling, self.limits = model, sampling, limits
-        guided = sampling.guidance != 1
-        self.likelihood = cast(Likelihood, Guided(model.likelihood, sampling.guidance)) if guided else model.likelihood
-        self.in_turn = guided or limits is not None or leaves_out(sampling.top_k, sampling.top_p)
-        self.fixed = known_mask.flatten(1).to(model.device)
-        self.image = torch.where(known_mask, known, 0).contiguous().to(model.device)
-        self.flat = self.image.view(len(self.image), -1)  # the same values as (b, c h w), written in place
-        self.uniform = uniform.to(model.device)
-        self.noise_places = noise_places(model).to(model.device)
-        fixed = self.fixed[:, model.values]
-        self.partly = fixed.any(-1, keepdim=True) & ~fixed.all(-1, keepdim=True)  # (b, l, 1)
-        self.any_partly = bool(self.partly.any())
-        if limits is not None:
-            limits.begin(self.flat, self.fixed)
-
-    def __call__(self, params: Tensor, at: Tensor) -> None:
-        """Write values of the positions `at` (f,), drawn from their parameters `(b, f, p)`, where none are known."""
-        if self.limits is None:
-            return self._draw(params, at)
-        for turn in self.limits.turns(self.model.values[at, 0]):
-            self._draw(params[:, turn], at[turn])
-
-    def _draw(self, params: Tensor, at: Tensor) -> None:
-        likelihood, how, places = self.likelihood, self.sampling, self.model.values[at]  # (f, v)
-        values, known = self.flat[:, places], self.fixed[:, places]
-        if not self.in_turn:
-            drawn = likelihood.draw(params, self.uniform[:, self.noise_places[at]], how.temperature)
-        if self.in_turn or self.any_partly:  # a known channel says something of the drawn ones after it
-            one_by_one = draw_in_turn(
-                likelihood, params, self.uniform[:, places], how.temperature, how.top_k, how.top_p, (values, known),
-                self.limits.at(places) if self.limits is not None else None,
-            )  # fmt: skip
-            drawn = one_by_one if self.in_turn else torch.where(self.partly[:, at], one_by_one, drawn)
-        self.flat[:, places] = torch.where(known, values, drawn)
-        if self.limits is not None:
-            self.limits.add(places, drawn, known)
 
 
 def _check_arguments(count: int, numbers: Sequence[int] | None, batch: int | None) -> None:

@@ -84,6 +84,12 @@ def one_by_one(layout: Layout, known: BoolArray) -> Plan:
     return Plan(Schedule(number), list(number[~known][:, None]) or [number[:0]], recompute=True)
 
 
+def at_once(layout: Layout) -> Plan:
+    """Every position in one step, for drawing by guesses."""
+    number = layout.positions.index
+    return Plan(Schedule(np.zeros_like(number)), [number], recompute=True)
+
+
 def walk(decoder: Decoder, image: Tensor, plan: Plan, visit: Visit, *, capture: bool = False) -> Iterator[int]:
     """Visit the steps of `plan` in turn, and yield after each how many are done.
 

@@ -54,6 +54,10 @@ class Network(nn.Module):
             raise ValueError(f"this network cannot be told {', '.join(given)}")
         return None
 
+    def of_rows(self, context: Any, rows: Tensor) -> Any:
+        """What was read of the images `rows` (m,) of the batch."""
+        return None if context is None else context[rows]
+
     def forward(self, image: Tensor, context: Any = None) -> Tensor:
         """Parameters `(b, l, p)` of all positions, each from values of `image` (b, c, h, w) in earlier fronts alone."""
         raise NotImplementedError

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad, relu, rms_norm, silu
 
+from image_transformer.conditions.action import Action
 from image_transformer.conditions.base import Condition, Given
+from image_transformer.conditions.frames import Frames
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.conditions.source import Source
@@ -37,22 +39,25 @@ from image_transformer.networks.transformer import Context, LocalTransformer, Me
 Rotation = tuple[Tensor, Tensor]  # cosines and sines
 RUNS, RUN_CODES = (3, 4, 5, 6, 8), 4096  # lengths of runs of bytes, and how many codes they are hashed to
 BLOCK, BESIDE = (8, 8), (4, 4)  # pixels of a source that are read together, and those seen around them
+Seen = Source | Frames  # what a pixel is told of by sight, near or all
 
 
 class ModernTransformer(LocalTransformer):
     """Image -> distribution parameters of each position, given all earlier ones."""
 
-    VECTORS: ClassVar[dict[type[Condition], Any]] = {Label: Vector}
+    VECTORS: ClassVar[dict[type[Condition], Any]] = {Label: Vector, Action: Vector}
     FEATURES: ClassVar[dict[type[Condition], Any]] = {
         Low: lambda one, layout: LowFeatures(one, layout),
-        Source: lambda one, layout: SourceFeatures(layout),
+        Source: lambda one, layout: SourceFeatures(one, layout),
+        Frames: lambda one, layout: FramesFeatures(one, layout),
     }
     ENCODERS: ClassVar[dict[type[Condition], Any]] = {
         Low: lambda one, config: Encoder(one, config),
         Text: lambda one, config: TextEncoder(one, config),
     }
     PLACED: ClassVar[dict[type[Condition], Any]] = {
-        Source: lambda one, config, layout: SourceReader(one, config, layout)
+        Source: lambda one, config, layout: SourceReader(one, config, layout),
+        Frames: lambda one, config, layout: SourceReader(one, config, layout),
     }
 
     row: Tensor
@@ -203,12 +208,13 @@ class SourceFeatures(nn.Module):
     phase = None
     places: Tensor
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, condition: Condition, layout: Layout, images: int = 1) -> None:
+        """images: how many are given one behind the other, in the place of one."""
         super().__init__()
         p, offsets = layout.positions, np.indices((3, 3)).reshape(2, -1) - 1
         row = (p.row[:, None] + offsets[0]).clip(0, layout.height - 1)
         col = (p.col[:, None] + offsets[1]).clip(0, layout.width - 1)
-        channel = np.arange(layout.channels)[:, None]
+        channel = np.arange(images * layout.channels)[:, None]
         places = ((channel * layout.height + row[:, None]) * layout.width + col[:, None]).reshape(len(p), -1)
         self.num_features = places.shape[1]
         self.inputs = np.empty((len(p), 0), np.int64)  # nothing of the image itself
@@ -219,8 +225,23 @@ class SourceFeatures(nn.Module):
         return to_unit(source.flatten(1)[:, self.places[at]], torch.float32)
 
 
+class FramesFeatures(SourceFeatures):
+    """The pixels of the frames before, as `SourceFeatures`, 0 where there is no frame; and for each whether it is."""
+
+    def __init__(self, condition: Frames, layout: Layout) -> None:
+        super().__init__(condition, layout, condition.count)
+        self.num_features += condition.count
+
+    def forward(self, image: Tensor, frames: Tensor, at: Tensor | slice) -> Tensor:
+        """`(b, l, t (9 c + 1))` for the positions `at`, of `frames` (b, t, c, h, w), -1 where there is none."""
+        there = (frames[:, :, 0, 0, 0] >= 0).float()  # (b, t)
+        places = self.places[at]
+        seen = super().forward(image, frames, at).unflatten(-1, (there.shape[1], -1)) * there[:, None, :, None]
+        return torch.cat([seen.flatten(2), there[:, None].expand(-1, len(places), -1)], -1)
+
+
 class SourceReader(nn.Module):
-    """Reads the source, and what else the model is told: a state for each position, of its pixel and of those it sees.
+    """Reads the source, or the frames before, and what else the model is told: a state for each position.
 
     By blocks that attend to the pixels around, or to all, and to what the encoders have read, such as an instruction.
     """
@@ -229,14 +250,14 @@ class SourceReader(nn.Module):
     attend: Attend
     blocks: Any
 
-    def __init__(self, condition: Source, config: Modern, layout: Layout) -> None:
+    def __init__(self, condition: Seen, config: Modern, layout: Layout) -> None:
         super().__init__()
         seen = layout_of(Raster(), config.shape, sub_pixels=False)
         far = condition.sight == "all"
         self.num_states = seen.num_positions
         p = layout.positions
         self.register_buffer("pixel", torch.from_numpy(p.row * layout.width + p.col), persistent=False)
-        self.features = SourceFeatures(seen)
+        self.features = ModernTransformer.FEATURES[type(condition)](condition, seen)
         self.stem = nn.Linear(self.features.num_features, config.width)
         self.places = nn.Embedding(self.num_states, config.width) if far else None  # the others know no sides
         if self.places is not None:
@@ -251,7 +272,7 @@ class SourceReader(nn.Module):
         nn.init.zeros_(self.output.weight)
 
     def forward(self, source: Tensor, read: Sequence[Any]) -> Tensor:
-        """`(b, l, d)` of uint8 `source` (b, c, h, w); `read` is what the encoders have made of other conditions."""
+        """`(b, l, d)` of `source` as `features` take it; `read` is what the encoders have made of other conditions."""
         rotate = self.rotary(slice(None))
         asking = read[0][1] if self.nowhere and read else None
         with torch.autocast(source.device.type, enabled=False):

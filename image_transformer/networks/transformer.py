@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from image_transformer.conditions.base import Condition, Given
+from image_transformer.conditions.base import Condition, Given, select
 from image_transformer.config.model import Transformer
 from image_transformer.geometry.order import IntArray, Layout
 from image_transformer.geometry.patterns import BoolArray, Near, Sight, attends
@@ -136,6 +136,13 @@ class LocalTransformer(Network):
         for block in self.blocks if read else ():
             memory.append(None if block.cross is None else joined([block.remember(*one) for one in read]))
         return Context(sum(added[1:], added[0]) if added else None, tuple(memory), given)
+
+    def of_rows(self, context: Context, rows: Tensor) -> Context:
+        memory = tuple(
+            one and Memory(one.keys[rows], one.values[rows], None if one.there is None else one.there[rows])
+            for one in context.memory
+        )
+        return Context(None if context.added is None else context.added[rows], memory, select(context.given, rows))
 
     def forward(self, image: Tensor, context: Context | None = None) -> Tensor:
         reaches = self.reaches(list(self.tiled), [self.mixing] * self.config.depth)

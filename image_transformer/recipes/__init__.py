@@ -25,6 +25,7 @@ RECIPES: tuple[Callable[[], RunConfig], ...] = (
     modern.shapes_text,
     modern.shapes_edit,
     modern.photo_edit,
+    modern.bouncing,
     modern.cifar10,
     modern.cifar10_class,
     modern.cifar10_superres,

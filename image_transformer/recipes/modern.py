@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from image_transformer.conditions.frames import Frames
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.conditions.source import Source
@@ -107,6 +108,22 @@ def photo_edit() -> RunConfig:
         noise=1.0, noise_levels=255.0,  # otherwise neighbours betray the edit, and the text is not heard
     )  # fmt: skip
     return replace(config, data=DataConfig(source="cifar10", size=(16, 16), edits="local"), train=train)
+
+
+def bouncing() -> RunConfig:
+    """Clips of a digit that flies and bounces, 16x16, each frame given the two before it: see docs/video.md."""
+    return RunConfig(
+        recipe="bouncing",
+        model=Modern(
+            shape=(1, 16, 16), attention=(Nothing(),), depth=4, width=64, heads=2, feed_forward=128,
+            likelihood="chained", min_log_scale=-10.0, conditions=(Frames(2),),
+        ),
+        data=DataConfig(source="bouncing"),
+        train=TrainConfig(
+            images=60_000, batch=16, warmup=1_000, lr=1e-3, decay=0.7, clip=1.0, closed_form_start=True,
+            validate_every=10_000, validation_images=500, sample_every=None, save_every=10_000,
+        ),
+    )  # fmt: skip
 
 
 def cifar10() -> RunConfig:

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from image_transformer import __version__, checkpoint
 from image_transformer.checkpoint import State, default_device
+from image_transformer.conditions.frames import Frames
 from image_transformer.conditions.source import Source
 from image_transformer.config.run import RunConfig
+from image_transformer.data.clips import load_clips
 from image_transformer.data.images import DataError
 from image_transformer.data.loading import load_data
 from image_transformer.data.stream import Stream, load_stream
@@ -262,9 +264,13 @@ def load_split(config: RunConfig, split: str) -> Any:
     """
     data = config.data
     if data.stream:
+        if config.model.condition(Frames) is not None:
+            raise DataError("clips cannot be read as a data.stream yet")
         if data.edits != "none":
             raise DataError("data.edits does not work with data.stream yet")
         return load_stream(data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad)
+    if config.model.condition(Frames) is not None:
+        return load_clips(data.source, split, shape=config.model.shape, size=data.size)
     found = load_data(
         data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad, edits=data.edits
     )

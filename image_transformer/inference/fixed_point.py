@@ -1,0 +1,164 @@
+"""Drawing by guessing: all positions at once from a guess of their values, again and again until nothing changes.
+
+The noise of an image is fixed by its seed, number and places, so a pass of the network over a whole image maps what it
+sees to what is then drawn. The image that step by step drawing gives is the one fixed point of that map, since every
+position depends on earlier ones alone. Each pass makes at least one more front final, so it is reached from any guess;
+from a good one after two or three passes (Wiggers and Hoogeboom, 2020, arXiv:2002.09928; Song et al., 2021,
+arXiv:2002.03629).
+
+Images that are told the same and guessed the same share their pass, whatever their noise. Of a guess that has been
+passed over before, the interval of each value's noise is remembered, between the masses of smaller values and that
+with its own: noise within all of them draws the guess again, without a pass.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from image_transformer.conditions.base import Given, select
+from image_transformer.data.images import check_images
+from image_transformer.inference.drawing import Drawing
+from image_transformer.likelihoods.base import ByTable, leaves_out
+from image_transformer.model import ImageModel
+
+GREY = 128
+MARGIN = 2.0**-22  # more than float32 rounds
+
+
+class FixedPoint:
+    """Draws images of one model by guessing, and remembers.
+
+    remember: how many pairs of conditions and guess (8 bytes a sub-pixel each, where the likelihood is by table).
+    passed: how many images the network has passed over so far; settled: how many were drawn without a pass.
+    """
+
+    def __init__(self, model: ImageModel, remember: int = 0) -> None:
+        self.model, self.remember = model, remember if isinstance(model.likelihood, ByTable) else 0
+        self.intervals: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
+        self.passed = self.settled = 0
+        self.at = torch.arange(model.layout.num_positions, device=model.device)
+
+    def draw(
+        self, drawing: Drawing, contexts: Sequence[Given], guess: Tensor, most: int | None = None
+    ) -> Iterator[int]:
+        """Replace the images of `drawing` by those that it draws, from a `guess`, uint8 (b, c, h, w).
+
+        contexts: the conditions, and those without what guidance leaves out. most: passes after which to give up; then
+        `left` has the numbers of the images that are not final (m,), and `final` which positions of theirs are (m, l).
+        Yields after each pass how many images are.
+        """
+        held = drawing.fixed.view_as(drawing.image)
+        drawing.image.copy_(torch.where(held, drawing.image, guess.to(self.model.device)))
+        told, own, read = _keys(contexts[0], len(guess)), self._remembers(drawing), _Read(self.model, contexts)
+        self.left, passes = np.arange(len(guess)), 0
+        self.final = np.zeros((len(guess), self.model.layout.num_positions), np.bool_)
+        while len(self.left) and (most is None or passes < most):
+            images = drawing.image.cpu().numpy()
+            keys = [told[i] + images[i].tobytes() for i in self.left]
+            if own:
+                new = np.array(
+                    [not self._settles(key, drawing.uniform[i]) for key, i in zip(keys, self.left, strict=True)]
+                )
+                self.settled += int((~new).sum())
+                self.left, keys = self.left[new], [key for key, its in zip(keys, new, strict=True) if its]
+            if len(self.left):
+                self._pass(drawing, read, told, keys, own)
+            passes += 1
+            yield len(guess) - len(self.left)
+
+    def _pass(self, drawing: Drawing, read: _Read, told: list[bytes], keys: list[bytes], own: bool) -> None:
+        """Draw the images `left` once more, by one pass for each distinct key."""
+        first: dict[bytes, int] = {}
+        for key, i in zip(keys, self.left.tolist(), strict=True):
+            first.setdefault(key, i)
+        number = {key: n for n, key in enumerate(first)}
+        one_each = torch.tensor(list(first.values()), device=self.model.device)
+        seen = drawing.image[one_each]
+        params = read.params(seen, [told[i] for i in first.values()], one_each)
+        self.passed += len(one_each)
+        group = torch.tensor([number[key] for key in keys], device=self.model.device)
+        changed = drawing.draw_all(params[group], self.at, torch.from_numpy(self.left).to(self.model.device))
+        moved = changed.any(1)
+        if own:
+            for n in {number[keys[j]] for j in np.flatnonzero(~moved)}:
+                self._keep(list(first)[n], params[n], seen[n])
+        front = self.model.layout.positions.front
+        earliest = np.where(changed[moved], front, front.max() + 1).min(1)
+        self.left, self.final = self.left[moved], front <= earliest[:, None]
+
+    def _remembers(self, drawing: Drawing) -> bool:
+        how = drawing.sampling
+        plain = how.guidance == 1 and how.temperature == 1 and not leaves_out(how.top_k, how.top_p)
+        return self.remember > 0 and plain and drawing.limits is None and not bool(drawing.fixed.any())
+
+    def _settles(self, key: bytes, uniform: Tensor) -> bool:
+        """Whether this noise `(dims,)` draws the guess that is remembered under the key, if one is."""
+        found = self.intervals.get(key)
+        if found is None:
+            return False
+        self.intervals.move_to_end(key)
+        lowest, highest = found
+        return bool(((uniform >= lowest) & (uniform < highest)).all())
+
+    def _keep(self, key: bytes, params: Tensor, image: Tensor) -> None:
+        """Remember the noise that draws `image` (c, h, w) from `params` (l, p), a little less at both ends."""
+        values = image.flatten()[self.model.values]  # (l, v)
+        low, high = torch.empty(2, image.numel(), dtype=torch.float64, device=image.device)
+        for i in range(values.shape[-1]):
+            mass = self.model.likelihood.conditional(params, values[:, :i]).double().exp()
+            cdf = mass.cumsum(-1) / mass.sum(-1, keepdim=True)
+            value = values[:, i, None].long()
+            upper = cdf.gather(-1, value)[:, 0]
+            low[self.model.values[:, i]] = torch.where(
+                value[:, 0] > 0, cdf.gather(-1, (value - 1).clamp(min=0))[:, 0], -1
+            )
+            high[self.model.values[:, i]] = torch.where(value[:, 0] < 255, upper, 2)
+        self.intervals[key] = (low.float() + MARGIN, high.float() - MARGIN)
+        if len(self.intervals) > self.remember:
+            self.intervals.popitem(last=False)
+
+
+class _Read:
+    """What the network has read of the conditions of a batch: once for those that are told the same."""
+
+    def __init__(self, model: ImageModel, contexts: Sequence[Given]) -> None:
+        self.model, self.contexts = model, contexts
+        self.number: dict[bytes, int] = {}
+        self.read: list[Any] = []
+
+    def params(self, seen: Tensor, told: Sequence[bytes], rows: Tensor) -> Tensor:
+        """Parameters `(m, l, p)` of images `seen` (m, c, h, w), those of the `rows` (m,), `told` by their keys."""
+        if not self.number:  # the first pass is over all that are not remembered
+            first = dict(zip(reversed(told), reversed(rows.tolist()), strict=True))
+            self.number = {key: n for n, key in enumerate(first)}
+            its = torch.tensor(list(first.values()))
+            self.read = [self.model.read(select(given, its)) for given in self.contexts]
+        number = torch.tensor([self.number[key] for key in told], device=seen.device)
+        network = self.model.network
+        return torch.cat([network(seen, network.of_rows(one, number)) for one in self.read], -1)
+
+
+def first_guess(model: ImageModel, count: int, given: Given, guess: Tensor | None) -> Tensor:
+    """The `guess`, checked; or that of a condition, as from the last frame; or grey. uint8 (count, c, h, w)."""
+    if guess is not None:
+        check_images(guess, model.config.shape, "guess")
+        if len(guess) != count:
+            raise ValueError(f"guess must hold {count} images, as many as are asked for, got {len(guess)}")
+        return guess
+    for condition in model.config.conditions:
+        found = condition.guess(given[condition.name])
+        if found is not None:
+            return found
+    return torch.full((count, *model.config.shape), GREY, dtype=torch.uint8)
+
+
+def _keys(given: Given, count: int) -> list[bytes]:
+    """For each image what it is told, as bytes."""
+    told = [value.cpu().reshape(count, -1).contiguous().numpy() for value in given.values()]
+    return [b"".join(value[i].tobytes() for value in told) for i in range(count)]
