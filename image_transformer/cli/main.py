@@ -20,7 +20,7 @@ from image_transformer.words import did_you_mean
 
 VERBS = (
     "demo", "models", "recipes", "train", "status", "evaluate", "report", "sample", "complete", "superres", "edit",
-    "read", "compress", "decompress", "info", "score", "export", "reproduce",
+    "read", "rollout", "record", "compress", "decompress", "info", "score", "export", "reproduce",
 )  # fmt: skip
 SHARED = (  # with the processes of torchrun
     "train", "evaluate", "report", "sample", "complete", "superres", "edit", "read",

@@ -60,15 +60,14 @@ class FixedPoint:
         self.final = np.zeros((len(guess), self.model.layout.num_positions), np.bool_)
         while len(self.left) and (most is None or passes < most):
             images = drawing.image.cpu().numpy()
-            keys = [told[i] + images[i].tobytes() for i in self.left]
+            keys = {int(i): told[i] + images[i].tobytes() for i in self.left}
             if own:
-                new = np.array(
-                    [not self._settles(key, drawing.uniform[i]) for key, i in zip(keys, self.left, strict=True)]
-                )
-                self.settled += int((~new).sum())
-                self.left, keys = self.left[new], [key for key, its in zip(keys, new, strict=True) if its]
+                for i in self._settle(drawing, keys):
+                    del keys[i]
+                self.settled += len(self.left) - len(keys)
+                self.left = np.array(list(keys), np.int64)
             if len(self.left):
-                self._pass(drawing, read, told, keys, own)
+                self._pass(drawing, read, told, list(keys.values()), own)
             passes += 1
             yield len(guess) - len(self.left)
 
@@ -97,14 +96,19 @@ class FixedPoint:
         plain = how.guidance == 1 and how.temperature == 1 and not leaves_out(how.top_k, how.top_p)
         return self.remember > 0 and plain and drawing.limits is None and not bool(drawing.fixed.any())
 
-    def _settles(self, key: bytes, uniform: Tensor) -> bool:
-        """Whether this noise `(dims,)` draws the guess that is remembered under the key, if one is."""
-        found = self.intervals.get(key)
-        if found is None:
-            return False
-        self.intervals.move_to_end(key)
-        lowest, highest = found
-        return bool(((uniform >= lowest) & (uniform < highest)).all())
+    def _settle(self, drawing: Drawing, keys: dict[int, bytes]) -> list[int]:
+        """The images, of those with `keys`, whose noise draws the guess that is remembered under the key, if one is."""
+        alike: dict[bytes, list[int]] = {}
+        for i, key in keys.items():
+            alike.setdefault(key, []).append(i)
+        found = []
+        for key, rows in alike.items():
+            if key in self.intervals:
+                self.intervals.move_to_end(key)
+                (lowest, highest), level = self.intervals[key], drawing.uniform[rows]
+                inside = ((level >= lowest) & (level < highest)).all(1).tolist()
+                found += [i for i, its in zip(rows, inside, strict=True) if its]
+        return found
 
     def _keep(self, key: bytes, params: Tensor, image: Tensor) -> None:
         """Remember the noise that draws `image` (c, h, w) from `params` (l, p), a little less at both ends."""

@@ -96,6 +96,10 @@ class Clips:
         self.time += 1
         return frames
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some of the clips alone."""
+        self.window, self.numbers = self.window[list(rows)], [self.numbers[row] for row in rows]
+
     def _guessed(self, numbers: list[int], told: dict[str, Any]) -> Tensor:
         model, count = self.model, len(numbers)
         given = model.given(count, told)

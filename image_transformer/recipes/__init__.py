@@ -26,6 +26,7 @@ RECIPES: tuple[Callable[[], RunConfig], ...] = (
     modern.shapes_edit,
     modern.photo_edit,
     modern.bouncing,
+    modern.world,
     modern.cifar10,
     modern.cifar10_class,
     modern.cifar10_superres,

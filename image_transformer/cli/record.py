@@ -1,0 +1,59 @@
+"""`image-transformer record`: play of an environment, recorded to train on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from image_transformer.cli import UsageError
+from image_transformer.cli.flags import at_least, parse
+
+
+@dataclass(frozen=True)
+class Record:
+    """Record play of a gymnasium environment with pictures: frames, actions, rewards and ends.
+
+    Stopped, it goes on with the same line. The folder is data: image-transformer train world --data.source FOLDER
+    """
+
+    out: Path | None = None
+    """Folder for the recording; recordings/ENVIRONMENT if not given."""
+    steps: int = 20_000
+    """Steps to record in all, in whole episodes."""
+    policy: Literal["random"] = "random"
+    """How to play: at random."""
+    actions: tuple[str, ...] = ()
+    """Names of the actions to use; all if not given."""
+    tile_size: int | None = None
+    """Pixels of a field, for MiniGrid."""
+    size: tuple[int, int] | None = None
+    """Shrink frames to this HEIGHT WIDTH."""
+    seed: int = 0
+    """Episodes follow from this and their number."""
+
+
+def run(args: list[str]) -> None:
+    if not args or args[0].startswith("-"):
+        if args and args[0] in ("-h", "--help"):
+            parse(Record, "record ENVIRONMENT", args)
+        raise UsageError("record needs an environment: image-transformer record MiniGrid-Empty-8x8-v0 --tile-size 4")
+    environment, chosen = args[0], parse(Record, "record ENVIRONMENT", args[1:])
+    at_least(1, steps=chosen.steps, tile_size=chosen.tile_size)
+    at_least(0, seed=chosen.seed)
+
+    from image_transformer.data.recording import About
+    from image_transformer.play.environments import Screen
+    from image_transformer.play.recorder import record, settled
+    from image_transformer.show.progress import bar
+
+    out = chosen.out or Path("recordings") / environment.replace("/", "-")
+    screen = Screen(environment, size=chosen.size, tile_size=chosen.tile_size, actions=chosen.actions)
+    asked = About(environment, chosen.actions, chosen.policy, chosen.seed, chosen.tile_size, chosen.size)
+    try:
+        with bar("steps") as progress:
+            steps, episodes = record(screen, out, chosen.steps, settled(asked, screen), progress=progress)
+    finally:
+        screen.close()
+    print(f"{out}: {steps:,} steps, {episodes:,} episodes, actions {', '.join(screen.actions)}")
+    print(f"next: image-transformer train world --data.source {out}")

@@ -1,0 +1,1 @@
+"""Environments: recording them, dreaming them, and planning in the dream."""

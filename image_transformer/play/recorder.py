@@ -1,0 +1,90 @@
+"""Recording play: whole episodes, part by part, so that it can be stopped and resumed. No torch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_transformer.data.recording import (
+    ABOUT,
+    About,
+    Episode,
+    parts_of,
+    read_about,
+    read_episodes,
+    write_about,
+)
+from image_transformer.files import write_atomically
+from image_transformer.play.environments import Screen
+
+PART = 2_000  # frames, about, of a part
+SEEDS = 2**20  # episodes of a seed
+
+Player = Callable[[list[NDArray[np.uint8]], np.random.Generator], int]  # of the frames so far, the next action
+Progress = Callable[[int, int], None]  # (steps recorded, steps in all)
+
+
+def record(
+    screen: Screen, folder: Path, steps: int, about: About, *, player: Player | None = None, progress: Progress | None = None
+) -> tuple[int, int]:
+    """Record whole episodes into `folder` until it holds at least so many steps; how many steps and episodes it holds.
+
+    What the folder holds already counts: an episode is a function of the seed and its number. player: at random if not
+    given. ValueError if the folder holds another recording.
+    """
+    if (folder / ABOUT).exists():
+        found = read_about(folder)
+        if found != about:
+            fields = [name for name in vars(about) if getattr(found, name) != getattr(about, name)]
+            raise ValueError(f"{folder} holds a recording with another {fields[0]}: {getattr(found, fields[0])}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_about(folder, about)
+    episodes = done = 0
+    for part in parts_of(folder):
+        held = read_episodes(part)
+        episodes, done = episodes + len(held), done + sum(len(one.frames) - 1 for one in held)
+    while done < steps:
+        first, new, frames = episodes, [], 0
+        while frames < PART and done < steps:
+            one = play(screen, about.seed, episodes, player)
+            new.append(one)
+            episodes, done, frames = episodes + 1, done + len(one.frames) - 1, frames + len(one.frames)
+            if progress is not None:
+                progress(min(done, steps), steps)
+        packed = io.BytesIO()
+        joined = {name: np.concatenate([getattr(one, name) for one in new]) for name in Episode._fields}
+        np.savez_compressed(packed, **joined)  # type: ignore[arg-type]
+        write_atomically(folder / f"episodes-{first:06d}.npz", packed.getvalue())
+    return done, episodes
+
+
+def play(screen: Screen, seed: int, number: int, player: Player | None = None) -> Episode:
+    """The episode of that number."""
+    rng = np.random.default_rng([seed, number])
+    frames, actions, rewards, ended = [screen.reset(seed * SEEDS + number)], [-1], [0.0], [False]
+    stopped = False
+    while not ended[-1] and not stopped:
+        action = int(rng.integers(len(screen.actions))) if player is None else player(frames, rng)
+        frame, reward, over, stopped = screen.step(action)
+        frames.append(frame)
+        actions.append(action)
+        rewards.append(reward)
+        ended.append(over)
+    return Episode(
+        np.stack(frames), np.array(actions, np.int16), np.array(rewards, np.float32), np.array(ended, np.bool_)
+    )
+
+
+def screen_of(about: About) -> Screen:
+    """The environment that a recording is of."""
+    return Screen(about.environment, size=about.size, tile_size=about.tile_size, actions=about.actions)
+
+
+def settled(about: About, screen: Screen) -> About:
+    """With the names of all actions, where none were chosen."""
+    return replace(about, actions=screen.actions)
