@@ -1,6 +1,7 @@
 """Clips: what came before reaches a frame and nothing else does; drawing by guesses is drawing step by step."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ from conftest import LIKELIHOODS, assert_no_future, make_model, random_images
 from PIL import Image
 
 import image_transformer as it
+from image_transformer.cli.main import main
 from image_transformer.conditions.action import Action
 from image_transformer.conditions.frames import Frames
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.config.data import DataConfig
+from image_transformer.config.measuring import Plan
 from image_transformer.config.run import RunConfig
 from image_transformer.config.sampling import Sampling
 from image_transformer.data import bouncing
@@ -33,6 +36,9 @@ from image_transformer.inference.drawing import Drawing, noise
 from image_transformer.inference.fixed_point import FixedPoint, first_guess
 from image_transformer.inference.rollout import FRAMES, Clips
 from image_transformer.inference.sampling import generate, generate_naive
+from image_transformer.measures import clips as measures
+from image_transformer.play import recorder
+from image_transformer.play.environments import Screen
 from image_transformer.words import from_text, to_text
 
 SHAPE = (3, 4, 6)
@@ -491,3 +497,98 @@ def test_a_recording_is_data_with_actions(tmp_path):
     (tmp_path / "episodes-000001.npz").write_bytes(b"broken")
     with pytest.raises(DataError, match="unreadable as recorded episodes"):
         load_clips(str(tmp_path), "all")
+
+
+class Made:
+    """An environment of two actions: 1 ends it with a reward."""
+
+    def __init__(self):
+        self.actions, self.played = ("stay", "go"), 0
+
+    def reset(self, seed):
+        self.level = seed % 256
+        return np.full((4, 3, 3), self.level, np.uint8)
+
+    def step(self, action):
+        self.played += 1
+        self.level = (self.level + 1) % 256
+        return np.full((4, 3, 3), self.level, np.uint8), float(action), action == 1, False
+
+
+def test_recording_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, "PART", 10)
+    about = About("Made-v0", ("stay", "go"), "random", 3)
+    once = recorder.record(Made(), tmp_path / "once", 40, about)
+    recorder.record(Made(), tmp_path / "twice", 15, about)
+    (tmp_path / "twice" / "episodes-000099.npz.tmp").write_bytes(b"killed")
+    world = Made()
+    assert recorder.record(world, tmp_path / "twice", 40, about) == once and world.played < 40
+    first, second = (load_clips(str(tmp_path / name), "all") for name in ("once", "twice"))
+    assert np.array_equal(first.images, second.images) and np.array_equal(first.labels, second.labels)
+    rewards, over = outcome_of(first.images)
+    assert np.array_equal(rewards > 0, over) and np.array_equal(over, first.labels == 2) and over.sum() == once[1]
+    with pytest.raises(ValueError, match="another seed: 3"):
+        recorder.record(Made(), tmp_path / "once", 40, replace(about, seed=4))
+
+
+def test_environments_are_recorded_and_continued_from_the_command_line(tmp_path, capsys):
+    out = str(tmp_path / "play")
+    line = ["record", "MiniGrid-Empty-5x5-v0", "--tile-size", "4", "--steps", "220", "--seed", "1", "--out", out]
+    line += ["--actions", "left", "forward"]
+    assert main(line) == 0 and "actions left, forward" in capsys.readouterr().out
+    data = load_clips(out, "all")
+    assert data.images.shape[1:] == (3, 21, 20) and data.classes == ("start", "left", "forward")
+    for wrong, message in (
+        (["record"], "needs an environment"), (["record", "Nowhere-v0"], "cannot be made"),
+        ([*line[:-1], "fly"], "no action 'fly', only left, right"),
+    ):  # fmt: skip
+        assert main([*wrong, "--out", str(tmp_path / "no")] if len(wrong) > 1 else wrong) != 0
+        said = capsys.readouterr().err
+        assert message in said and said.count("\n") == 1, said
+    config = it.Modern(
+        shape=(3, 21, 20), depth=1, width=8, heads=2, feed_forward=8, attention=(Nothing(),), encoder_depth=1,
+        conditions=(Frames(1), Action()),
+    )  # fmt: skip
+    train = it.TrainConfig(images=4, batch=4, validation_images=4)
+    it.train(RunConfig(model=config, data=DataConfig(out), train=train), tmp_path / "model", show_progress=False)
+    clip = written(tmp_path / "clip", "gif", np.zeros((2, 20, 20, 3), np.uint8))
+    line = ["rollout", str(tmp_path / "model"), str(clip), "--steps", "2", "--samples", "2"]
+    line += ["--out", str(tmp_path / "out")]
+    assert main([*line, "--actions", "forward"]) == 0
+    names = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert names == ["clip.gif", "clip.png", "clip.webp"]
+    with Image.open(tmp_path / "out" / "clip.webp") as moving:
+        assert moving.n_frames == 4
+    capsys.readouterr()
+    nowhere = [*line[:2], str(tmp_path / "none.gif"), *line[3:], "--actions", "left"]
+    for wrong, message in (
+        (line, "--actions is missing"), ([*line, "--actions", "forward", "left", "left"], "one for each of 2"),
+        ([*line, "--actions", "fly"], "unknown action 'fly'"), (nowhere, "no such file"),
+        (["sample", line[1]], "continues clips"), (["rollout", "cifar10"], "not of clips"),
+    ):  # fmt: skip
+        assert main(wrong) != 0
+        said = capsys.readouterr().err
+        assert message in said, said
+
+
+def test_a_screen_is_shrunk_and_names_its_actions():
+    screen = Screen("MiniGrid-Empty-5x5-v0", size=(10, 15), tile_size=4)
+    assert screen.actions[:3] == ("left", "right", "forward") and screen.reset(0).shape == (10, 15, 3)
+    frame, reward, over, stopped = screen.step(2)
+    assert frame.shape == (10, 15, 3) and frame.dtype == np.uint8 and reward == 0 and not over and not stopped
+    screen.close()
+
+
+def test_a_report_of_clips_counts_exact_frames(tmp_path):
+    test = load_clips("bouncing", "test")
+    config = it.Modern(
+        shape=(1, 16, 16), depth=1, width=8, heads=2, feed_forward=8, attention=(Nothing(),), encoder_depth=1,
+        likelihood="chained", conditions=(Frames(2),),
+    )  # fmt: skip
+    found = measures.clips(it.ImageModel(config), test, test.some(50), np.arange(50.0), Plan(), lambda text: None)
+    bits, continued = found.tables
+    assert [row[0] for row in bits.rows][-1] == "later ones" and bits.rows[-1][-1] == "0.00"
+    assert [row[0] for row in continued.rows] == ["1", "2", "5", "10"] and all(
+        row[1] == "0.0" for row in continued.rows
+    )
+    assert found.pictures["clips"].width > 300

@@ -19,8 +19,8 @@ import image_transformer as it
 PACKAGE = Path(it.__file__).parent
 ORDER = (
     "processes", "files", "words", "released", "geometry", "data", "conditions", "likelihoods", "config", "show",
-    "networks", "model", "checkpoint", "sharing", "hub", "inference", "codec", "measures", "training", "recipes",
-    "reproduce", "api", "cli", "__main__",
+    "networks", "model", "checkpoint", "sharing", "hub", "inference", "play", "codec", "measures", "training",
+    "recipes", "reproduce", "api", "cli", "__main__",
 )  # fmt: skip
 # A protocol and the names that a room offers may be seen from below it.
 TORCH_FREE = (

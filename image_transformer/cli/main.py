@@ -42,6 +42,8 @@ Autoregressive image models with exact likelihoods.
   superres MODEL IMAGE...  enlarge images of any size, in several ways
   edit MODEL IMAGE...      edit images by instruction
   read MODEL IMAGE...      which of some texts fits an image
+  rollout MODEL [CLIP]     continue a clip
+  record ENVIRONMENT       record play of a gymnasium environment, to train on
   compress FILE...         image files without loss, smaller than PNG, WebP or JPEG XL
   decompress FILE...       and back, every bit, on any machine
   info FILE...             what compressed files hold

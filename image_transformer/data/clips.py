@@ -36,10 +36,13 @@ class Clip(NamedTuple):
 
 
 class Pools(dict[str, Any]):
-    """The pools of a source by split, made when they are asked for: of {split: what gives its clips}."""
+    """The pools of a source by split, made when they are first asked for: of {split: what gives its clips}."""
 
     def __getitem__(self, split: str) -> Pool:
-        return Pool(super().__getitem__(split)())
+        found = super().__getitem__(split)
+        if not isinstance(found, Pool):
+            self[split] = found = Pool(found())
+        return found
 
 
 def load_clips(

@@ -29,10 +29,7 @@ def rollout(
     numbers: Sequence[int] | None = None,
     method: Method | None = None,
     progress: Progress | None = None,
-    seed: int = 0,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    sampling: Sampling | None = None,
     **told: Any,
 ) -> Tensor:
     """`steps` new frames of each clip, uint8 (n, t, c, h, w) -> (n, steps, c, h, w).
@@ -41,6 +38,7 @@ def rollout(
     number of the clip, number of the frame), so a clip that is cut and continued is the clip.
     method: "fixed-point" guesses that a frame is the one before it, corrects that by passes over the whole frame, and
     draws step by step what is not settled after a few; "cached" and "naive" do so at once. The frames are the same.
+    sampling: seed, temperature and so on.
     told: what else the model is told, one value for each clip and step: action=[["left", "forward"]] of n x steps.
     progress: called with (frames done, frames in all).
     Raises ValueError for a model that is not of clips, and for arguments out of range or of a wrong shape.
@@ -54,7 +52,7 @@ def rollout(
         if len(value) != len(frames) or any(len(row) != steps for row in value):
             raise ValueError(f"{name} must hold a row of {steps}, one for each step, for each of {len(frames)} clips")
     method = method or ("fixed-point" if len(frames) <= FEW else "cached")
-    clips = Clips(model, frames, Sampling(seed, temperature, top_k, top_p), numbers=numbers, method=method)
+    clips = Clips(model, frames, sampling or Sampling(), numbers=numbers, method=method)
     drawn = []
     for step in range(steps):
         drawn.append(clips.step(**{name: [row[step] for row in value] for name, value in told.items()}))
@@ -75,6 +73,8 @@ class Clips:
         method: Method = "fixed-point", remember: int = 0, fixed: FixedPoint | None = None,
     ) -> None:  # fmt: skip
         self.condition = check_clips(model, frames)
+        if sampling.guidance != 1:
+            raise ValueError("clips cannot be guided")
         self.model, self.sampling, self.method = model, sampling, method
         self.numbers = list(range(len(frames)) if numbers is None else numbers)
         if len(self.numbers) != len(frames):

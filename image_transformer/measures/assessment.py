@@ -13,6 +13,7 @@ from image_transformer.data.images import ImageData
 from image_transformer.inference.enlarging import enlarges
 from image_transformer.inference.sampling import generate_each
 from image_transformer.inference.scoring import chosen_from, classify, evaluate
+from image_transformer.measures.clips import clips
 from image_transformer.measures.edits import edits, is_editor
 from image_transformer.measures.enlargements import SHOWN, enlargements
 from image_transformer.measures.found import Assessment, Say, mean_and_error
@@ -57,6 +58,8 @@ def assess(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say
         found.add(enlargements(model, train, test, plan, say))
     elif is_editor(model):
         found.add(edits(model, train, test, plan, say))
+    elif test.past is not None:
+        found.add(clips(model, test, some, photographs.mean(1) * model.layout.num_dims, plan, say))
     elif is_told_words(model):
         found.add(words(model, train, test, plan, say))
     elif chosen is not None and len(model.config.conditions) == 1:

@@ -1,1 +1,1 @@
-"""Environments: recording them, dreaming them, and planning in the dream."""
+"""Environments, and recording them."""

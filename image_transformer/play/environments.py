@@ -29,7 +29,9 @@ class Screen:
         gymnasium = _import("gymnasium", NEED)
         home = HOMES.get(environment.split("-")[0].split("/")[0])
         if home is not None:
-            its = _import(home, NEED if home == "minigrid" else f"{environment} needs `pip install {home.replace('_', '-')}`")
+            its = _import(
+                home, NEED if home == "minigrid" else f"{environment} needs `pip install {home.replace('_', '-')}`"
+            )
             if home == "ale_py":
                 gymnasium.register_envs(its)
         options: dict[str, Any] = {} if tile_size is None else {"tile_size": tile_size}
@@ -77,7 +79,9 @@ def _names(env: Any) -> tuple[str, ...]:
     """The names of an environment's actions; their numbers where they have none."""
     count = getattr(env.action_space, "n", None)
     if count is None:
-        raise ValueError(f"{env.spec.id}: only environments with numbered actions can be played, not {env.action_space}")
+        raise ValueError(
+            f"{env.spec.id}: only environments with numbered actions can be played, not {env.action_space}"
+        )
     own = getattr(env.unwrapped, "actions", None)
     if own is not None and hasattr(own, "__members__"):
         return tuple(own.__members__)

@@ -30,7 +30,13 @@ Progress = Callable[[int, int], None]  # (steps recorded, steps in all)
 
 
 def record(
-    screen: Screen, folder: Path, steps: int, about: About, *, player: Player | None = None, progress: Progress | None = None
+    screen: Screen,
+    folder: Path,
+    steps: int,
+    about: About,
+    *,
+    player: Player | None = None,
+    progress: Progress | None = None,
 ) -> tuple[int, int]:
     """Record whole episodes into `folder` until it holds at least so many steps; how many steps and episodes it holds.
 
@@ -78,11 +84,6 @@ def play(screen: Screen, seed: int, number: int, player: Player | None = None) -
     return Episode(
         np.stack(frames), np.array(actions, np.int16), np.array(rewards, np.float32), np.array(ended, np.bool_)
     )
-
-
-def screen_of(about: About) -> Screen:
-    """The environment that a recording is of."""
-    return Screen(about.environment, size=about.size, tile_size=about.tile_size, actions=about.actions)
 
 
 def settled(about: About, screen: Screen) -> About:

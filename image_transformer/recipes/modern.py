@@ -132,8 +132,9 @@ def world() -> RunConfig:
     return RunConfig(
         recipe="world",
         model=Modern(
-            shape=(3, 33, 32), attention=(Nothing(), Nothing(), Nothing(), Local1D(128, 128)), depth=4, width=64, heads=2,
-            feed_forward=128, likelihood="chained", min_log_scale=-10.0, encoder_depth=1, conditions=(Frames(1), Action()),
+            shape=(3, 33, 32), attention=(Nothing(), Nothing(), Nothing(), Local1D(128, 128)), depth=4, width=64,
+            heads=2, feed_forward=128, likelihood="chained", min_log_scale=-10.0, encoder_depth=1,
+            conditions=(Frames(1), Action()),
         ),
         data=DataConfig(source="recordings/MiniGrid-Empty-8x8-v0"),
         train=TrainConfig(
