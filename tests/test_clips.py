@@ -551,7 +551,7 @@ def test_environments_are_recorded_and_continued_from_the_command_line(tmp_path,
     )  # fmt: skip
     train = it.TrainConfig(images=4, batch=4, validation_images=4)
     it.train(RunConfig(model=config, data=DataConfig(out), train=train), tmp_path / "model", show_progress=False)
-    clip = written(tmp_path / "clip", "gif", np.zeros((2, 20, 20, 3), np.uint8))
+    clip = written(tmp_path / "clip", "gif", np.random.default_rng(0).choice([0, 255], (2, 20, 20, 3)).astype(np.uint8))
     line = ["rollout", str(tmp_path / "model"), str(clip), "--steps", "2", "--samples", "2"]
     line += ["--out", str(tmp_path / "out")]
     assert main([*line, "--actions", "forward"]) == 0
