@@ -24,14 +24,14 @@ def main() -> None:
     torch.set_num_threads(1)
     print("| what | at once | step by step | by guesses | differing values, % |\n|---|--:|--:|--:|--:|")
     still, large = it.load("cifar10"), it.load("cifar10-superres")
-    low = torch.from_numpy(it.box_mean(it.load_data("cifar10-mini", "test").images[:8], 4))
-    for count in (1, 8):
+    low = torch.from_numpy(it.box_mean(it.load_data("cifar10-mini", "test").images[:1], 4))
+    if not chosen.clips:
         for temperature in (1.0, 0.7, 0.3):
-            row(f"still, temperature {temperature}", count, it.generate, still, count, temperature=temperature)
+            row(f"still, temperature {temperature}", 1, it.generate, still, 1, temperature=temperature)
         for consistent in (False, True):
             name = "enlargement" + (", consistent" if consistent else "")
-            row(name, count, it.generate, large, count, low=low[:count], consistent=consistent)
-    if chosen.clips:
+            row(name, 1, it.generate, large, 1, low=low, consistent=consistent)
+    else:
         model = it.load(chosen.clips)
         test = it.load_clips(chosen.data, "test")
         length = int((test.past.start == 0).sum())

@@ -16,12 +16,14 @@ from PIL import Image
 import image_transformer as it
 from image_transformer import checkpoint
 from image_transformer.cli.main import main
+from image_transformer.conditions.frames import Frames
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.conditions.source import Source
 from image_transformer.config.model import ORDERS, PATTERNS, Modern
 from image_transformer.config.run import RunConfig, from_dict, load_config, save_config, to_dict
 from image_transformer.config.train import TrainConfig
+from image_transformer.data.recording import About, write_about
 from image_transformer.geometry.order import BlockRaster
 from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D
 from image_transformer.inference.sampling import generate
@@ -289,6 +291,20 @@ def test_a_run_that_was_written_before_conditions_were_values_still_means_the_sa
 # ---- recipes ----
 
 
+def some_play(folder, shape):
+    """A recording of eight episodes of three frames, which has a row less than they are seen with; or such clips."""
+    folder.mkdir()
+    frames = np.random.default_rng(0).integers(0, 256, (8, 3, shape[1], shape[2], shape[0]), np.uint8)
+    if shape[0] == 1:
+        np.save(folder / "clips.npy", frames)
+        return folder / "clips.npy"
+    write_about(folder, About("Made-v0", ("a", "b"), "random", 0))
+    played = {"actions": np.array([-1, 0, 1] * 8, np.int16), "rewards": np.zeros(24, np.float32)}
+    seen = frames.reshape(24, *frames.shape[2:])[:, :-1]
+    np.savez(folder / "episodes-000000.npz", frames=seen, ended=np.zeros(24, np.bool_), **played)
+    return folder
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_trains_and_samples(name, images_file, tmp_path):
     """In a shrunken variant with the same parts."""
@@ -298,6 +314,8 @@ def test_every_recipe_trains_and_samples(name, images_file, tmp_path):
     shape = config.model.shape
     edits = "local" if config.model.condition(Source) else "none"
     data = replace(config.data, source=str(tmp_path / "labelled.npz"), size=shape[1:], edits=edits)
+    if config.model.condition(Frames):
+        data = replace(config.data, source=str(some_play(tmp_path / "play", shape)), size=None)
     best = train(replace(config, data=data), tmp_path / "run", show_progress=False)
     assert checkpoint.read_state(best).images_seen == 8
     model = checkpoint.load(best)
@@ -306,6 +324,8 @@ def test_every_recipe_trains_and_samples(name, images_file, tmp_path):
         "label": ["0", "2"],
         "text": "a ring",
         "source": random_images(2, shape),
+        "frames": random_images(2, shape)[:, None],
+        "action": ["start", "b"],
     }
     told = {condition.name: told[condition.name] for condition in model.config.conditions}
     assert generate(model, 2, **told).shape == (2, *shape)

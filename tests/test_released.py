@@ -164,7 +164,9 @@ def test_an_exported_folder_says_what_it_is_and_the_hub_takes_it(tmp_path, relea
     exec(code, {})
 
 
-@pytest.mark.parametrize(("classes", "factor"), [((), None), (("a", "b"), 2)])
+@pytest.mark.parametrize(("classes", "factor"), [
+    ((), None), pytest.param(("a", "b"), 2, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_program_scores_as_the_model_does(tmp_path, classes, factor, monkeypatch):
     """For batches of other sizes than it was made with; one that would not is refused."""
     from conftest import make_model

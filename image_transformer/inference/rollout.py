@@ -18,7 +18,7 @@ from image_transformer.model import ImageModel
 
 FRAMES = 2**32  # more than a clip has: frame t of clip i is image i FRAMES + t
 PATIENCE = 3  # passes after which frames that are not final are drawn step by step
-FEW = 8  # clips for which guessing is faster than drawing all of them step by step
+FEW = 4  # clips for which guessing is faster than drawing all of them step by step
 
 
 def rollout(
