@@ -494,6 +494,8 @@ def test_a_recording_is_data_with_actions(tmp_path):
     assert data.classes == ("start", "left", "right") and data.labels.tolist() == [0, 2, 1, 0, 1]
     assert data.past.start.tolist() == [0, 0, 0, 3, 3]
     assert Action(data.classes).of(data).tolist() == [0, 2, 1, 0, 1]
+    with pytest.raises(DataError, match=r"need --model\.shape 3 3 3"):
+        load_clips(str(tmp_path), "all", shape=(3, 33, 32))
     (tmp_path / "episodes-000001.npz").write_bytes(b"broken")
     with pytest.raises(DataError, match="unreadable as recorded episodes"):
         load_clips(str(tmp_path), "all")

@@ -76,6 +76,9 @@ def load_clips(
             (h, w), (other_h, other_w) = clips[0].frames.shape[2:], clip.frames.shape[2:]
             raise DataError(f"{source}: mixed sizes, {h}x{w} and {other_h}x{other_w}: pass --size {h} {w}")
     images = np.concatenate([clip.frames for clip in clips])
+    if actions and ask.shape is not None and images.shape[1:] != ask.shape:
+        wanted = " ".join(map(str, images.shape[1:]))
+        raise DataError(f"{source}: its frames, with a row for rewards and ends, need --model.shape {wanted}")
     check_shape(images.shape[1:], ask)
     lengths = np.array([len(clip.frames) for clip in clips])
     start = np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -118,7 +121,8 @@ def _find(source: str, ask: Request) -> tuple[Pools, tuple[str, ...]]:
     if re.fullmatch(r"[\w-]+", source) and not path.exists():
         path = in_data_folder(source) or path
     if not path.exists():
-        raise DataError(f"{source}: no such file or folder of clips; names are {', '.join(BOUNCING)}")
+        hint = f"names are {', '.join(BOUNCING)}, and image-transformer record records others"
+        raise DataError(f"{source}: no such file or folder of clips; {hint}")
     if is_recording(path):
         play, names = read_recording(path)
         if ask.size not in (None, play[0][0].shape[2:]):
