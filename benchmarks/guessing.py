@@ -23,9 +23,9 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     print("| what | at once | step by step | by guesses | differing values, % |\n|---|--:|--:|--:|--:|")
-    still, large = it.load("cifar10"), it.load("cifar10-superres")
-    low = torch.from_numpy(it.box_mean(it.load_data("cifar10-mini", "test").images[:1], 4))
     if not chosen.clips:
+        still, large = it.load("cifar10"), it.load("cifar10-superres")
+        low = torch.from_numpy(it.box_mean(it.load_data("cifar10-mini", "test").images[:1], 4))
         for temperature in (1.0, 0.7, 0.3):
             row(f"still, temperature {temperature}", 1, it.generate, still, 1, temperature=temperature)
         for consistent in (False, True):

@@ -44,15 +44,15 @@ def run(args: list[str]) -> None:
 
     from image_transformer.data.recording import About
     from image_transformer.play.environments import Screen
-    from image_transformer.play.recorder import record, settled
+    from image_transformer.play.recorder import record
     from image_transformer.show.progress import bar
 
     out = chosen.out or Path("recordings") / environment.replace("/", "-")
     screen = Screen(environment, size=chosen.size, tile_size=chosen.tile_size, actions=chosen.actions)
-    asked = About(environment, chosen.actions, chosen.policy, chosen.seed, chosen.tile_size, chosen.size)
+    about = About(environment, screen.actions, chosen.policy, chosen.seed, chosen.tile_size, chosen.size)
     try:
         with bar("steps") as progress:
-            steps, episodes = record(screen, out, chosen.steps, settled(asked, screen), progress=progress)
+            steps, episodes = record(screen, out, chosen.steps, about, progress=progress)
     finally:
         screen.close()
     print(f"{out}: {steps:,} steps, {episodes:,} episodes, actions {', '.join(screen.actions)}")

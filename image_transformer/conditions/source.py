@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.conditions.base import Condition, Shape
+from image_transformer.conditions.base import Condition, Shape, check_sight
 from image_transformer.data.images import DataError, ImageData, check_images
 from image_transformer.geometry.orientation import Orientation
 
@@ -32,8 +32,7 @@ class Source(Condition):
     instead: ClassVar[tuple[str, str]] = ("edits images", "edit {model} IMAGE... --text TEXT")
 
     def __post_init__(self) -> None:
-        if self.sight not in ("near", "all"):
-            raise ValueError(f"source: sight must be near or all, got {self.sight!r}")
+        check_sight(self.name, self.sight)
 
     def wanted(self, shape: Shape) -> str:
         return f"uint8 images (n, {', '.join(map(str, shape))})"

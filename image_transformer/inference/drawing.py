@@ -108,7 +108,8 @@ class Drawing:
         part.flat = part.image.view(len(rows), -1)
         part.fixed, part.partly, part.uniform = self.fixed[rows], self.partly[rows], self.uniform[rows]
         if self.limits is not None:
-            part.limits = BoxLimits(self.limits.low[rows], self.model.layout, self.limits.factor)
+            part.limits = copy(self.limits)
+            part.limits.low = self.limits.low[rows]
         return part
 
     def _write(self, at: Tensor, drawn: Tensor) -> None:

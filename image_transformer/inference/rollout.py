@@ -70,7 +70,7 @@ class Clips:
 
     def __init__(
         self, model: ImageModel, frames: Tensor, sampling: Sampling, *, numbers: Sequence[int] | None = None,
-        method: Method = "fixed-point", remember: int = 0, fixed: FixedPoint | None = None,
+        method: Method = "fixed-point", remember: int = 0,
     ) -> None:  # fmt: skip
         self.condition = check_clips(model, frames)
         if sampling.guidance != 1:
@@ -81,7 +81,7 @@ class Clips:
             raise ValueError(f"numbers must hold one number for each of {len(frames)} clips, got {len(self.numbers)}")
         self.time = frames.shape[1]
         self.window = frames[:, -self.condition.count :]
-        self.fixed = fixed or FixedPoint(model, remember)
+        self.fixed = FixedPoint(model, remember)
 
     def step(self, **told: Any) -> Tensor:
         """The next frame of each clip, uint8 (n, c, h, w); what else the model is `told`, one value for each clip."""
@@ -95,10 +95,6 @@ class Clips:
         self.window = torch.cat([self.window, frames[:, None]], 1)[:, -self.condition.count :]
         self.time += 1
         return frames
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some of the clips alone."""
-        self.window, self.numbers = self.window[list(rows)], [self.numbers[row] for row in rows]
 
     def _guessed(self, numbers: list[int], told: dict[str, Any]) -> Tensor:
         model, count = self.model, len(numbers)

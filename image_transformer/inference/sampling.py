@@ -87,12 +87,13 @@ def generate(
     contexts = [given] if guidance == 1 else [given, model.without(given)]
     everywhere = known_mask.all(0).flatten()[model.layout.values].all(-1).numpy()
     # with consistent= the order in a box counts, so all is drawn in the order in which it is scored, known or not
-    plan = one_by_one(model.layout, everywhere) if naive else plan_of(model, everywhere, in_order=consistent)
     fixed = FixedPoint(model) if method == "fixed-point" else None
     if fixed is not None:
         if consistent and bool(known_mask.any()):
             raise ValueError('consistent= with known= needs method="cached"')
         plan, guess = at_once(model.layout), first_guess(model, count, given, guess)
+    else:
+        plan = one_by_one(model.layout, everywhere) if naive else plan_of(model, everywhere, in_order=consistent)
     if batch is None:
         positions = model.layout.num_positions if naive or plan.prefilled else plan.most
         decoding_bytes = plan.decoder(model.network, None, 1).num_bytes + model.network.pass_bytes(positions)

@@ -56,12 +56,8 @@ class Screen:
     def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool]:
         """The frame after the action of that number in `actions`, its reward, whether the episode has ended, or may
         not go on."""
-        _, reward, ended, stopped, _ = self.env.step(self.number_of(action))
+        _, reward, ended, stopped, _ = self.env.step(self._number[self.actions[action]])
         return self.frame(), float(reward), bool(ended), bool(stopped)
-
-    def number_of(self, action: int) -> int:
-        """What the environment itself calls an action."""
-        return self._number[self.actions[action]]
 
     def frame(self) -> NDArray[np.uint8]:
         picture = self.env.render()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from image_transformer.data.recording import (
     ABOUT,
@@ -25,7 +23,6 @@ from image_transformer.play.environments import Screen
 PART = 2_000  # frames, about, of a part
 SEEDS = 2**20  # episodes of a seed
 
-Player = Callable[[list[NDArray[np.uint8]], np.random.Generator], int]  # of the frames so far, the next action
 Progress = Callable[[int, int], None]  # (steps recorded, steps in all)
 
 
@@ -35,13 +32,12 @@ def record(
     steps: int,
     about: About,
     *,
-    player: Player | None = None,
     progress: Progress | None = None,
 ) -> tuple[int, int]:
     """Record whole episodes into `folder` until it holds at least so many steps; how many steps and episodes it holds.
 
-    What the folder holds already counts: an episode is a function of the seed and its number. player: at random if not
-    given. ValueError if the folder holds another recording.
+    What the folder holds already counts: an episode is a function of the seed and its number. ValueError if the folder
+    holds another recording.
     """
     if (folder / ABOUT).exists():
         found = read_about(folder)
@@ -57,7 +53,7 @@ def record(
     while done < steps:
         first, new, frames = episodes, [], 0
         while frames < PART and done < steps:
-            one = play(screen, about.seed, episodes, player)
+            one = play(screen, about.seed, episodes)
             new.append(one)
             episodes, done, frames = episodes + 1, done + len(one.frames) - 1, frames + len(one.frames)
             if progress is not None:
@@ -69,13 +65,13 @@ def record(
     return done, episodes
 
 
-def play(screen: Screen, seed: int, number: int, player: Player | None = None) -> Episode:
-    """The episode of that number."""
+def play(screen: Screen, seed: int, number: int) -> Episode:
+    """The episode of that number, played at random."""
     rng = np.random.default_rng([seed, number])
     frames, actions, rewards, ended = [screen.reset(seed * SEEDS + number)], [-1], [0.0], [False]
     stopped = False
     while not ended[-1] and not stopped:
-        action = int(rng.integers(len(screen.actions))) if player is None else player(frames, rng)
+        action = int(rng.integers(len(screen.actions)))
         frame, reward, over, stopped = screen.step(action)
         frames.append(frame)
         actions.append(action)
@@ -84,8 +80,3 @@ def play(screen: Screen, seed: int, number: int, player: Player | None = None) -
     return Episode(
         np.stack(frames), np.array(actions, np.int16), np.array(rewards, np.float32), np.array(ended, np.bool_)
     )
-
-
-def settled(about: About, screen: Screen) -> About:
-    """With the names of all actions, where none were chosen."""
-    return replace(about, actions=screen.actions)

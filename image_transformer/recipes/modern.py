@@ -129,19 +129,14 @@ def bouncing() -> RunConfig:
 
 def world() -> RunConfig:
     """A world model: the next frame, reward and end, given the frame before and the action; see docs/video.md."""
-    return RunConfig(
-        recipe="world",
-        model=Modern(
-            shape=(3, 33, 32), attention=(Nothing(), Nothing(), Nothing(), Local1D(128, 128)), depth=4, width=64,
-            heads=2, feed_forward=128, likelihood="chained", min_log_scale=-10.0, encoder_depth=1,
-            conditions=(Frames(1), Action()),
-        ),
-        data=DataConfig(source="recordings/MiniGrid-Empty-8x8-v0"),
-        train=TrainConfig(
-            images=20_000, batch=8, warmup=500, lr=1e-3, decay=0.7, clip=1.0, closed_form_start=True,
-            validate_every=5_000, validation_images=300, sample_every=None, save_every=5_000,
-        ),
+    config = variant(
+        bouncing(), "world", shape=(3, 33, 32), attention=(Nothing(), Nothing(), Nothing(), Local1D(128, 128)),
+        encoder_depth=1, conditions=(Frames(1), Action()),
     )  # fmt: skip
+    train = replace(
+        config.train, images=20_000, batch=8, warmup=500, validate_every=5_000, validation_images=300, save_every=5_000
+    )
+    return replace(config, data=DataConfig(source="recordings/MiniGrid-Empty-8x8-v0"), train=train)
 
 
 def cifar10() -> RunConfig:
