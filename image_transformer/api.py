@@ -51,6 +51,8 @@ from image_transformer.inference.scoring import classify as classify
 from image_transformer.inference.scoring import evaluate as evaluate
 from image_transformer.inference.scoring import rank as rank
 from image_transformer.model import ImageModel as ImageModel
+from image_transformer.play.dream import Dream as Dream
+from image_transformer.play.environments import Screen as Screen
 from image_transformer.recipes import recipe as recipe
 from image_transformer.recipes import recipe_names as recipe_names
 from image_transformer.released import model_names as model_names

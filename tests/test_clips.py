@@ -226,14 +226,14 @@ def test_a_frame_that_is_remembered_costs_no_pass_and_is_the_same():
     model, frames = still(), clips(8, 1, (3, 4, 4))
     frames[4:] = frames[:4]
     plain = it.rollout(model, frames, 6, method="cached")
-    remembering = Clips(model, frames, Sampling(), remember=1000)
+    remembering = Clips(model, frames, Sampling(), fixed=FixedPoint(model, 1000))
     assert torch.equal(torch.stack([remembering.step() for _ in range(6)], 1), plain)
     fixed = remembering.fixed
     assert fixed.settled > 10, "a still world is remembered"
     assert not torch.equal(plain[:4], plain[4:]), "and its noise is not"
-    narrow = Clips(model, frames, Sampling(), remember=2)
+    narrow = Clips(model, frames, Sampling(), fixed=FixedPoint(model, 2))
     assert torch.equal(torch.stack([narrow.step() for _ in range(6)], 1), plain)
-    assert len(narrow.fixed.intervals) == 2 and narrow.fixed.settled < fixed.settled
+    assert len(narrow.fixed.drawn) == 2 and narrow.fixed.settled < fixed.settled
 
 
 def test_remembered_intervals_are_those_that_the_draw_inverts():
@@ -243,7 +243,7 @@ def test_remembered_intervals_are_those_that_the_draw_inverts():
     with torch.inference_mode():
         params = model(image, given)
         fixed._keep(b"", params[0], image[0])
-        lowest, highest = fixed.intervals[b""]
+        _, lowest, highest = fixed.drawn[b""][0]
         assert (lowest < highest).float().mean() > 0.9
         for level, inside in (
             (lowest + 1e-6, True),

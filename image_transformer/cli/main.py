@@ -20,7 +20,7 @@ from image_transformer.words import did_you_mean
 
 VERBS = (
     "demo", "models", "recipes", "train", "status", "evaluate", "report", "sample", "complete", "superres", "edit",
-    "read", "rollout", "record", "compress", "decompress", "info", "score", "export", "reproduce",
+    "read", "rollout", "record", "plan", "compress", "decompress", "info", "score", "export", "reproduce",
 )  # fmt: skip
 SHARED = (  # with the processes of torchrun
     "train", "evaluate", "report", "sample", "complete", "superres", "edit", "read",
@@ -44,6 +44,7 @@ Autoregressive image models with exact likelihoods.
   read MODEL IMAGE...      which of some texts fits an image
   rollout MODEL [CLIP]     continue a clip
   record ENVIRONMENT       record play of a gymnasium environment, to train on
+  plan MODEL ENVIRONMENT   play an environment by plans that a world model imagines
   compress FILE...         image files without loss, smaller than PNG, WebP or JPEG XL
   decompress FILE...       and back, every bit, on any machine
   info FILE...             what compressed files hold

@@ -21,6 +21,7 @@ from image_transformer.files import write_atomically
 ABOUT, PARTS = "recording.json", "episodes-*.npz"
 REWARDS = 127  # codes of rewards above 0, up to 1; as many below, modulo 256, as an int8 has them
 ENDED = 255
+REWARD, END = -1, -2  # columns of the last row
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,15 @@ def with_outcome(
     """
     row = np.zeros((*frames.shape[:2], 1, frames.shape[3]), np.uint8)
     codes = np.rint(np.clip(rewards, -1, 1) * REWARDS).astype(np.int8).view(np.uint8)
-    row[..., 0, -1] = codes[:, None]
-    row[..., 0, -2] = (ENDED * ended.astype(np.uint8))[:, None]
+    row[..., 0, REWARD] = codes[:, None]
+    row[..., 0, END] = (ENDED * ended.astype(np.uint8))[:, None]
     return np.concatenate([frames, row], 2)
 
 
 def outcome_of(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The rewards and ends that frames (..., c, h, w) of a model say, `(...)` each."""
     last = frames[..., 0, -1, :]
-    return np.divide(last[..., -1].view(np.int8), REWARDS, dtype=np.float32), last[..., -2] > ENDED // 2
+    return np.divide(last[..., REWARD].view(np.int8), REWARDS, dtype=np.float32), last[..., END] > ENDED // 2
 
 
 def read_about(folder: Path) -> About:

@@ -6,16 +6,16 @@ position depends on earlier ones alone. Each pass makes at least one more front 
 from a good one after two or three passes (Wiggers and Hoogeboom, 2020, arXiv:2002.09928; Song et al., 2021,
 arXiv:2002.03629).
 
-Images that are told the same and guessed the same share their pass, whatever their noise. Of a guess that has been
-passed over before, the interval of each value's noise is remembered, between the masses of smaller values and that
-with its own: noise within all of them draws the guess again, without a pass.
+Images that are told the same and guessed the same share their pass, whatever their noise. Of what was drawn the interval
+of each value's noise is remembered, between the masses of smaller values and that with its own: noise within all of
+them draws the same again, without a pass, where the same is told.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,20 +28,23 @@ from image_transformer.likelihoods.base import ByTable, leaves_out
 from image_transformer.model import ImageModel
 
 GREY = 128
+WAYS = 4
 MARGIN = 2.0**-22  # more than float32 rounds
 
 
 class FixedPoint:
     """Draws images of one model by guessing, and remembers.
 
-    remember: how many pairs of conditions and guess (8 bytes a sub-pixel each, where the likelihood is by table).
-    passed: how many images the network has passed over so far; settled: how many were drawn without a pass.
+    remember: of how many conditions the last drawn images, up to four of each (9 bytes a sub-pixel an image), where the
+    likelihood is by table.
+    drawings: how many images it has been asked for so far; settled: how many of them it drew without a pass; passed:
+    how many the network has passed over.
     """
 
     def __init__(self, model: ImageModel, remember: int = 0) -> None:
         self.model, self.remember = model, remember if isinstance(model.likelihood, ByTable) else 0
-        self.intervals: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
-        self.passed = self.settled = 0
+        self.drawn: OrderedDict[bytes, list[_Drawn]] = OrderedDict()  # by what was told, the last one last
+        self.drawings = self.settled = self.passed = 0
         self.at = torch.arange(model.layout.num_positions, device=model.device)
 
     def draw(
@@ -57,36 +60,37 @@ class FixedPoint:
         drawing.image.copy_(torch.where(held, drawing.image, guess.to(self.model.device)))
         told, own, read = _keys(contexts[0], len(guess)), self._remembers(drawing), _Read(self.model, contexts)
         self.left, passes = np.arange(len(guess)), 0
+        self.drawings += len(guess)
         self.final = np.zeros((len(guess), self.model.layout.num_positions), np.bool_)
+        if own:
+            self._settle(drawing, told)
         while len(self.left) and (most is None or passes < most):
-            images = drawing.image.cpu().numpy()
-            keys = {int(i): told[i] + images[i].tobytes() for i in self.left}
-            if own:
-                for i in self._settle(drawing, keys):
-                    del keys[i]
-                self.settled += len(self.left) - len(keys)
-                self.left = np.array(list(keys), np.int64)
-            if len(self.left):
-                self._pass(drawing, read, told, list(keys.values()), own)
+            self._pass(drawing, read, told, own)
             passes += 1
             yield len(guess) - len(self.left)
 
-    def _pass(self, drawing: Drawing, read: _Read, told: list[bytes], keys: list[bytes], own: bool) -> None:
-        """Draw the images `left` once more, by one pass for each distinct key."""
-        first: dict[bytes, int] = {}
-        for key, i in zip(keys, self.left.tolist(), strict=True):
-            first.setdefault(key, i)
-        number = {key: n for n, key in enumerate(first)}
-        one_each = torch.tensor(list(first.values()), device=self.model.device)
+    def keep(self, drawing: Drawing, given: Given) -> None:
+        """Remember the images of `drawing` that are final, by one more pass over them."""
+        if self._remembers(drawing):
+            self.left = np.arange(len(drawing.image))
+            self._pass(drawing, _Read(self.model, [given]), _keys(given, len(self.left)), own=True)
+
+    def _pass(self, drawing: Drawing, read: _Read, told: list[bytes], own: bool) -> None:
+        """Draw the images `left` once more, by one pass for each distinct pair of what is told and guessed."""
+        images, first, group = drawing.image.cpu().numpy(), {}, []  # type: ignore[var-annotated]
+        for i in self.left.tolist():
+            group.append(first.setdefault((told[i], images[i].tobytes()), (len(first), i))[0])
+        leads = [i for _, i in first.values()]
+        one_each = torch.tensor(leads, device=self.model.device)
         seen = drawing.image[one_each]
-        params = read.params(seen, [told[i] for i in first.values()], one_each)
-        self.passed += len(one_each)
-        group = torch.tensor([number[key] for key in keys], device=self.model.device)
-        changed = drawing.draw_all(params[group], self.at, torch.from_numpy(self.left).to(self.model.device))
+        params = read.params(seen, [told[i] for i in leads], one_each)
+        self.passed += len(leads)
+        groups = torch.tensor(group, device=self.model.device)
+        changed = drawing.draw_all(params[groups], self.at, torch.from_numpy(self.left).to(self.model.device))
         moved = changed.any(1)
         if own:
-            for n in {number[keys[j]] for j in np.flatnonzero(~moved)}:
-                self._keep(list(first)[n], params[n], seen[n])
+            for n in {group[j] for j in np.flatnonzero(~moved)}:
+                self._keep(told[leads[n]], params[n], seen[n])
         front = self.model.layout.positions.front
         earliest = np.where(changed[moved], front, front.max() + 1).min(1)
         self.left, self.final = self.left[moved], front <= earliest[:, None]
@@ -96,19 +100,27 @@ class FixedPoint:
         plain = how.guidance == 1 and how.temperature == 1 and not leaves_out(how.top_k, how.top_p)
         return self.remember > 0 and plain and drawing.limits is None and not bool(drawing.fixed.any())
 
-    def _settle(self, drawing: Drawing, keys: dict[int, bytes]) -> list[int]:
-        """The images, of those with `keys`, whose noise draws the guess that is remembered under the key, if one is."""
+    def _settle(self, drawing: Drawing, told: list[bytes]) -> None:
+        """Write what is remembered of images told the same: those whose noise draws it are done, it guesses others."""
         alike: dict[bytes, list[int]] = {}
-        for i, key in keys.items():
+        for i, key in enumerate(told):
             alike.setdefault(key, []).append(i)
-        found = []
+        left = []
         for key, rows in alike.items():
-            if key in self.intervals:
-                self.intervals.move_to_end(key)
-                (lowest, highest), level = self.intervals[key], drawing.uniform[rows]
-                inside = ((level >= lowest) & (level < highest)).all(1).tolist()
-                found += [i for i, its in zip(rows, inside, strict=True) if its]
-        return found
+            its = np.array(rows)
+            if key in self.drawn:
+                self.drawn.move_to_end(key)
+                drawing.image[its] = self.drawn[key][-1].image
+            for one in reversed(self.drawn.get(key, [])):
+                level = drawing.uniform[its]
+                inside = ((level >= one.lowest) & (level < one.highest)).all(1).cpu().numpy()
+                drawing.image[its[inside]] = one.image
+                its = its[~inside]
+                if not len(its):
+                    break
+            left += its.tolist()
+        self.settled += len(told) - len(left)
+        self.left = np.array(sorted(left), np.int64)
 
     def _keep(self, key: bytes, params: Tensor, image: Tensor) -> None:
         """Remember the noise that draws `image` (c, h, w) from `params` (l, p), a little less at both ends."""
@@ -123,9 +135,20 @@ class FixedPoint:
                 value[:, 0] > 0, cdf.gather(-1, (value - 1).clamp(min=0))[:, 0], -1
             )
             high[self.model.values[:, i]] = torch.where(value[:, 0] < 255, upper, 2)
-        self.intervals[key] = (low.float() + MARGIN, high.float() - MARGIN)
-        if len(self.intervals) > self.remember:
-            self.intervals.popitem(last=False)
+        its = self.drawn.setdefault(key, [])
+        its.append(_Drawn(image.clone(), low.float() + MARGIN, high.float() - MARGIN))
+        self.drawn.move_to_end(key)
+        del its[:-WAYS]
+        if len(self.drawn) > self.remember:
+            self.drawn.popitem(last=False)
+
+
+class _Drawn(NamedTuple):
+    """What was drawn, (c, h, w), and between which noise of each value it is drawn again, (c h w,) each."""
+
+    image: Tensor
+    lowest: Tensor
+    highest: Tensor
 
 
 class _Read:

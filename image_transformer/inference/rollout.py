@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from image_transformer.conditions.base import select
+from image_transformer.conditions.base import Given, select
 from image_transformer.conditions.frames import Frames
 from image_transformer.config.sampling import Sampling
 from image_transformer.inference.drawing import Drawing, noise
@@ -64,13 +64,12 @@ def rollout(
 class Clips:
     """Clips in the making: every `step` draws a frame of each.
 
-    remember: how many frames are remembered, so that one that comes again after the same frames costs no pass; see
-    `FixedPoint`.
+    fixed: what guesses, and remembers frames that have been drawn, perhaps for other clips, too.
     """
 
     def __init__(
         self, model: ImageModel, frames: Tensor, sampling: Sampling, *, numbers: Sequence[int] | None = None,
-        method: Method = "fixed-point", remember: int = 0,
+        method: Method = "fixed-point", fixed: FixedPoint | None = None,
     ) -> None:  # fmt: skip
         self.condition = check_clips(model, frames)
         if sampling.guidance != 1:
@@ -81,7 +80,7 @@ class Clips:
             raise ValueError(f"numbers must hold one number for each of {len(frames)} clips, got {len(self.numbers)}")
         self.time = frames.shape[1]
         self.window = frames[:, -self.condition.count :]
-        self.fixed = FixedPoint(model, remember)
+        self.fixed = fixed or FixedPoint(model)
 
     def step(self, **told: Any) -> Tensor:
         """The next frame of each clip, uint8 (n, c, h, w); what else the model is `told`, one value for each clip."""
@@ -96,6 +95,10 @@ class Clips:
         self.time += 1
         return frames
 
+    def keep(self, which: Sequence[int]) -> None:
+        """Go on with these clips alone."""
+        self.numbers, self.window = [self.numbers[i] for i in which], self.window[list(which)]
+
     def _guessed(self, numbers: list[int], told: dict[str, Any]) -> Tensor:
         model, count = self.model, len(numbers)
         given = model.given(count, told)
@@ -108,16 +111,21 @@ class Clips:
                 drawing = Drawing(model, nothing, nothing.bool(), uniform, self.sampling)
                 for _ in self.fixed.draw(drawing, [given], first_guess(model, count, given, None), PATIENCE):
                     pass
+                if len(self.fixed.left):
+                    self._finish(drawing, given, numbers)
         finally:
             model.train(training)
-        frames, left = drawing.image.cpu().clone(), self.fixed.left.tolist()
-        if left:  # the rest of them step by step, from the first place where one is not final
-            final = torch.from_numpy(self.fixed.final).all(0)[model.layout.position_of].view(model.config.shape)
-            its, how = [numbers[i] for i in left], self.sampling.options()
-            frames[left] = generate(
-                model, len(left), numbers=its, known=frames[left], known_mask=final[None], **how, **select(given, left)
-            )
-        return frames
+        return drawing.image.cpu()
+
+    def _finish(self, drawing: Drawing, given: Given, numbers: list[int]) -> None:
+        """Draw those that are left step by step, from the first place where one of them is not final."""
+        model, left = self.model, self.fixed.left.tolist()
+        final = torch.from_numpy(self.fixed.final).all(0)[model.layout.position_of].view(model.config.shape)
+        its, known, told = [numbers[i] for i in left], drawing.image[left].cpu(), select(given, left)
+        how = self.sampling.options()
+        drawn = generate(model, len(left), numbers=its, known=known, known_mask=final[None], **how, **told)
+        drawing.image[left] = drawn.to(drawing.image.device)
+        self.fixed.keep(drawing.of_rows(torch.tensor(left)), told)
 
 
 def check_clips(model: ImageModel, frames: Tensor) -> Frames:

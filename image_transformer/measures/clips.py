@@ -1,6 +1,10 @@
-"""What a model of clips knows: the bits of a frame by its place in a clip, and for how many frames it is right."""
+"""What a model of clips knows: the bits of a frame by its place in a clip, for how many frames it is right, and whether
+rewards and ends come as often as it says."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -11,6 +15,7 @@ from image_transformer.config.measuring import Plan
 from image_transformer.config.sampling import Sampling
 from image_transformer.data.bouncing import BOUNCING, ideal_bits
 from image_transformer.data.images import ImageData
+from image_transformer.data.recording import END, REWARD
 from image_transformer.inference.rollout import rollout
 from image_transformer.measures.found import Assessment, Say, mean_and_error
 from image_transformer.model import ImageModel
@@ -19,8 +24,12 @@ from image_transformer.show.progress import bar
 from image_transformer.show.records import Table
 
 GIVEN = 2  # frames of a clip, before it is continued
-HORIZON = (1, 2, 5, 10)
+HORIZON = (1, 2, 5, 10, 20, 50)
 CONTINUED, SHOWN = 32, 4  # clips
+COLUMNS = 12  # frames of a clip that is shown
+BATCH = 50
+JUDGED = 2_000  # frames whose rewards and ends are looked at
+LEVELS = (0, 0.01, 0.1, 0.5, 0.9, 0.99)  # from which probabilities are counted together
 
 
 def clips(
@@ -37,18 +46,54 @@ def clips(
             rows.append([name, f"{its.sum():,}", *mean_and_error(bits[its], 2), *least])
     columns = ["frame of a clip", "frames", "bits/frame", "±", *([] if ideal is None else ["ideal"])]
     found.tables.append(Table("Bits of a frame given those before it", columns, rows))
+    if model.config.condition(Action) is not None:
+        found.tables.append(_outcomes(model, test.some(JUDGED), say))
     starts = np.unique(test.past.start)
     lengths = np.diff(np.append(starts, len(test.past.start)))
-    steps = max(HORIZON)
-    starts = starts[lengths >= GIVEN + steps][:CONTINUED]
-    if len(starts) and len(test) == len(test.past.frames):
-        found.add(_continued(model, test, starts, steps, plan, say))
+    reached = [step for step in HORIZON if (lengths >= GIVEN + step).mean() >= 0.5]
+    if reached and len(test) == len(test.past.frames):
+        starts = starts[lengths >= GIVEN + reached[-1]][:CONTINUED]
+        found.add(_continued(model, test, starts, reached, plan, say))
     return found
 
 
+def _outcomes(model: ImageModel, test: ImageData, say: Say) -> Table:
+    """How often episodes end, and rewards come, where the model says so with which probability, after the picture."""
+    say(f"rewards and ends of {len(test)} frames")
+    mass = first_masses(model, test, [END, REWARD])
+    its = test.images[:, 0, -1]
+    said = {"end": mass[:, 0, 128:].sum(-1), "reward": 1 - mass[:, 1, 0]}
+    came = {"end": its[:, END] > 127, "reward": its[:, REWARD] != 0}
+    rows = []
+    for name, chance in said.items():
+        group = np.digitize(chance, LEVELS) - 1
+        for number, (low, high) in enumerate(pairwise((*LEVELS, 1))):
+            here = group == number
+            if here.any():
+                share = [f"{100 * chance[here].mean():.2f}", *mean_and_error(100.0 * came[name][here], 2)]
+                rows.append([name, f"{100 * low:g} to {100 * high:g} %", f"{here.sum():,}", *share])
+    columns = ["", "the model's probability", "frames", "its mean, %", "came, %", "±"]
+    return Table("Ends and rewards: what the model says, and what came", columns, rows)
+
+
+def first_masses(model: ImageModel, data: ImageData, cols: Sequence[int]) -> NDArray[np.float64]:
+    """The probabilities of all values of the first channel at some columns of the last row, given all that comes
+    before, (n, columns, 256)."""
+    at = torch.from_numpy(model.layout.position_of.reshape(model.config.shape)[0, -1, list(cols)])
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(data), BATCH):
+            batch = data.rows(np.arange(start, min(len(data), start + BATCH)))
+            params = model(torch.from_numpy(batch.images), model.of(batch))[:, at]
+            nothing = torch.zeros(*params.shape[:2], 0, dtype=torch.uint8, device=params.device)
+            found.append(model.likelihood.conditional(params, nothing).double().exp().cpu().numpy())
+    return np.concatenate(found)
+
+
 def _continued(
-    model: ImageModel, test: ImageData, starts: NDArray[np.int64], steps: int, plan: Plan, say: Say
+    model: ImageModel, test: ImageData, starts: NDArray[np.int64], horizon: list[int], plan: Plan, say: Say
 ) -> Assessment:
+    steps = horizon[-1]
     say(f"{len(starts)} clips continued by {steps} frames")
     at = starts[:, None] + np.arange(GIVEN + steps)
     true, told = test.images[at], {}
@@ -63,12 +108,13 @@ def _continued(
     rows = [
         [str(step), *mean_and_error(100 * exact[:, step - 1], 1), *mean_and_error(off[:, step - 1].mean((1, 2, 3)), 2),
          f"{still[:, step - 1].mean():.2f}"]
-        for step in HORIZON
+        for step in horizon
     ]  # fmt: skip
     columns = ["frames ahead", "exact, %", "±", "mean error, levels", "±", "of the last frame given"]
     shown = []
     for number in range(min(SHOWN, len(starts))):
-        shown += [("true", true[number]), ("drawn", np.concatenate([true[number, :GIVEN], drawn[number]]))]
-    headers = ["given"] * GIVEN + [str(step + 1) for step in range(steps)]
+        rows_of = true[number], np.concatenate([true[number, :GIVEN], drawn[number]])
+        shown += [(name, row[:COLUMNS]) for name, row in zip(("true", "drawn"), rows_of, strict=True)]
+    headers = (["given"] * GIVEN + [str(step + 1) for step in range(steps)])[:COLUMNS]
     picture = grids.labelled_rows(shown, headers)
     return Assessment([Table(f"{len(starts)} clips continued", columns, rows)], {"clips": picture})

@@ -1,1 +1,6 @@
-"""Environments, and recording them."""
+"""Play: environments recorded, dreamt and planned in. Needs gymnasium (extra `[rl]`), which only this package imports."""
+
+try:
+    import gymnasium as gymnasium
+except ImportError:
+    raise ImportError("playing needs `pip install 'image-transformer-pytorch[rl]'`") from None

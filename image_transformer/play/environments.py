@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,31 +14,31 @@ from image_transformer.data.decode import read_image
 from image_transformer.data.images import first_line
 
 HOMES = {"MiniGrid": "minigrid", "BabyAI": "minigrid", "ALE": "ale_py"}  # packages that know environments, by prefix
-NEED = "playing needs `pip install 'image-transformer-pytorch[rl]'`"
+Frame = NDArray[np.uint8]  # (h, w, 3)
 
 
-class Screen:
-    """An environment seen through its pictures, (h, w, 3), shrunk to `size` if wanted.
+class Screen(gymnasium.Env[Frame, Any]):
+    """A gymnasium environment seen through its pictures, uint8 (h, w, 3): these are its observations.
 
-    tile_size: pixels of a field, for grid worlds. actions: the names of those that are used, all if not given.
+    environment: its id. size: that pictures are shrunk to, if wanted. tile_size: pixels of a field, for grid worlds.
+    actions: the names of those that may be used, all if not given; an action is a number in them.
+    Raises ValueError for an environment that cannot be made, or is without pictures or numbered actions.
     """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - gymnasium's own
+    render_mode = "rgb_array"
 
     def __init__(
         self, environment: str, *, size: tuple[int, int] | None = None, tile_size: int | None = None,
         actions: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        gymnasium = _import("gymnasium", NEED)
         home = HOMES.get(environment.split("-")[0].split("/")[0])
         if home is not None:
-            its = _import(
-                home, NEED if home == "minigrid" else f"{environment} needs `pip install {home.replace('_', '-')}`"
-            )
-            if home == "ale_py":
-                gymnasium.register_envs(its)
+            _register(home, environment)
         options: dict[str, Any] = {} if tile_size is None else {"tile_size": tile_size}
         options |= {"highlight": False} if home == "minigrid" else {}  # of what the player sees
         try:
-            self.env = gymnasium.make(environment, render_mode="rgb_array", **options)
+            self.env = gymnasium.make(environment, render_mode="rgb_array", disable_env_checker=True, **options)
         except Exception as error:  # gymnasium.error.Error, TypeError of an option that it does not take, ...
             raise ValueError(f"{environment}: cannot be made ({first_line(error)})") from None
         every = _names(self.env)
@@ -45,22 +46,23 @@ class Screen:
         for name in self.actions:
             if name not in every:
                 raise ValueError(f"{environment} has no action {name!r}, only {', '.join(every)}")
-        self._number = {name: every.index(name) for name in self.actions}
+        self.numbers = [every.index(name) for name in self.actions]
         self.size, self.environment = size, environment
+        self.env.reset(seed=0)
+        self.action_space = gymnasium.spaces.Discrete(len(self.actions))
+        self.observation_space = gymnasium.spaces.Box(0, 255, self.render().shape, np.uint8)
 
-    def reset(self, seed: int) -> NDArray[np.uint8]:
-        """The first frame of an episode."""
-        self.env.reset(seed=seed)
-        return self.frame()
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
+        super().reset(seed=seed)
+        _, info = self.env.reset(seed=seed, options=options)
+        return self.render(), info
 
-    def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool]:
-        """The frame after the action of that number in `actions`, its reward, whether the episode has ended, or may
-        not go on."""
-        _, reward, ended, stopped, _ = self.env.step(self._number[self.actions[action]])
-        return self.frame(), float(reward), bool(ended), bool(stopped)
+    def step(self, action: Any) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+        _, reward, ended, stopped, info = self.env.step(self.numbers[int(action)])
+        return self.render(), float(reward), bool(ended), bool(stopped), info
 
-    def frame(self) -> NDArray[np.uint8]:
-        picture = self.env.render()
+    def render(self) -> Frame:  # type: ignore[override]
+        picture: Any = self.env.render()
         if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
             raise ValueError(f"{self.environment} gives no pictures (h, w, 3), but {type(picture).__name__}")
         if self.size is None or picture.shape[:2] == self.size:
@@ -71,23 +73,25 @@ class Screen:
         self.env.close()
 
 
-def _names(env: Any) -> tuple[str, ...]:
+def _register(home: str, environment: str) -> None:
+    """Import the package that knows an environment."""
+    try:
+        its = import_module(home)
+    except ImportError:
+        raise ValueError(f"{environment} needs `pip install {home.replace('_', '-')}`") from None
+    if home == "ale_py":
+        gymnasium.register_envs(its)
+
+
+def _names(env: gymnasium.Env[Any, Any]) -> tuple[str, ...]:
     """The names of an environment's actions; their numbers where they have none."""
     count = getattr(env.action_space, "n", None)
     if count is None:
-        raise ValueError(
-            f"{env.spec.id}: only environments with numbered actions can be played, not {env.action_space}"
-        )
+        its = "an environment" if env.spec is None else env.spec.id
+        raise ValueError(f"{its}: only environments with numbered actions can be played, not {env.action_space}")
     own = getattr(env.unwrapped, "actions", None)
     if own is not None and hasattr(own, "__members__"):
         return tuple(own.__members__)
     if hasattr(env.unwrapped, "get_action_meanings"):
         return tuple(word.lower() for word in env.unwrapped.get_action_meanings())
     return tuple(str(number) for number in range(int(count)))
-
-
-def _import(name: str, need: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ValueError(need) from None

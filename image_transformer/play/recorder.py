@@ -68,11 +68,12 @@ def record(
 def play(screen: Screen, seed: int, number: int) -> Episode:
     """The episode of that number, played at random."""
     rng = np.random.default_rng([seed, number])
-    frames, actions, rewards, ended = [screen.reset(seed * SEEDS + number)], [-1], [0.0], [False]
+    frame, _ = screen.reset(seed=seed * SEEDS + number)
+    frames, actions, rewards, ended = [frame], [-1], [0.0], [False]
     stopped = False
     while not ended[-1] and not stopped:
         action = int(rng.integers(len(screen.actions)))
-        frame, reward, over, stopped = screen.step(action)
+        frame, reward, over, stopped, _ = screen.step(action)
         frames.append(frame)
         actions.append(action)
         rewards.append(reward)

@@ -1,0 +1,86 @@
+"""`image-transformer plan`: an environment played by plans that a world model makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from image_transformer.cli import UsageError
+from image_transformer.cli.flags import at_least, model_argument, parse
+
+NAME = "plan MODEL ENVIRONMENT"
+
+
+@dataclass(frozen=True)
+class PlanPlay:
+    """Play an environment by plans: the best of many sequences of actions, as a world model imagines them.
+
+    Says how many episodes were solved, that is, ended with a reward. The environment, the tile size and the size are
+    those that were recorded.
+    """
+
+    by: Literal["model", "simulator", "random"] = "model"
+    """Who says what actions lead to: the model; copies of the environment itself; or nobody, for play at random."""
+    episodes: int = 100
+    """Episodes to play."""
+    limit: int = 50
+    """Steps after which an episode is given up."""
+    candidates: int = 100
+    """Sequences of actions to try for a plan."""
+    horizon: int = 20
+    """Actions of each sequence."""
+    every: int = 5
+    """Actions of a plan that are done before the next plan."""
+    tile_size: int | None = None
+    """Pixels of a field, for MiniGrid."""
+    size: tuple[int, int] | None = None
+    """Shrink frames to this HEIGHT WIDTH."""
+    seed: int = 0
+    """Episodes and plans follow from this."""
+
+
+def run(args: list[str]) -> None:
+    path, rest = model_argument("plan", args)
+    if not rest or rest[0].startswith("-"):
+        if rest and rest[0] in ("-h", "--help"):
+            parse(PlanPlay, NAME, rest)
+        raise UsageError(
+            f"plan needs an environment: image-transformer plan {path} MiniGrid-Empty-8x8-v0 --tile-size 4"
+        )
+    chosen = parse(PlanPlay, NAME, rest[1:])
+    at_least(1, episodes=chosen.episodes, limit=chosen.limit, tile_size=chosen.tile_size)
+    at_least(0, seed=chosen.seed)
+
+    from time import perf_counter
+
+    from image_transformer.checkpoint import load
+    from image_transformer.play.dream import World
+    from image_transformer.play.environments import Screen
+    from image_transformer.play.planning import Search, at_random, imagined, planner, trial, tried
+    from image_transformer.show.progress import bar
+
+    search = Search(chosen.candidates, chosen.horizon, chosen.every)
+    world = World(load(path))
+    screen = Screen(rest[0], size=chosen.size, tile_size=chosen.tile_size, actions=world.actions)
+    if screen.observation_space.shape != world.shape:
+        raise UsageError(f"{rest[0]} shows frames {screen.observation_space.shape}, and {path} knows {world.shape}")
+    count = len(world.actions)
+    player = {
+        "random": at_random(count),
+        "simulator": planner(tried(screen), count, search),
+        "model": planner(imagined(world, chosen.seed), count, search),
+    }[chosen.by]
+    begun = perf_counter()
+    try:
+        with bar("episodes") as progress:
+            found = trial(screen, player, chosen.episodes, chosen.limit, seed=chosen.seed, progress=progress)
+    finally:
+        screen.close()
+    share, error = found.rate
+    print(
+        f"{100 * share:.1f} ± {100 * error:.1f} % of {chosen.episodes} episodes solved in at most {chosen.limit} steps"
+    )
+    print(f"{found.steps.mean():.1f} steps an episode, planned by {chosen.by}, {perf_counter() - begun:.0f} s")
+    if chosen.by == "model":
+        drawn = world.fixed.settled / max(1, world.fixed.drawings)
+        print(f"{world.fixed.drawings:,} frames imagined, {100 * drawn:.1f} % of them from memory")

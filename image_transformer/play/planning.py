@@ -1,0 +1,132 @@
+"""Planning without learning: the best of many sequences of actions, imagined by a model or tried in the true world."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_transformer.play.dream import Outcome, World
+from image_transformer.play.environments import Frame, Screen
+from image_transformer.play.recorder import SEEDS
+
+Outlook = Callable[[list[Frame], NDArray[np.int64], int], Outcome]
+"""What actions (n, t) lead to after the frames so far, in the episode of that number."""
+Player = Callable[[list[Frame], int, np.random.Generator], Sequence[int]]
+"""The actions to do next, one or some, after the frames so far, in the episode of that number."""
+Progress = Callable[[int, int], None]  # (episodes done, episodes in all)
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a plan is made. ValueError for what is out of range.
+
+    candidates: sequences that are tried. horizon: actions in each. every: how many of a plan are done before the next.
+    stay: the chance that an action is the one before it, so that sequences go somewhere. discount: of a reward, for
+    each step that it takes.
+    """
+
+    candidates: int = 100
+    horizon: int = 20
+    every: int = 5
+    stay: float = 0.5
+    discount: float = 0.97
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1 or not 1 <= self.every <= self.horizon:
+            raise ValueError(f"a search needs candidates and 1 <= every <= horizon, got {self}")
+
+    def sequences(self, actions: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Random sequences of numbers of so many actions, (candidates, horizon)."""
+        drawn = rng.integers(actions, size=(self.candidates, self.horizon))
+        stays = rng.random(drawn.shape) < self.stay
+        for step in range(1, self.horizon):
+            drawn[:, step] = np.where(stays[:, step], drawn[:, step - 1], drawn[:, step])
+        return drawn
+
+    def best(self, sequences: NDArray[np.int64], found: Outcome) -> NDArray[np.int64]:
+        """The sequence with the most reward, the sooner the better; the first of them if none has any."""
+        value = (found.rewards * self.discount ** np.arange(self.horizon)).sum(1)
+        its: NDArray[np.int64] = sequences[int(value.argmax())]
+        return its
+
+
+def at_random(actions: int) -> Player:
+    """A player that does each of so many actions as often as any other."""
+    return lambda frames, episode, rng: [int(rng.integers(actions))]
+
+
+def planner(outlook: Outlook, actions: int, search: Search) -> Player:
+    """A player that follows the best of many sequences, and plans anew after `search.every` steps."""
+
+    def play(frames: list[Frame], episode: int, rng: np.random.Generator) -> list[int]:
+        sequences = search.sequences(actions, rng)
+        plan: list[int] = search.best(sequences, outlook(frames, sequences, episode))[: search.every].tolist()
+        return plan
+
+    return play
+
+
+def imagined(world: World, seed: int = 0) -> Outlook:
+    """The outlook of a world model."""
+
+    def outlook(frames: list[Frame], actions: NDArray[np.int64], episode: int) -> Outcome:
+        return world.imagine(frames, actions, seed=seed, first=episode * SEEDS)
+
+    return outlook
+
+
+def tried(screen: Screen) -> Outlook:
+    """The outlook of the environment itself, tried in copies of it as it is now."""
+
+    def outlook(frames: list[Frame], actions: NDArray[np.int64], episode: int) -> Outcome:
+        n, steps = actions.shape
+        rewards, ended = np.zeros((n, steps), np.float32), np.zeros(n, np.bool_)
+        for row, sequence in enumerate(actions):
+            env = copy.deepcopy(screen.env)
+            for step, action in enumerate(sequence):
+                _, reward, over, stopped, _ = env.step(screen.numbers[action])
+                rewards[row, step] = reward
+                if over or stopped:
+                    ended[row] = over
+                    break
+        return Outcome(rewards, ended)
+
+    return outlook
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Episodes played: which ended with a reward, and the steps of each, (n,)."""
+
+    solved: NDArray[np.bool_]
+    steps: NDArray[np.int64]
+
+    @property
+    def rate(self) -> tuple[float, float]:
+        """The share that was solved, and its standard error."""
+        share = float(self.solved.mean())
+        return share, float(np.sqrt(share * (1 - share) / len(self.solved)))
+
+
+def trial(
+    screen: Screen, player: Player, episodes: int, limit: int, *, seed: int = 0, progress: Progress | None = None
+) -> Trial:
+    """Play so many episodes of at most `limit` steps; an episode is a function of the seed and its number."""
+    solved, steps = np.zeros(episodes, np.bool_), np.zeros(episodes, np.int64)
+    for number in range(episodes):
+        rng = np.random.default_rng([seed, number, 1])
+        frames, over, stopped = [screen.reset(seed=seed * SEEDS + number)[0]], False, False
+        plan: list[int] = []
+        while not over and not stopped and steps[number] < limit:
+            plan = plan or list(player(frames, number, rng))
+            frame, reward, over, stopped, _ = screen.step(plan.pop(0))
+            frames.append(frame)
+            steps[number] += 1
+            solved[number] = over and reward > 0
+        if progress is not None:
+            progress(number + 1, episodes)
+    return Trial(solved, steps)

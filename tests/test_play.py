@@ -1,0 +1,277 @@
+"""Play: a world model's dreams are what it draws, an environment like any other, and plans are the best of what is tried."""
+
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from conftest import make_model
+from gymnasium.utils.env_checker import check_env
+
+import image_transformer as it
+from image_transformer.cli.main import main
+from image_transformer.conditions.action import Action
+from image_transformer.conditions.frames import Frames
+from image_transformer.config.data import DataConfig
+from image_transformer.config.run import RunConfig
+from image_transformer.config.sampling import Sampling
+from image_transformer.data.clips import load_clips
+from image_transformer.data.recording import END, REWARD, outcome_of
+from image_transformer.geometry.order import Wavefront
+from image_transformer.geometry.patterns import Local1D, Nothing
+from image_transformer.inference.rollout import FRAMES, Clips
+from image_transformer.inference.sampling import generate
+from image_transformer.measures.clips import first_masses
+from image_transformer.play.dream import Outcome, World
+from image_transformer.play.planning import Search, at_random, imagined, planner, trial, tried
+from image_transformer.play.recorder import SEEDS
+
+LENGTH = 4
+SHAPE = (3, 3, LENGTH)  # a row more than the corridor
+
+
+class Corridor(gymnasium.Env):
+    """A light that moves left or right, 2 x 4 pixels; at the right end it is rewarded, and over."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    observation_space = gymnasium.spaces.Discrete(LENGTH)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at = int(self.np_random.integers(LENGTH - 1))
+        return self.at, {}
+
+    def step(self, action):
+        self.at = min(LENGTH - 1, max(0, self.at + (1 if action else -1)))
+        over = self.at == LENGTH - 1
+        return self.at, float(over), over, False, {}
+
+    def render(self):
+        picture = np.zeros((2, LENGTH, 3), np.uint8)
+        picture[:, self.at] = 255
+        return picture
+
+
+gymnasium.register("Corridor-v0", Corridor)
+
+
+@pytest.fixture
+def screen():
+    return it.Screen("Corridor-v0")
+
+
+def world_model(**fields):
+    conditions = (Frames(1), Action(("start", "0", "1")))
+    scheme = (Wavefront(1), (Nothing(), Local1D(5, 4)))
+    return make_model(scheme, shape=SHAPE, conditions=conditions, encoder_depth=1, likelihood="chained", **fields)
+
+
+def pictures(count, seed=0):
+    return list(np.random.default_rng(seed).integers(0, 256, (count, 2, LENGTH, 3), np.uint8))
+
+
+def recorded(folder, steps=400):
+    assert main(["record", "Corridor-v0", "--steps", str(steps), "--out", str(folder)]) == 0
+    return str(folder)
+
+
+# ---- dreams ----
+
+
+def test_a_dream_is_what_the_model_draws():
+    model = world_model().double()
+    world, frames = World(model), pictures(3)
+    actions = np.random.default_rng(0).integers(0, 2, (10, 2))
+    found = world.imagine(frames, actions, seed=5, first=2)
+    for row, number in enumerate(range(2, 12)):
+        before = torch.from_numpy(np.pad(frames[-1].transpose(2, 0, 1), ((0, 0), (0, 1), (0, 0))))
+        for step in range(2):
+            told = {"frames": before[None, None], "action": [str(actions[row, step])]}
+            drawn = generate(model, 1, seed=5, numbers=[number * FRAMES + len(frames) + step], **told)[0]
+            (reward,), (over,) = outcome_of(drawn[None].numpy())
+            assert found.rewards[row, step] == reward
+            if over:
+                assert found.ended[row] and (found.rewards[row, step + 1 :] == 0).all()
+                break
+            before = drawn
+        else:
+            assert not found.ended[row]
+    assert found.ended.any() and not found.ended.all(), "both kinds are there"
+
+
+def test_what_is_imagined_depends_neither_on_the_others_nor_on_what_is_remembered():
+    model = world_model().double()
+    actions = np.random.default_rng(0).integers(0, 2, (6, 4))
+    world, frames = World(model), pictures(1)
+    found = world.imagine(frames, actions)
+    again = world.imagine(frames, actions)
+    assert world.fixed.settled > 0 and np.array_equal(again.rewards, found.rewards)
+    for row in (0, 4):
+        alone = World(model, remember=0).imagine(frames, actions[row : row + 1], first=row)
+        assert np.array_equal(alone.rewards[0], found.rewards[row]) and alone.ended[0] == found.ended[row]
+    later = World(model).imagine(pictures(1, 9) + frames, actions)
+    assert not np.array_equal(later.rewards, found.rewards), "at another time there is other noise"
+
+
+def test_clips_are_kept_as_they_are():
+    model = world_model().double()
+    begun, told = torch.zeros(4, 0, *SHAPE, dtype=torch.uint8), {"action": ["start"] * 4}
+    all_of, some = (Clips(model, begun, Sampling(3)) for _ in range(2))
+    first = all_of.step(**told)
+    assert torch.equal(some.step(**told), first)
+    some.keep([3, 1])
+    second = all_of.step(action=["0", "1", "0", "1"])
+    assert torch.equal(some.step(action=["1", "1"]), second[[3, 1]])
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_dream_passes_the_check_of_gymnasium(tmp_path, given):
+    starts = load_clips(recorded(tmp_path), "all") if given else None
+    env = it.Dream(world_model(), starts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".*(not within the observation space|render).*")
+        check_env(env, skip_render_check=True)
+    first, _ = env.reset(seed=3)
+    assert env.observation_space.contains(first) and first.shape == (2, LENGTH, 3) and env.actions == ("0", "1")
+    played = [env.step(action) for action in (0, 1, 1)]
+    again, _ = env.reset(seed=3)
+    assert np.array_equal(first, again)
+    for before, action in zip(played, (0, 1, 1), strict=True):
+        now = env.step(action)
+        assert np.array_equal(before[0], now[0]) and before[1:] == now[1:]
+    assert np.array_equal(env.render(), played[-1][0])
+    if given:
+        assert {env.reset(seed=seed)[0].tobytes() for seed in range(20)} == {
+            frame[:, :-1].transpose(1, 2, 0).tobytes() for frame in starts.images[starts.past.place == 0]
+        }
+
+
+def test_dreams_of_other_models_and_starts_are_refused():
+    with pytest.raises(ValueError, match="no world model"):
+        it.Dream(make_model((Wavefront(1), (Nothing(),)), shape=SHAPE))
+    with pytest.raises(ValueError, match=r"recorded play of frames \(2, 4, 3\)"):
+        it.Dream(world_model(), load_clips("bouncing", "test"))
+    with pytest.raises(ValueError, match=r"has frames \(2, 4, 3\), got \(5, 4, 3\)"):
+        World(world_model()).begin([np.zeros((5, 4, 3), np.uint8)], [0])
+
+
+# ---- planning ----
+
+
+def test_a_screen_is_an_environment_of_its_pictures(screen):
+    check_env(screen, skip_render_check=True)
+    assert screen.actions == ("0", "1") and screen.observation_space.shape == (2, LENGTH, 3)
+    turned = it.Screen("Corridor-v0", actions=["1", "0"])
+    turned.reset(seed=0)
+    turned.env.unwrapped.at = 1
+    frame, reward, over, stopped, _ = turned.step(0)
+    assert frame[0, 2, 0] == 255 and (reward, over, stopped) == (0.0, False, False)
+
+
+def test_sequences_stay_as_often_as_asked():
+    search = Search(4000, 10, 5, stay=0.7)
+    drawn = search.sequences(4, np.random.default_rng(0))
+    share = (drawn[:, 1:] == drawn[:, :-1]).mean()
+    assert abs(share - (0.7 + 0.3 / 4)) < 0.01 and np.bincount(drawn[:, -1]).min() > 800
+    for wrong in ({"candidates": 0}, {"every": 0}, {"horizon": 4}):
+        with pytest.raises(ValueError, match="a search needs"):
+            Search(**wrong)
+
+
+def test_the_best_sequence_has_most_reward_and_soonest():
+    search = Search(3, 4, 2, discount=0.9)
+    sequences = np.arange(12).reshape(3, 4)
+    rewards = np.zeros((3, 4), np.float32)
+    assert search.best(sequences, Outcome(rewards, rewards[:, 0] > 0)).tolist() == [0, 1, 2, 3]
+    rewards[0, 3] = rewards[2, 1] = 1
+    assert search.best(sequences, Outcome(rewards, rewards[:, 0] > 0)).tolist() == [8, 9, 10, 11]
+    rewards[1, 0] = 0.5
+    rewards[1, 3] = 0.5
+    assert search.best(sequences, Outcome(rewards, rewards[:, 0] > 0)).tolist() == [8, 9, 10, 11], "0.86 of 0.9"
+
+
+def test_trying_leaves_the_world_as_it_was_and_says_what_it_does(screen):
+    screen.reset(seed=0)
+    at = screen.env.unwrapped.at = 1
+    found = tried(screen)([], np.array([[1, 1, 0], [0, 0, 1], [0, 1, 1], [1, 0, 1]]), 0)
+    assert found.rewards.tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert found.ended.tolist() == [True, False, False, False] and screen.env.unwrapped.at == at
+
+
+def test_a_trial_counts_what_was_solved_and_is_a_function_of_its_seed(screen):
+    right = trial(screen, lambda frames, episode, rng: [1], 20, 5)
+    assert right.solved.all() and (right.steps <= 3).all() and right.rate == (1.0, 0.0)
+    wrong = trial(screen, lambda frames, episode, rng: [0, 0], 5, 5)
+    assert not wrong.solved.any() and (wrong.steps == 5).all()
+    once, again, other = (trial(screen, at_random(2), 50, 4, seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(once.steps, again.steps) and not np.array_equal(once.steps, other.steps)
+    assert 0 < once.rate[0] < 1 and abs(once.rate[1] - np.sqrt(once.rate[0] * (1 - once.rate[0]) / 50)) < 1e-12
+
+
+def test_plans_are_made_anew_after_so_many_steps(screen):
+    asked = []
+
+    def outlook(frames, actions, episode):
+        asked.append((len(frames), actions.shape, episode))
+        return Outcome(np.zeros(actions.shape, np.float32), np.zeros(len(actions), np.bool_))
+
+    trial(screen, planner(outlook, 1, Search(7, 6, 3)), 2, 8)  # one action only: left
+    assert asked == [(frames, (7, 6), episode) for episode in (0, 1) for frames in (1, 4, 7)]
+
+
+def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsys):
+    source = recorded(tmp_path / "play", 1_500)
+    model = it.Modern(
+        shape=SHAPE, depth=2, width=32, heads=2, feed_forward=64, attention=(Nothing(),), encoder_depth=1,
+        likelihood="chained", min_log_scale=-10.0, conditions=(Frames(1), Action()),
+    )  # fmt: skip
+    train = it.TrainConfig(
+        images=6_000, batch=16, warmup=300, lr=3e-3, decay=0.7, validate_every=6_000, validation_images=100,
+        closed_form_start=True,
+    )  # fmt: skip
+    it.train(RunConfig(model=model, data=DataConfig(source), train=train), tmp_path / "run", show_progress=False)
+    trained, test = it.load(tmp_path / "run"), load_clips(source, "test")
+    mass = first_masses(trained, test, [END, REWARD])
+    assert np.abs(mass.sum(-1) - 1).max() < 1e-5
+    ended = test.images[:, 0, -1, END] > 127
+    assert ended.any() and mass[ended, 0, 255].min() > 0.9 and mass[~ended, 0, 0].min() > 0.9
+    assert mass[ended, 1, 127].min() > 0.8, "the reward is 1"
+    search, world = Search(30, 4, 2), World(trained)
+    model_s = trial(screen, planner(imagined(world), 2, search), 40, 4)
+    true = trial(screen, planner(tried(screen), 2, search), 40, 4)
+    blind = trial(screen, at_random(2), 40, 4)
+    assert true.rate[0] == 1 and model_s.rate[0] > 0.9 > blind.rate[0]
+    assert world.fixed.settled > 0.8 * world.fixed.drawings, "what is certain is remembered"
+    line = ["plan", str(tmp_path / "run"), "Corridor-v0", "--episodes", "3", "--limit", "4", "--horizon", "5"]
+    capsys.readouterr()
+    for by in ("model", "simulator", "random"):
+        assert main([*line, "--by", by]) == 0
+        said = capsys.readouterr().out
+        assert "of 3 episodes solved" in said and f"planned by {by}" in said and ("memory" in said) == (by == "model")
+    for wrong, message in (
+        (line[:2], "needs an environment"), ([*line, "--every", "9"], "1 <= every <= horizon"),
+        (["plan", "cifar10", *line[2:]], "no world model"), ([*line, "--size", "3", "3"], "shows frames (3, 3, 3)"),
+        ([*line[:2], "CorridorX-v0"], "cannot be made"),
+    ):  # fmt: skip
+        assert main(wrong) != 0
+        assert message in capsys.readouterr().err
+
+
+def test_plans_of_an_episode_have_their_own_noise():
+    seen = []
+
+    class Watched(World):
+        def imagine(self, frames, actions, *, seed=0, first=0):
+            seen.append((len(frames), seed, first))
+            return super().imagine(frames, actions, seed=seed, first=first)
+
+    play, rng = planner(imagined(Watched(world_model()), 7), 2, Search(2, 2, 1)), np.random.default_rng(0)
+    for frames, episode in ((1, 0), (2, 0), (1, 3)):
+        assert len(play(pictures(frames), episode, rng)) == 1
+    assert seen == [(1, 7, 0), (2, 7, 0), (1, 7, 3 * SEEDS)], "the noise follows from the time, too: see World.begin"
