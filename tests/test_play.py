@@ -1,4 +1,4 @@
-"""Play: a world model's dreams are what it draws, an environment like any other, and plans are the best of what is tried."""
+"""Play: dreams are what the model draws, and an environment like any other; plans are the best of what is tried."""
 
 import warnings
 

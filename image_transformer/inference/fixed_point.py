@@ -6,9 +6,9 @@ position depends on earlier ones alone. Each pass makes at least one more front 
 from a good one after two or three passes (Wiggers and Hoogeboom, 2020, arXiv:2002.09928; Song et al., 2021,
 arXiv:2002.03629).
 
-Images that are told the same and guessed the same share their pass, whatever their noise. Of what was drawn the interval
-of each value's noise is remembered, between the masses of smaller values and that with its own: noise within all of
-them draws the same again, without a pass, where the same is told.
+Images that are told the same and guessed the same share their pass, whatever their noise. Of what was drawn the
+interval of each value's noise is remembered, between the masses of smaller values and that with its own: noise within
+all of them draws the same again, without a pass, where the same is told.
 """
 
 from __future__ import annotations

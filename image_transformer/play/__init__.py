@@ -1,4 +1,4 @@
-"""Play: environments recorded, dreamt and planned in. Needs gymnasium (extra `[rl]`), which only this package imports."""
+"""Play: environments recorded, dreamt and planned in. Needs gymnasium (extra `[rl]`), as nothing else does."""
 
 try:
     import gymnasium as gymnasium

@@ -129,7 +129,7 @@ class Dream(gymnasium.Env[Frame, Any]):
         (reward,), (ended,) = outcome_of(drawn.numpy())
         return self._shown, float(reward), bool(ended), False, {}
 
-    def render(self) -> Frame:  # type: ignore[override]
+    def render(self) -> Frame:
         return self._shown
 
     def _show(self, drawn: Tensor) -> None:

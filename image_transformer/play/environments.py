@@ -61,7 +61,7 @@ class Screen(gymnasium.Env[Frame, Any]):
         _, reward, ended, stopped, info = self.env.step(self.numbers[int(action)])
         return self.render(), float(reward), bool(ended), bool(stopped), info
 
-    def render(self) -> Frame:  # type: ignore[override]
+    def render(self) -> Frame:
         picture: Any = self.env.render()
         if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
             raise ValueError(f"{self.environment} gives no pictures (h, w, 3), but {type(picture).__name__}")
