@@ -20,6 +20,7 @@ from image_transformer.config.measuring import Plan
 from image_transformer.config.run import RunConfig
 from image_transformer.config.sampling import Sampling
 from image_transformer.data import bouncing
+from image_transformer.data import clips as clips_module
 from image_transformer.data.clips import load_clips, read_clip
 from image_transformer.data.images import DataError
 from image_transformer.data.past import Past
@@ -30,6 +31,7 @@ from image_transformer.data.recording import (
     with_outcome,
     write_about,
 )
+from image_transformer.files import InUseError, locked
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront
 from image_transformer.geometry.patterns import Full, Local1D, Local2D, Nothing
 from image_transformer.inference.drawing import Drawing, noise
@@ -468,6 +470,58 @@ def test_training_on_clips_learns_and_its_verbs_run(tmp_path, capsys):
     assert told < unsaid, "a frame is better known after the one before it"
 
 
+def test_clips_that_are_read_are_those_that_are_there(tmp_path):
+    frames = np.random.default_rng(0).choice([0, 255], (3, 9, 9, 3)).astype(np.uint8)
+    for number in range(3):
+        written(tmp_path / "gifs" / f"{number}", "gif", frames[: number + 1])
+    (tmp_path / "gifs" / ".hidden").mkdir()
+    written(tmp_path / "gifs" / ".hidden" / "one", "gif", frames)
+    data = load_clips(str(tmp_path / "gifs"), "all")
+    assert np.diff(np.unique(data.past.start)).tolist() == [1, 2] and len(data) == 6, "one frame is a short clip"
+    with pytest.raises(DataError, match="a folder of clips: name one"):
+        read_clip(tmp_path / "gifs", 3)
+    for number in range(2):
+        written(tmp_path / "webps" / f"{number}", "webp", frames[: 2 * number + 1])
+    assert np.unique(load_clips(str(tmp_path / "webps"), "all").past.start).tolist() == [0, 1]
+    (tmp_path / "webps" / "x.webp").write_bytes(b"broken")
+    with pytest.raises(DataError, match="unreadable as a clip"):
+        load_clips(str(tmp_path / "webps"), "all")
+    written(tmp_path / "split" / "train" / "a", "gif", frames)
+    written(tmp_path / "split" / "b", "gif", frames)
+    with pytest.raises(DataError, match=r"b.gif lies beside the folders of splits"):
+        load_clips(str(tmp_path / "split"), "all")
+    np.save(tmp_path / "nothing.npy", np.zeros((3, 0, 9, 9, 3), np.uint8))
+    with pytest.raises(DataError, match="no frames in it"):
+        load_clips(str(tmp_path / "nothing.npy"), "all")
+    assert load_clips("bouncing", "test", shape=(3, 8, 8), size=(8, 8)).images.shape == (2000, 3, 8, 8)
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_frames_that_stand_still_are_read_as_often_as_they_are_shown(tmp_path, kind):
+    frames = np.random.default_rng(0).choice([0, 255], (3, 9, 9, 3)).astype(np.uint8)[[0, 0, 0, 1, 1, 2]]
+    assert np.array_equal(read_clip(written(tmp_path / "clip", kind, frames), 3), frames.transpose(0, 3, 1, 2))
+    assert clips_module._times([40, 60, 50]) == [1, 1, 1], "no whole multiples"
+    assert clips_module._times([None, 0]) == [1, 1]
+
+
+def test_rollout_is_told_what_generate_is(tmp_path):
+    model, begun = of_clips(actions=True).double(), clips(2, 2)
+    done = [["left", "right"], ["right", "right"]]
+    drawn = it.rollout(model, begun, 2, seed=3, temperature=0.8, action=done)
+    assert torch.equal(
+        drawn, it.rollout(model, begun, 2, seed=3, temperature=0.8, action=torch.tensor([[1, 2], [2, 2]]))
+    )
+    assert not torch.equal(drawn, it.rollout(model, begun, 2, seed=3, action=done))
+    for wrong in ([1, 2], None, "left", [["left"], ["left"]], [["left", "left"]]):
+        with pytest.raises(ValueError, match="action must hold a row of 2"):
+            it.rollout(model, begun, 2, action=wrong)
+    for frames, numbers in ((begun[:0], []), (begun, [0, FRAMES]), (begun, [-1, 0])):
+        with pytest.raises(ValueError, match="there must be clips"):
+            it.rollout(model, frames, 1, numbers=numbers, action=[["left"]] * len(frames))
+    with pytest.raises(ValueError, match="int16 frames hold"):
+        model.log_prob(begun[:, 0], frames=torch.full((2, 1, *SHAPE), 999, dtype=torch.int16), action=["left"] * 2)
+
+
 # ---- recordings ----
 
 
@@ -491,9 +545,9 @@ def test_a_recording_is_data_with_actions(tmp_path):
     (first, done), (second, others) = read_recording(tmp_path)[0]
     assert first.shape == (3, 3, 3, 3) and done.tolist() == [1, 0] and others.tolist() == [0] and len(second) == 2
     data = load_clips(str(tmp_path), "all")
-    assert data.classes == ("start", "left", "right") and data.labels.tolist() == [0, 2, 1, 0, 1]
+    assert data.classes == ("left", "right", "start") and data.labels.tolist() == [2, 1, 0, 2, 0]
     assert data.past.start.tolist() == [0, 0, 0, 3, 3]
-    assert Action(data.classes).of(data).tolist() == [0, 2, 1, 0, 1]
+    assert Action(data.classes).of(data).tolist() == [2, 1, 0, 2, 0]
     with pytest.raises(DataError, match=r"need --model\.shape 3 3 3"):
         load_clips(str(tmp_path), "all", shape=(3, 33, 32))
     (tmp_path / "episodes-000001.npz").write_bytes(b"broken")
@@ -507,14 +561,14 @@ class Made:
     def __init__(self):
         self.actions, self.played = ("stay", "go"), 0
 
-    def reset(self, seed):
+    def reset(self, *, seed):
         self.level = seed % 256
-        return np.full((4, 3, 3), self.level, np.uint8)
+        return np.full((4, 3, 3), self.level, np.uint8), {}
 
     def step(self, action):
         self.played += 1
         self.level = (self.level + 1) % 256
-        return np.full((4, 3, 3), self.level, np.uint8), float(action), action == 1, False
+        return np.full((4, 3, 3), self.level, np.uint8), float(action), action == 1, False, {}
 
 
 def test_recording_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -522,15 +576,33 @@ def test_recording_goes_on_where_it_stopped(tmp_path, monkeypatch):
     about = About("Made-v0", ("stay", "go"), "random", 3)
     once = recorder.record(Made(), tmp_path / "once", 40, about)
     recorder.record(Made(), tmp_path / "twice", 15, about)
+    with locked(tmp_path / "twice"), pytest.raises(InUseError):
+        recorder.record(Made(), tmp_path / "twice", 40, about)
     (tmp_path / "twice" / "episodes-000099.npz.tmp").write_bytes(b"killed")
     world = Made()
     assert recorder.record(world, tmp_path / "twice", 40, about) == once and world.played < 40
     first, second = (load_clips(str(tmp_path / name), "all") for name in ("once", "twice"))
     assert np.array_equal(first.images, second.images) and np.array_equal(first.labels, second.labels)
     rewards, over = outcome_of(first.images)
-    assert np.array_equal(rewards > 0, over) and np.array_equal(over, first.labels == 2) and over.sum() == once[1]
+    assert np.array_equal(rewards > 0, over) and np.array_equal(over, first.labels == 1) and over.sum() == once[1]
     with pytest.raises(ValueError, match="another seed: 3"):
         recorder.record(Made(), tmp_path / "once", 40, replace(about, seed=4))
+    parts = sorted((tmp_path / "once").glob("*.npz"))
+    parts[1].unlink()
+    with pytest.raises(ValueError, match=f"{parts[1].name} is missing"):
+        recorder.record(Made(), tmp_path / "once", 90, about)
+
+
+def test_an_episode_without_an_end_is_left(tmp_path):
+    class Endless(Made):
+        def step(self, action):
+            frame, *_ = super().step(action)
+            return frame, 0.0, False, False, {}
+
+    assert recorder.record(Endless(), tmp_path, 25, About("Endless-v0", ("stay", "go"), "random", 0, longest=10)) == (
+        30,
+        3,
+    )
 
 
 def test_environments_are_recorded_and_continued_from_the_command_line(tmp_path, capsys):
@@ -539,7 +611,7 @@ def test_environments_are_recorded_and_continued_from_the_command_line(tmp_path,
     line += ["--actions", "left", "forward"]
     assert main(line) == 0 and "actions left, forward" in capsys.readouterr().out
     data = load_clips(out, "all")
-    assert data.images.shape[1:] == (3, 21, 20) and data.classes == ("start", "left", "forward")
+    assert data.images.shape[1:] == (3, 21, 20) and data.classes == ("left", "forward", "start")
     for wrong, message in (
         (["record"], "needs an environment"), (["record", "Nowhere-v0"], "cannot be made"),
         ([*line[:-1], "fly"], "no action 'fly', only left, right"),
@@ -558,14 +630,33 @@ def test_environments_are_recorded_and_continued_from_the_command_line(tmp_path,
     line += ["--out", str(tmp_path / "out")]
     assert main([*line, "--actions", "forward"]) == 0
     names = sorted(file.name for file in (tmp_path / "out").iterdir())
-    assert names == ["clip.gif", "clip.png", "clip.webp"]
+    assert names == ["clip.gif", "clip.npy", "clip.png", "clip.webp"]
+    drawn = np.load(tmp_path / "out" / "clip.npy")
+    true = read_clip(clip, 3)
+    assert drawn.shape == (2, 4, 21, 20, 3) and not drawn[:, :2, 20].any(), "a black row for rewards and ends"
+    assert np.array_equal(drawn[0, :2, :20].transpose(0, 3, 1, 2), true)
+    from_frames = it.rollout(
+        it.load(tmp_path / "model"), torch.from_numpy(drawn[:, :2].transpose(0, 1, 4, 2, 3).copy()), 2,
+        action=[["forward"] * 2] * 2,
+    )  # fmt: skip
+    assert np.array_equal(from_frames.numpy(), drawn[:, 2:].transpose(0, 1, 4, 2, 3))
+    np.save(tmp_path / "whole.npy", drawn[:1, :3])
+    again = [*line[:2], str(tmp_path / "whole.npy"), "--steps", "1", "--actions", "forward", "--out"]
+    assert main([*again, str(tmp_path / "again")]) == 0
+    assert np.array_equal(np.load(tmp_path / "again" / "whole.npy"), drawn[:1]), "continued, it is the same clip"
+    assert main([*line[:2], "--steps", "2", "--actions", "left", "--out", str(tmp_path / "begun")]) == 0
+    assert np.load(tmp_path / "begun" / "clip.npy").shape == (1, 3, 21, 20, 3), "a first frame, and one for each action"
     with Image.open(tmp_path / "out" / "clip.webp") as moving:
         assert moving.n_frames == 4
-    capsys.readouterr()
+    said = capsys.readouterr().out
+    assert "reward" in said and "sample 1, frame" in said
+    small = written(tmp_path / "small", "gif", np.random.default_rng(1).choice([0, 255], (2, 9, 9, 3)).astype(np.uint8))
     nowhere = [*line[:2], str(tmp_path / "none.gif"), *line[3:], "--actions", "left"]
     for wrong, message in (
         (line, "--actions is missing"), ([*line, "--actions", "forward", "left", "left"], "one for each of 2"),
         ([*line, "--actions", "fly"], "unknown action 'fly'"), (nowhere, "no such file"),
+        ([*line, "--actions", "start"], "before the first frame"), ([*again, str(tmp_path)], "would be overwritten"),
+        ([*line[:2], str(small), "--actions", "left"], "pass --size 20 20"), ([*line, "--size", "0", "9"], "at least 1"),
         (["sample", line[1]], "continues clips"), (["rollout", "cifar10"], "not of clips"),
     ):  # fmt: skip
         assert main(wrong) != 0
@@ -575,8 +666,8 @@ def test_environments_are_recorded_and_continued_from_the_command_line(tmp_path,
 
 def test_a_screen_is_shrunk_and_names_its_actions():
     screen = Screen("MiniGrid-Empty-5x5-v0", size=(10, 15), tile_size=4)
-    assert screen.actions[:3] == ("left", "right", "forward") and screen.reset(0).shape == (10, 15, 3)
-    frame, reward, over, stopped = screen.step(2)
+    assert screen.actions[:3] == ("left", "right", "forward") and screen.reset(seed=0)[0].shape == (10, 15, 3)
+    frame, reward, over, stopped, _ = screen.step(2)
     assert frame.shape == (10, 15, 3) and frame.dtype == np.uint8 and reward == 0 and not over and not stopped
     screen.close()
 

@@ -174,6 +174,22 @@ def test_a_screen_is_an_environment_of_its_pictures(screen):
     assert frame[0, 2, 0] == 255 and (reward, over, stopped) == (0.0, False, False)
 
 
+@pytest.mark.parametrize("space", [gymnasium.spaces.Discrete(2, start=1), gymnasium.spaces.MultiBinary(3)])
+def test_actions_are_those_of_the_space(space, monkeypatch):
+    monkeypatch.setattr(Corridor, "action_space", space)
+    if isinstance(space, gymnasium.spaces.MultiBinary):
+        with pytest.raises(ValueError, match="only environments with numbered actions"):
+            it.Screen("Corridor-v0")
+        return
+    shifted = it.Screen("Corridor-v0")
+    assert shifted.actions == ("1", "2") and shifted.numbers == [1, 2]
+    fewer = it.Screen("MiniGrid-Dynamic-Obstacles-5x5-v0", tile_size=4)
+    assert fewer.actions == ("left", "right", "forward"), "its enum knows seven"
+    for wrong in (["1", "1"], ["3"]):
+        with pytest.raises(ValueError, match="action"):
+            it.Screen("Corridor-v0", actions=wrong)
+
+
 def test_sequences_stay_as_often_as_asked():
     search = Search(4000, 10, 5, stay=0.7)
     drawn = search.sequences(4, np.random.default_rng(0))

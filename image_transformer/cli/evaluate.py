@@ -54,7 +54,6 @@ def run(args: list[str]) -> None:
 
     from image_transformer.cli.trained import load_trained
     from image_transformer.config.measuring import Plan
-    from image_transformer.data.loading import has_splits
     from image_transformer.files import write_atomically
     from image_transformer.inference.enlarging import enlarges
     from image_transformer.inference.scoring import bits, chosen_from, classify, evaluate
@@ -69,7 +68,7 @@ def run(args: list[str]) -> None:
     if (chosen.consistent or chosen.enlarge) and not enlarges(model):
         raise UsageError(f"--consistent and --enlarge are for super-resolution, {path} is another model")
     other = chosen.data is not None and Path(chosen.data).resolve() != Path(own.source).resolve()
-    whole = other and chosen.split is None and not has_splits(chosen.data)
+    whole = other and chosen.split is None and not trained.has_splits(chosen.data)
     split = chosen.split or ("all" if whole else "test")
     data = trained.data(split, chosen.data, chosen.size, chosen.skip_bad).some(chosen.limit)
     given = model.of(data, only=model.untold)

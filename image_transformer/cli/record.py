@@ -29,6 +29,8 @@ class Record:
     """Pixels of a field, for MiniGrid."""
     size: tuple[int, int] | None = None
     """Shrink frames to this HEIGHT WIDTH."""
+    longest: int = 1_000
+    """Steps after which an episode is left and the next one begins."""
     seed: int = 0
     """Episodes follow from this and their number."""
 
@@ -39,7 +41,7 @@ def run(args: list[str]) -> None:
             parse(Record, "record ENVIRONMENT", args)
         raise UsageError("record needs an environment: image-transformer record MiniGrid-Empty-8x8-v0 --tile-size 4")
     environment, chosen = args[0], parse(Record, "record ENVIRONMENT", args[1:])
-    at_least(1, steps=chosen.steps, tile_size=chosen.tile_size)
+    at_least(1, steps=chosen.steps, tile_size=chosen.tile_size, size=min(chosen.size or (1,)), longest=chosen.longest)
     at_least(0, seed=chosen.seed)
 
     from image_transformer.data.recording import About
@@ -49,11 +51,12 @@ def run(args: list[str]) -> None:
 
     out = chosen.out or Path("recordings") / environment.replace("/", "-")
     screen = Screen(environment, size=chosen.size, tile_size=chosen.tile_size, actions=chosen.actions)
-    about = About(environment, screen.actions, chosen.policy, chosen.seed, chosen.tile_size, chosen.size)
-    try:
-        with bar("steps") as progress:
-            steps, episodes = record(screen, out, chosen.steps, about, progress=progress)
-    finally:
-        screen.close()
+    about = About(
+        environment, screen.actions, chosen.policy, chosen.seed, chosen.tile_size, chosen.size, chosen.longest
+    )  # fmt: skip
+    with bar("steps") as progress:
+        steps, episodes = record(screen, out, chosen.steps, about, progress=progress)
     print(f"{out}: {steps:,} steps, {episodes:,} episodes, actions {', '.join(screen.actions)}")
-    print(f"next: image-transformer train world --data.source {out}")
+    height, width, channels = screen.render().shape
+    screen.close()
+    print(f"next: image-transformer train world --data.source {out} --model.shape {channels} {height + 1} {width}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ ENLARGED = 128  # pixels, about, of a side of a moving picture
 class Rollout:
     """Continue a clip, frame by frame: an animated picture, a video, a .npy, or a folder of frames.
 
-    Without a clip, it is drawn from its first frame on. Writes NAME.gif and NAME.webp, the ways to go on side by side,
-    and a strip of frames, NAME.png, with a row for each.
+    Without a clip, it is drawn from its first frame on. Writes NAME.gif and NAME.webp, all samples side by side;
+    NAME.png, a strip of frames with a row for each sample; and NAME.npy, the frames themselves.
     """
 
     seed: int = 0
@@ -35,9 +36,9 @@ class Rollout:
     steps: int = 16
     """Frames to draw."""
     samples: int = 1
-    """Ways to go on."""
+    """How many clips to draw."""
     actions: tuple[str, ...] = ()
-    """Of a world model: what is done, an action for each step; one alone is done in every step."""
+    """For a world model: the action of each step, or one for all of them."""
     size: tuple[int, int] | None = None
     """Crop frames centrally to this aspect, then resize them to this HEIGHT WIDTH, first."""
     out: Path = Path("rollouts")
@@ -48,8 +49,8 @@ def run(args: list[str]) -> None:
     path, rest = model_argument("rollout", args)
     files, rest = file_arguments(rest)
     chosen = parse(Rollout, "rollout MODEL [CLIP]", rest)
-    at_least(1, steps=chosen.steps, samples=chosen.samples)
-    how = Sampling(chosen.seed, chosen.temperature, chosen.top_k, chosen.top_p)
+    at_least(1, steps=chosen.steps, samples=chosen.samples, size=min(chosen.size or (1,)))
+    Sampling(chosen.seed, chosen.temperature, chosen.top_k, chosen.top_p)  # says what is out of range
     if len(files) > 1:
         raise UsageError(f"rollout continues one clip, got {len(files)}")
     if chosen.out.exists() and not chosen.out.is_dir():
@@ -64,6 +65,8 @@ def run(args: list[str]) -> None:
     from image_transformer.data.clips import read_clip
     from image_transformer.data.decode import Request, check_shape
     from image_transformer.data.past import START
+    from image_transformer.data.recording import outcome_of
+    from image_transformer.files import write_atomically
     from image_transformer.inference.rollout import check_clips, rollout
     from image_transformer.show import grids
     from image_transformer.show.progress import bar
@@ -75,31 +78,50 @@ def run(args: list[str]) -> None:
         raise UsageError(f"--actions is for world models, and {path} is told no actions")
     if played is not None and not chosen.actions:
         raise UsageError(f"--actions is missing: this model is told actions, such as {', '.join(played.names[:4])}")
+    if START in chosen.actions:
+        raise UsageError(f"--actions cannot be {START!r}, which comes before the first frame of a clip")
     given = np.zeros((0, *shape), np.uint8)
     if files:
         given = read_clip(files[0], shape[0], chosen.size)
-        if played is not None and given.shape[2] + 1 == shape[1]:  # a row for rewards and ends
+        whole = files[0].suffix == ".npy" and given.shape[1:] == shape
+        if played is not None and not whole:  # a row for rewards and ends
+            check_shape(given.shape[1:], Request(str(files[0]), shape=(shape[0], shape[1] - 1, shape[2])))
             given = np.pad(given, ((0, 0), (0, 0), (0, 1), (0, 0)))
         check_shape(given.shape[1:], Request(str(files[0]), shape=shape))
-    done = chosen.actions * chosen.steps if len(chosen.actions) == 1 else chosen.actions
+    name = files[0].stem if files else "clip"
+    written = [chosen.out / f"{name}.{kind}" for kind in ("gif", "webp", "png", "npy")]
+    for file in written:
+        if files and file.resolve() == files[0].resolve():
+            raise UsageError(f"{file} would be overwritten: pass another folder with --out")
+    done = list(chosen.actions) * (chosen.steps if len(chosen.actions) == 1 else 1)
     if played is not None and not files:
-        done = (START, *done[1:])
-    told: dict[str, Any] = {} if played is None else {"action": [list(done)] * chosen.samples}
+        done = [START, *done]
+    steps = len(done) or chosen.steps
+    told: dict[str, Any] = {} if played is None else {"action": [done] * chosen.samples}
     begun = torch.from_numpy(given)[None].repeat(chosen.samples, 1, 1, 1, 1)
     with bar("frames") as progress:
-        drawn = rollout(model, begun, chosen.steps, progress=progress, sampling=how, **told).numpy()
-    shown = np.concatenate([begun.numpy(), drawn], 1)[..., : shape[1] - (played is not None), :]
-    name = files[0].stem if files else "clip"
+        how = {"seed": chosen.seed, "temperature": chosen.temperature, "top_k": chosen.top_k, "top_p": chosen.top_p}
+        drawn = rollout(model, begun, steps, progress=progress, **how, **told).numpy()
+    frames = np.concatenate([begun.numpy(), drawn], 1)
+    shown = frames[..., : shape[1] - (played is not None), :]
     scale = max(1, ENLARGED // max(shown.shape[-2:]))
     chosen.out.mkdir(parents=True, exist_ok=True)
-    moving = [chosen.out / f"{name}.{kind}" for kind in ("gif", "webp")]
-    for file in moving:
+    for file in written[:2]:
         grids.save_moving(shown.transpose(1, 0, 2, 3, 4), file, scale)
     before = min(len(given), 2)
-    after = min(chosen.steps, LONGEST - before)
+    after = min(steps, LONGEST - before)
     strip = shown[:, len(given) - before : len(given) + after]
     headers = ["given"] * before + [str(number) for number in range(1, after + 1)]
     scale = max(1, grids.PAGE_WIDTH // (len(headers) * shown.shape[-1]))
-    picture = chosen.out / f"{name}.png"
-    grids.save_png(grids.labelled_rows([("", row) for row in strip], headers, scale), picture)
-    print(*moving, picture, sep="\n")
+    grids.save_png(grids.labelled_rows([("", row) for row in strip], headers, scale), written[2])
+    held = io.BytesIO()
+    np.save(held, frames.transpose(0, 1, 3, 4, 2))
+    write_atomically(written[3], held.getvalue())
+    if played is not None:
+        rewards, ended = outcome_of(drawn)
+        for sample, step in np.argwhere((rewards != 0) | ended).tolist():
+            print(
+                f"sample {sample + 1}, frame {step + 1}: reward {rewards[sample, step]:.2f}"
+                + ", end" * ended[sample, step]
+            )
+    print(*written, sep="\n")

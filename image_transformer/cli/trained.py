@@ -8,6 +8,7 @@ from pathlib import Path
 from image_transformer.checkpoint import find, load, read_config
 from image_transformer.conditions.frames import Frames
 from image_transformer.config.run import RunConfig
+from image_transformer.data import clips, loading
 from image_transformer.data.clips import load_clips
 from image_transformer.data.images import ImageData
 from image_transformer.data.loading import load_data
@@ -40,6 +41,11 @@ class Trained:
             source or own.source, split, shape=self.model.config.shape, size=size or (None if source else own.size),
             skip_bad=skip_bad or (not source and own.skip_bad), edits=own.edits,
         )  # fmt: skip
+
+    def has_splits(self, source: str) -> bool:
+        """Whether data for this model are divided already."""
+        kind = clips if self.model.config.condition(Frames) is not None else loading
+        return kind.has_splits(source)
 
 
 def load_trained(path: Path) -> Trained:

@@ -10,7 +10,7 @@ from image_transformer.conditions.label import Label
 
 @dataclass(frozen=True)
 class Action(Label):
-    """What was done before a frame, one of the actions `names`, `start` of the first frame of a clip among them.
+    """What was done before a frame, one of the actions `names`; of the first frame of a clip, `start`, their last.
 
     Left empty, the actions are those of the training data.
     """

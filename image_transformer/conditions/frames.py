@@ -59,6 +59,8 @@ class Frames(Condition):
             raise ValueError(f"frames must have shape (b, t, {expected}) for this model, got {tuple(value.shape)}")
         if len(frames) != count:
             raise ValueError(f"frames must hold one clip for each of {count} images, got {len(frames)}")
+        if kind == "torch.int16" and frames.numel() and not NONE <= int(frames.min()) <= int(frames.max()) <= 255:
+            raise ValueError(f"int16 frames hold values 0..255, or {NONE} where there is no frame")
         missing = torch.full((count, max(0, self.count - frames.shape[1]), *shape), NONE, dtype=torch.int16)
         return torch.cat([missing.to(frames.device), frames[:, -self.count :].to(torch.int16)], 1)
 

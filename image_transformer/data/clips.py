@@ -83,16 +83,23 @@ def load_clips(
     lengths = np.array([len(clip.frames) for clip in clips])
     start = np.repeat(np.cumsum(lengths) - lengths, lengths)
     labels = None
-    if actions:
-        labels = np.concatenate([[0, *(clip.actions + 1)] for clip in clips if clip.actions is not None])
+    if actions:  # numbered as in the environment, and START after them
+        labels = np.concatenate([[len(actions), *clip.actions] for clip in clips if clip.actions is not None])
     past = Past(images, start, np.arange(len(images)))
-    return ImageData(source, split, images, labels, (START, *actions) if actions else (), past=past)
+    return ImageData(source, split, images, labels, (*actions, START) if actions else (), past=past)
+
+
+def has_splits(source: str) -> bool:
+    """Whether the clips of a source are divided already. DataError as in `load_clips`."""
+    return set(_find(source, Request(source))[0]) != {"train"}
 
 
 def read_clip(path: Path, channels: int, size: tuple[int, int] | None = None) -> Images:
     """The frames (t, channels, h, w) of one clip: an animated picture, a video, a .npy (t, h, w, c), or a folder."""
     if path.is_dir():
         files = _stills(path)
+        if any(_moves(file) for file in path.iterdir()):
+            raise DataError(f"{path}: a folder of clips: name one of them")
         if not files:
             raise DataError(f"{path}: no frames in this folder")
         return _stacked([read_image(file, str(file), channels, size) for file in files], path)
@@ -102,22 +109,35 @@ def read_clip(path: Path, channels: int, size: tuple[int, int] | None = None) ->
         return _stacked([read_image(frame, str(path), channels, size) for frame in _video(path)], path)
     if path.suffix.lower() == ".npy":
         array = _array(path)
+        if array.ndim == 5 and len(array) == 1:  # as `rollout` writes it
+            array = array[0]
         if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] not in (1, 3)):
             raise DataError(f"{path}: expected one clip (t, h, w, c) or (t, h, w), got {array.shape}")
         return _frames(array, str(path), channels, size)
     try:
         with Image.open(path) as opened:
-            frames = [np.asarray(one.convert("RGB")).transpose(2, 0, 1) for one in ImageSequence.Iterator(opened)]
+            shown = [
+                (np.asarray(one.convert("RGB")), one.info.get("duration")) for one in ImageSequence.Iterator(opened)
+            ]
     except Exception as error:  # as in `decode.py`: Pillow meets broken files with errors of many kinds
         raise DataError(f"{path}: unreadable as a clip ({first_line(error)})") from None
-    return _stacked([read_image(frame, str(path), channels, size) for frame in frames], path)
+    frames = [read_image(frame.transpose(2, 0, 1), str(path), channels, size) for frame, _ in shown]
+    return np.repeat(_stacked(frames, path), _times([duration for _, duration in shown]), 0)
+
+
+def _times(durations: Sequence[float | None]) -> list[int]:
+    """How often each frame is shown: writers of files join frames that are equal into one that lasts longer."""
+    least = min((one or 0 for one in durations), default=0)
+    times = [round((one or 0) / least) if least else 1 for one in durations]
+    whole = all(count * least == (one or 0) for count, one in zip(times, durations, strict=True))
+    return times if whole and least else [1] * len(durations)
 
 
 def _find(source: str, ask: Request) -> tuple[Pools, tuple[str, ...]]:
     """The clips of a source by split, and the names of its actions."""
     path, channels = Path(source).expanduser(), ask.shape[0] if ask.shape else None
     if source in BOUNCING and not path.exists():
-        return Pools({split: partial(_made, source, split) for split in SPLITS}), ()
+        return Pools({split: partial(_made, source, split, channels, ask.size) for split in SPLITS}), ()
     if re.fullmatch(r"[\w-]+", source) and not path.exists():
         path = in_data_folder(source) or path
     if not path.exists():
@@ -136,14 +156,17 @@ def _find(source: str, ask: Request) -> tuple[Pools, tuple[str, ...]]:
         first = Path(parts[0]).stem.lower() if len(parts) > 1 or file.suffix == ".npy" else ""
         groups.setdefault(ALIASES.get(first, ""), []).append(file)
     loose = groups.pop("", [])
+    if loose and groups:
+        raise DataError(f"{source}: {loose[0].relative_to(path)} lies beside the folders of splits")
     groups = groups or {"train": loose}
     if not any(groups.values()):
         raise DataError(f"{source}: expected animated pictures, videos, .npy or folders of frames, found none")
     return Pools({split: partial(_all_of, files, channels, ask.size) for split, files in groups.items()}), ()
 
 
-def _made(name: str, split: str) -> list[Clip]:
-    return [Clip(frames) for frames in make_clips(name, split)]
+def _made(name: str, split: str, channels: int | None, size: tuple[int, int] | None) -> list[Clip]:
+    clips = make_clips(name, split)  # (n, t, c, h, w)
+    return [Clip(_frames(one.transpose(0, 2, 3, 1), name, channels or one.shape[1], size)) for one in clips]
 
 
 def _all_of(files: Sequence[Path], channels: int | None, size: tuple[int, int] | None) -> list[Clip]:
@@ -151,23 +174,29 @@ def _all_of(files: Sequence[Path], channels: int | None, size: tuple[int, int] |
 
 
 def _clips_in(root: Path) -> Iterator[Path]:
-    """The clips below a folder: files that move, and folders of stills."""
+    """The clips below a folder: files that move, and folders of stills. Stills beside files that move are left out."""
     for folder, _, names in sorted(os.walk(root)):
+        if any(part.startswith(".") for part in Path(folder).relative_to(root).parts):
+            continue
         files = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
-        moving = [file for file in files if file.suffix.lower() in VIDEOS | {".npy"} or _moves(file)]
+        moving = [file for file in files if file.suffix.lower() == ".npy" or _moves(file)]
+        if any(file.suffix.lower() == ".webp" for file in moving):  # then those of one frame are short clips
+            moving = [file for file in files if file in moving or file.suffix.lower() == ".webp"]
         if not moving and any(file.suffix.lower() in SUFFIXES for file in files):
             yield Path(folder)
         yield from moving
 
 
 def _moves(file: Path) -> bool:
-    if file.suffix.lower() not in MOVING | {".png"}:
-        return False
+    """Whether a file holds a clip: by its name, or, where pictures of the kind may be still, by its frames."""
+    kind = file.suffix.lower()
+    if kind not in (".webp", ".png"):
+        return kind in MOVING | VIDEOS
     try:
         with Image.open(file) as opened:
             return getattr(opened, "n_frames", 1) > 1
-    except Exception:  # then it is read as a clip, which says what is wrong, if it is one by its name
-        return file.suffix.lower() == ".gif"
+    except Exception:  # whoever reads it says what is wrong
+        return kind == ".webp"
 
 
 def _several(path: Path, channels: int | None, size: tuple[int, int] | None) -> list[Clip]:
@@ -193,8 +222,10 @@ def _frames(array: NDArray[Any], name: str, channels: int, size: tuple[int, int]
     """Frames (t, h, w, c) or (t, h, w) as (t, channels, h, w)."""
     frames = array[..., None] if array.ndim == 3 else array
     frames = frames.transpose(0, 3, 1, 2)
+    if not frames.size:
+        raise DataError(f"{name}: no frames in it, but an array {array.shape}")
     if frames.shape[1] == channels and size in (None, frames.shape[2:]):
-        return np.ascontiguousarray(frames)
+        return np.array(frames, order="C")
     return np.stack([read_image(frame, name, channels, size) for frame in frames])
 
 
@@ -224,5 +255,6 @@ def _stills(folder: Path) -> list[Path]:
     """The pictures of a folder, in the order of the numbers in their names."""
     files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
     return sorted(
-        files, key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+        files,
+        key=lambda file: ([int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", file.name)], file.name),
     )

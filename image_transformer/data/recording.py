@@ -34,6 +34,7 @@ class About:
     seed: int
     tile_size: int | None = None
     size: tuple[int, int] | None = None
+    longest: int = 1_000  # steps after which an episode is left
 
 
 class Episode(NamedTuple):

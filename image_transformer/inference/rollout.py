@@ -26,10 +26,13 @@ def rollout(
     frames: Tensor,
     steps: int,
     *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     numbers: Sequence[int] | None = None,
     method: Method | None = None,
     progress: Progress | None = None,
-    sampling: Sampling | None = None,
     **told: Any,
 ) -> Tensor:
     """`steps` new frames of each clip, uint8 (n, t, c, h, w) -> (n, steps, c, h, w).
@@ -37,8 +40,9 @@ def rollout(
     frames: the clips so far, of any length, or none yet: (n, 0, c, h, w). The noise of a frame is a function of (seed,
     number of the clip, number of the frame), so a clip that is cut and continued is the clip.
     method: "fixed-point" guesses that a frame is the one before it, corrects that by passes over the whole frame, and
-    draws step by step what is not settled after a few; "cached" and "naive" do so at once. The frames are the same.
-    sampling: seed, temperature and so on.
+    draws step by step what is not settled after a few; "cached" and "naive" do so at once. The frames are the same but
+    for rounding, and in float64 to the bit.
+    seed, temperature, top_k, top_p: as in `generate`.
     told: what else the model is told, one value for each clip and step: action=[["left", "forward"]] of n x steps.
     progress: called with (frames done, frames in all).
     Raises ValueError for a model that is not of clips, and for arguments out of range or of a wrong shape.
@@ -48,17 +52,24 @@ def rollout(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    for name, value in told.items():
-        if len(value) != len(frames) or any(len(row) != steps for row in value):
-            raise ValueError(f"{name} must hold a row of {steps}, one for each step, for each of {len(frames)} clips")
+    rows = {name: _rows(name, value, len(frames), steps) for name, value in told.items()}
     method = method or ("fixed-point" if len(frames) <= FEW else "cached")
-    clips = Clips(model, frames, sampling or Sampling(), numbers=numbers, method=method)
+    clips = Clips(model, frames, Sampling(seed, temperature, top_k, top_p), numbers=numbers, method=method)
     drawn = []
     for step in range(steps):
-        drawn.append(clips.step(**{name: [row[step] for row in value] for name, value in told.items()}))
+        drawn.append(clips.step(**{name: [row[step] for row in value] for name, value in rows.items()}))
         if progress is not None:
             progress((step + 1) * len(frames), steps * len(frames))
     return torch.stack(drawn, 1)
+
+
+def _rows(name: str, value: Any, count: int, steps: int) -> list[list[Any]]:
+    """The rows of what is told, as lists; ValueError unless there is one of `steps` values for each clip."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    rows = list(value) if isinstance(value, list | tuple) else []
+    if len(rows) != count or any(not isinstance(row, list | tuple) or len(row) != steps for row in rows):
+        raise ValueError(f"{name} must hold a row of {steps}, one for each step, for each of {count} clips")
+    return [list(row) for row in rows]
 
 
 class Clips:
@@ -78,8 +89,10 @@ class Clips:
         self.numbers = list(range(len(frames)) if numbers is None else numbers)
         if len(self.numbers) != len(frames):
             raise ValueError(f"numbers must hold one number for each of {len(frames)} clips, got {len(self.numbers)}")
+        if not self.numbers or not 0 <= min(self.numbers) <= max(self.numbers) < FRAMES:
+            raise ValueError(f"there must be clips, with numbers of at least 0 and below {FRAMES}, got {self.numbers}")
         self.time = frames.shape[1]
-        self.window = frames[:, -self.condition.count :]
+        self.window = frames[:, -self.condition.count :].cpu()
         self.fixed = fixed or FixedPoint(model)
 
     def step(self, **told: Any) -> Tensor:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from image_transformer.conditions.action import Action
 from image_transformer.config.measuring import Plan
-from image_transformer.config.sampling import Sampling
 from image_transformer.data.bouncing import BOUNCING, ideal_bits
 from image_transformer.data.images import ImageData
 from image_transformer.data.recording import END, REWARD
@@ -43,7 +42,8 @@ def clips(
     for name, its in (("first", place == 0), ("second", place == 1), ("later ones", place > 1)):
         if its.any():
             least = [] if ideal is None else [f"{ideal[min(2, int(place[its][0]))]:.2f}"]
-            rows.append([name, f"{its.sum():,}", *mean_and_error(bits[its], 2), *least])
+            error = _error(bits[its], some.past.start[some.past.rows][its])
+            rows.append([name, f"{its.sum():,}", f"{bits[its].mean():.2f}", error, *least])
     columns = ["frame of a clip", "frames", "bits/frame", "±", *([] if ideal is None else ["ideal"])]
     found.tables.append(Table("Bits of a frame given those before it", columns, rows))
     if model.config.condition(Action) is not None:
@@ -55,6 +55,13 @@ def clips(
         starts = starts[lengths >= GIVEN + reached[-1]][:CONTINUED]
         found.add(_continued(model, test, starts, reached, plan, say))
     return found
+
+
+def _error(bits: NDArray[np.float64], clip: NDArray[np.int64]) -> str:
+    """The standard error of their mean: frames of one clip are alike, so that only clips count. None of one clip."""
+    _, clip = np.unique(clip, return_inverse=True)
+    off = np.bincount(clip, bits - bits.mean())
+    return f"{np.sqrt((off**2).sum() * len(off) / (len(off) - 1)) / len(bits):.2f}" if len(off) > 1 else ""
 
 
 def _outcomes(model: ImageModel, test: ImageData, say: Say) -> Table:
@@ -102,7 +109,7 @@ def _continued(
         told = {"action": action.of(test).numpy()[at[:, GIVEN:]].tolist()}
     with bar("frames") as progress:
         begun = torch.from_numpy(true[:, :GIVEN])
-        drawn = rollout(model, begun, steps, sampling=Sampling(plan.seed), progress=progress, **told).numpy()
+        drawn = rollout(model, begun, steps, seed=plan.seed, progress=progress, **told).numpy()
     off = np.abs(drawn.astype(np.int16) - true[:, GIVEN:])
     exact, still = (off == 0).all((2, 3, 4)), np.abs(true[:, GIVEN:].astype(np.int16) - true[:, GIVEN - 1 : GIVEN])
     rows = [
@@ -117,4 +124,4 @@ def _continued(
         shown += [(name, row[:COLUMNS]) for name, row in zip(("true", "drawn"), rows_of, strict=True)]
     headers = (["given"] * GIVEN + [str(step + 1) for step in range(steps)])[:COLUMNS]
     picture = grids.labelled_rows(shown, headers)
-    return Assessment([Table(f"{len(starts)} clips continued", columns, rows)], {"clips": picture})
+    return Assessment([Table(f"Continued clips: {len(starts)}", columns, rows)], {"clips": picture})

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from image_transformer.data.decode import read_image
 from image_transformer.data.images import first_line
+from image_transformer.data.past import START
 
 HOMES = {"MiniGrid": "minigrid", "BabyAI": "minigrid", "ALE": "ale_py"}  # packages that know environments, by prefix
 Frame = NDArray[np.uint8]  # (h, w, 3)
@@ -41,12 +42,14 @@ class Screen(gymnasium.Env[Frame, Any]):
             self.env = gymnasium.make(environment, render_mode="rgb_array", disable_env_checker=True, **options)
         except Exception as error:  # gymnasium.error.Error, TypeError of an option that it does not take, ...
             raise ValueError(f"{environment}: cannot be made ({first_line(error)})") from None
-        every = _names(self.env)
-        self.actions = tuple(actions) or every
+        every = _names(self.env, environment)
+        self.actions = tuple(actions) or tuple(every)
         for name in self.actions:
             if name not in every:
                 raise ValueError(f"{environment} has no action {name!r}, only {', '.join(every)}")
-        self.numbers = [every.index(name) for name in self.actions]
+            if self.actions.count(name) > 1 or name == START:
+                raise ValueError(f"the action {name!r} cannot be used more than once, or be {START!r}")
+        self.numbers = [every[name] for name in self.actions]
         self.size, self.environment = size, environment
         self.env.reset(seed=0)
         self.action_space = gymnasium.spaces.Discrete(len(self.actions))
@@ -83,15 +86,17 @@ def _register(home: str, environment: str) -> None:
         gymnasium.register_envs(its)
 
 
-def _names(env: gymnasium.Env[Any, Any]) -> tuple[str, ...]:
-    """The names of an environment's actions; their numbers where they have none."""
-    count = getattr(env.action_space, "n", None)
-    if count is None:
-        its = "an environment" if env.spec is None else env.spec.id
-        raise ValueError(f"{its}: only environments with numbered actions can be played, not {env.action_space}")
-    own = getattr(env.unwrapped, "actions", None)
-    if own is not None and hasattr(own, "__members__"):
-        return tuple(own.__members__)
-    if hasattr(env.unwrapped, "get_action_meanings"):
-        return tuple(word.lower() for word in env.unwrapped.get_action_meanings())
-    return tuple(str(number) for number in range(int(count)))
+def _names(env: gymnasium.Env[Any, Any], name: str) -> dict[str, int]:
+    """An environment's actions by their names, or by their numbers where they have none."""
+    space: Any = env.action_space
+    its: Any = env.unwrapped
+    if not isinstance(space, gymnasium.spaces.Discrete):
+        raise ValueError(f"{name}: only environments with numbered actions can be played, not {space}")
+    numbers = [int(space.start) + number for number in range(int(space.n))]
+    words: list[str] = [str(number) for number in numbers]
+    if hasattr(getattr(its, "actions", None), "__members__"):  # an enum, which may know more than the space has
+        known = {int(member): word for word, member in its.actions.__members__.items()}
+        words = [known.get(number, str(number)) for number in numbers]
+    elif hasattr(its, "get_action_meanings"):
+        words = [word.lower() for word in its.get_action_meanings()]
+    return dict(zip(words, numbers, strict=True))

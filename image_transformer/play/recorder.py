@@ -17,7 +17,7 @@ from image_transformer.data.recording import (
     read_episodes,
     write_about,
 )
-from image_transformer.files import write_atomically
+from image_transformer.files import locked, write_atomically
 from image_transformer.play.environments import Screen
 
 PART = 2_000  # frames, about, of a part
@@ -37,23 +37,29 @@ def record(
     """Record whole episodes into `folder` until it holds at least so many steps; how many steps and episodes it holds.
 
     What the folder holds already counts: an episode is a function of the seed and its number. ValueError if the folder
-    holds another recording.
+    holds another recording, InUseError while another process records into it.
     """
+    with locked(folder):
+        return _record(screen, folder, steps, about, progress)
+
+
+def _record(screen: Screen, folder: Path, steps: int, about: About, progress: Progress | None) -> tuple[int, int]:
     if (folder / ABOUT).exists():
         found = read_about(folder)
         if found != about:
             fields = [name for name in vars(about) if getattr(found, name) != getattr(about, name)]
             raise ValueError(f"{folder} holds a recording with another {fields[0]}: {getattr(found, fields[0])}")
-    folder.mkdir(parents=True, exist_ok=True)
     write_about(folder, about)
     episodes = done = 0
     for part in parts_of(folder):
+        if part.name != _name(episodes):
+            raise ValueError(f"{folder}: {_name(episodes)} is missing; record into another folder")
         held = read_episodes(part)
         episodes, done = episodes + len(held), done + sum(len(one.frames) - 1 for one in held)
     while done < steps:
         first, new, frames = episodes, [], 0
         while frames < PART and done < steps:
-            one = play(screen, about.seed, episodes)
+            one = play(screen, about.seed, episodes, about.longest)
             new.append(one)
             episodes, done, frames = episodes + 1, done + len(one.frames) - 1, frames + len(one.frames)
             if progress is not None:
@@ -61,17 +67,22 @@ def record(
         packed = io.BytesIO()
         joined = {name: np.concatenate([getattr(one, name) for one in new]) for name in Episode._fields}
         np.savez_compressed(packed, **joined)  # type: ignore[arg-type]
-        write_atomically(folder / f"episodes-{first:06d}.npz", packed.getvalue())
+        write_atomically(folder / _name(first), packed.getvalue())
     return done, episodes
 
 
-def play(screen: Screen, seed: int, number: int) -> Episode:
-    """The episode of that number, played at random."""
+def _name(first: int) -> str:
+    """The file of a part, by the number of its first episode."""
+    return f"episodes-{first:06d}.npz"
+
+
+def play(screen: Screen, seed: int, number: int, longest: int) -> Episode:
+    """The episode of that number, played at random until it ends or has so many steps."""
     rng = np.random.default_rng([seed, number])
     frame, _ = screen.reset(seed=seed * SEEDS + number)
     frames, actions, rewards, ended = [frame], [-1], [0.0], [False]
     stopped = False
-    while not ended[-1] and not stopped:
+    while not ended[-1] and not stopped and len(frames) <= longest:
         action = int(rng.integers(len(screen.actions)))
         frame, reward, over, stopped, _ = screen.step(action)
         frames.append(frame)

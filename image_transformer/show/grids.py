@@ -104,11 +104,11 @@ def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
 
 
 def save_moving(frames: NDArray[np.uint8], path: str | os.PathLike[str], scale: int = 1) -> None:
-    """Writes frames (t, n, c, h, w), each of n images side by side, as a GIF or WebP, by the file's name; atomically.
+    """Writes frames (t, n, c, h, w), n images in rows of eight, as a GIF or WebP, by the file's name; atomically.
 
     Ten frames a second, over and over. A WebP keeps every level, a GIF 256 colours.
     """
-    pictures = [grid(images, len(images), scale, gap=2) for images in frames]
+    pictures = [grid(images, min(8, len(images)), scale, gap=2) for images in frames]
     file, kind = io.BytesIO(), str(path).rsplit(".", 1)[-1].upper()
     options = {"lossless": True} if kind == "WEBP" else {}
     pictures[0].save(file, format=kind, save_all=True, append_images=pictures[1:], duration=100, loop=0, **options)
