@@ -468,6 +468,11 @@ def test_training_on_clips_learns_and_its_verbs_run(tmp_path, capsys):
     told = it.bits_per_dim(trained, data.images, **trained.of(data))
     unsaid = it.bits_per_dim(trained, data.images, frames=torch.zeros(1, 1, 16, 16, dtype=torch.uint8)[:0])
     assert told < unsaid, "a frame is better known after the one before it"
+    assert main(["evaluate", str(tmp_path / "run"), "--data", "bouncing-noisy", "--limit", "20"]) == 0
+    assert "bouncing-noisy" in capsys.readouterr().out
+    np.save(tmp_path / "own.npy", np.zeros((2, 4, 16, 16, 1), np.uint8))
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "own.npy")]) == 0
+    assert "8 images" in capsys.readouterr().out
 
 
 def test_clips_that_are_read_are_those_that_are_there(tmp_path):
@@ -656,7 +661,8 @@ def test_environments_are_recorded_and_continued_from_the_command_line(tmp_path,
         (line, "--actions is missing"), ([*line, "--actions", "forward", "left", "left"], "one for each of 2"),
         ([*line, "--actions", "fly"], "unknown action 'fly'"), (nowhere, "no such file"),
         ([*line, "--actions", "start"], "before the first frame"), ([*again, str(tmp_path)], "would be overwritten"),
-        ([*line[:2], str(small), "--actions", "left"], "pass --size 20 20"), ([*line, "--size", "0", "9"], "at least 1"),
+        ([*line[:2], str(small), "--actions", "left"], "pass --size 20 20"),
+        ([*line, "--size", "0", "9"], "at least 1"),
         (["sample", line[1]], "continues clips"), (["rollout", "cifar10"], "not of clips"),
     ):  # fmt: skip
         assert main(wrong) != 0

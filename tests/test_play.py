@@ -14,6 +14,7 @@ from image_transformer.cli.main import main
 from image_transformer.conditions.action import Action
 from image_transformer.conditions.frames import Frames
 from image_transformer.config.data import DataConfig
+from image_transformer.config.measuring import Plan
 from image_transformer.config.run import RunConfig
 from image_transformer.config.sampling import Sampling
 from image_transformer.data.clips import load_clips
@@ -22,6 +23,7 @@ from image_transformer.geometry.order import Wavefront
 from image_transformer.geometry.patterns import Local1D, Nothing
 from image_transformer.inference.rollout import FRAMES, Clips
 from image_transformer.inference.sampling import generate
+from image_transformer.measures import clips as measures
 from image_transformer.measures.clips import first_masses
 from image_transformer.play.dream import Outcome, World
 from image_transformer.play.planning import Search, at_random, imagined, planner, trial, tried
@@ -43,7 +45,7 @@ class Corridor(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.at = int(self.np_random.integers(LENGTH - 1))
+        self.at = int(self.np_random.integers(LENGTH - 2))
         return self.at, {}
 
     def step(self, action):
@@ -258,6 +260,11 @@ def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsy
     ended = test.images[:, 0, -1, END] > 127
     assert ended.any() and mass[ended, 0, 255].min() > 0.9 and mass[~ended, 0, 0].min() > 0.9
     assert mass[ended, 1, 127].min() > 0.8, "the reward is 1"
+    found = measures.clips(trained, test, test, np.ones(len(test)), Plan(), lambda text: None)
+    _, outcomes, continued = found.tables
+    assert [row[0] for row in outcomes.rows] == ["end", "end", "reward", "reward"]
+    assert [float(row[4]) for row in outcomes.rows] == [0, 100, 0, 100], "certain of the right ones"
+    assert float(continued.rows[0][1]) > 90, "each frame follows from the action before it"
     search, world = Search(30, 4, 2), World(trained)
     model_s = trial(screen, planner(imagined(world), 2, search), 40, 4)
     true = trial(screen, planner(tried(screen), 2, search), 40, 4)

@@ -120,8 +120,6 @@ def run(args: list[str]) -> None:
     if played is not None:
         rewards, ended = outcome_of(drawn)
         for sample, step in np.argwhere((rewards != 0) | ended).tolist():
-            print(
-                f"sample {sample + 1}, frame {step + 1}: reward {rewards[sample, step]:.2f}"
-                + ", end" * ended[sample, step]
-            )
+            end = ", end" if ended[sample, step] else ""
+            print(f"sample {sample + 1}, frame {step + 1}: reward {rewards[sample, step]:.2f}{end}")
     print(*written, sep="\n")
