@@ -117,7 +117,8 @@ class Clips:
         given = model.given(count, told)
         nothing = torch.zeros(count, *model.config.shape, dtype=torch.uint8)
         training = model.training
-        model.eval()
+        if training:
+            model.eval()
         try:
             with torch.inference_mode():
                 uniform = noise(self.sampling.seed, numbers, model.layout.num_positions * model.likelihood.num_noise)
@@ -127,7 +128,8 @@ class Clips:
                 if len(self.fixed.left):
                     self._finish(drawing, given, numbers)
         finally:
-            model.train(training)
+            if training:
+                model.train()
         return drawing.image.cpu()
 
     def _finish(self, drawing: Drawing, given: Given, numbers: list[int]) -> None:
