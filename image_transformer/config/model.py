@@ -13,12 +13,12 @@ from image_transformer.conditions.low import Low
 from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import Text
 from image_transformer.config.checks import check, check_choices, check_least
-from image_transformer.geometry.order import BlockRaster, FrameWavefront, Order, Raster, Wavefront
-from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Local3D, Nothing, Pattern, attends
+from image_transformer.geometry.order import BlockRaster, Order, Raster, Wavefront
+from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Nothing, Pattern, attends
 from image_transformer.likelihoods import Name
 
-ORDERS = (Raster, BlockRaster, Wavefront, FrameWavefront)
-PATTERNS = (Local3D, Full, Local1D, Local2D, Dilated, Nothing)
+ORDERS = (Raster, BlockRaster, Wavefront)
+PATTERNS = (Full, Local1D, Local2D, Dilated, Nothing)
 CONDITIONS: tuple[type[Condition], ...] = (Label, Low, Source, Text, Frames, Action)
 
 

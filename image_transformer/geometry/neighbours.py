@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from image_transformer.geometry.order import FrameWavefront, IntArray, Layout, Order, Wavefront, layout
+from image_transformer.geometry.order import IntArray, Layout, Order, layout
 
 NUM_NEIGHBOURS = 17  # pixels whose values are inputs
 
@@ -19,9 +19,6 @@ def nearest_generated(order: Order) -> tuple[tuple[int, int], ...]:
 
     A function of the order alone, seen on a 32 x 32 image, so that weights do not depend on the size of the images.
     """
-    if isinstance(order, FrameWavefront):
-        own = nearest_generated(Wavefront(order.slope))[:12]
-        return own + tuple((a - order.frame * back, b) for back in (1, 2) for a in (-1, 0, 1) for b in (-1, 0, 1))
     lay = layout(order, (1, 32, 32), sub_pixels=False)
     p, found = lay.positions, []
     for down, right in product(range(-6, 7), repeat=2):
@@ -45,10 +42,6 @@ def neighbour_table(layout: Layout) -> IntArray:
     for o, (down, right) in enumerate(offsets):
         row, col = p.row + down, p.col + right
         inside = (row >= 0) & (row < layout.height) & (col >= 0) & (col < layout.width)
-        if isinstance(layout.order, FrameWavefront):
-            h = layout.order.frame
-            back = 0 if down > -h // 2 else round(-down / h)
-            inside &= row // h == p.row // h - back
         row, col = np.where(inside, row, 0), np.where(inside, col, 0)
         for channel in range(layout.channels):
             where = layout.at[row, col, channel if layout.sub_pixels else 0]

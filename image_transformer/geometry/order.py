@@ -90,27 +90,7 @@ class Wavefront:
         return np.sort(col + (self.slope + 1) * row)
 
 
-@dataclass(frozen=True)
-class FrameWavefront:
-    """Frames of `frame` rows, one below the other, by overlapping diagonal fronts."""
-
-    frame: int
-    slope: int = 1
-    name: ClassVar[str] = "frame-wavefront"
-
-    def front(self, row: IntArray, col: IntArray) -> IntArray:
-        return col + (self.slope + 1) * (row % self.frame) + (self.slope + 3) * (row // self.frame)
-
-    def pixels(self, height: int, width: int) -> IntArray:
-        row, col = np.divmod(np.arange(height * width), width)
-        return np.argsort(self.front(row, col), kind="stable")
-
-    def fronts(self, height: int, width: int) -> IntArray:
-        row, col = np.divmod(np.arange(height * width), width)
-        return np.sort(self.front(row, col))
-
-
-Order = Raster | BlockRaster | Wavefront | FrameWavefront
+Order = Raster | BlockRaster | Wavefront
 
 
 @dataclass(frozen=True)

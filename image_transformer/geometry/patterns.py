@@ -220,46 +220,7 @@ class Near:
         return np.stack(found)
 
 
-@dataclass(frozen=True)
-class Local3D:
-    """Query blocks of `query` pixels of a frame of `frame` rows; each also sees memory[0] frames before, and
-    memory[1] rows and memory[2] columns around the block."""
-
-    frame: int
-    frames: int
-    query: tuple[int, int]
-    memory: tuple[int, int]
-    name: ClassVar[str] = "local3d"
-
-    def sees(self, q: Positions, k: Positions) -> BoolArray:
-        back = q.row // self.frame - k.row // self.frame
-        qr, kr = q.row % self.frame, k.row % self.frame
-        top = qr // self.query[0] * self.query[0]
-        left = q.col // self.query[1] * self.query[1]
-        rows = (kr >= top - self.memory[0]) & (kr < top + self.query[0] + self.memory[0] * (back > 0))
-        cols = (k.col >= left - self.memory[1]) & (k.col < left + self.query[1] + self.memory[1])
-        return (k.front <= q.front) & rows & cols & (back >= 0) & (back <= self.frames)
-
-    def block(self, p: Positions) -> IntArray:
-        across = int(p.col.max()) // self.query[1] + 1
-        down = -(-self.frame // self.query[0])
-        t = p.row // self.frame
-        return (t * down + p.row % self.frame // self.query[0]) * across + p.col // self.query[1]
-
-    def nearby(self, q: Positions, layout: Layout) -> IntArray:
-        t = int(q.row[0]) // self.frame
-        top = int(q.row.min()) % self.frame // self.query[0] * self.query[0]
-        left = int(q.col.min()) // self.query[1] * self.query[1]
-        cols = slice(max(0, left - self.memory[1]), left + self.query[1] + self.memory[1])
-        found = []
-        for f in range(max(0, t - self.frames), t + 1):
-            a = f * self.frame + max(0, top - self.memory[0])
-            b = f * self.frame + min(self.frame, top + self.query[0] + self.memory[0])
-            found.append(layout.at[a:b, cols].reshape(-1))
-        return np.sort(np.concatenate(found))
-
-
-Pattern = Local3D | Full | Local1D | Local2D | Dilated | Nothing
+Pattern = Full | Local1D | Local2D | Dilated | Nothing
 Sight = Pattern | Near | Around  # all that says who sees whom
 
 
