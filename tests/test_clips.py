@@ -125,7 +125,9 @@ def told_of(kind, count):
 
 
 def same_by_all_methods(model, count, **options):
-    drawn = [generate(model, count, method=method, **options) for method in ("cached", "naive", "fixed-point")]
+    guess = {"guess": options.pop("guess")} if "guess" in options else {}
+    drawn = [generate(model, count, method=method, **options) for method in ("cached", "naive")]
+    drawn.append(generate(model, count, method="fixed-point", **options, **guess))
     assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
 
 
@@ -311,6 +313,7 @@ def test_what_is_no_clip_ends_in_one_line():
         (lambda: Frames(1, "far"), "near or all"),
         (lambda: RunConfig(model=model.config, data=DataConfig(flips=True)), "do not turn clips"),
         (lambda: generate(make_model(), 2, method="fixed-point", guess=clips(1, 1)[0]), "guess must"),
+        (lambda: generate(make_model(), 1, guess=clips(1, 1)[0]), "guess is for method="),
     ):
         with pytest.raises(ValueError, match=message) as error:
             wrong()

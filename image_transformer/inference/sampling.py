@@ -87,6 +87,8 @@ def generate(
     contexts = [given] if guidance == 1 else [given, model.without(given)]
     everywhere = known_mask.all(0).flatten()[model.layout.values].all(-1).numpy()
     # with consistent= the order in a box counts, so all is drawn in the order in which it is scored, known or not
+    if guess is not None and method != "fixed-point":
+        raise ValueError(f'guess is for method="fixed-point", not {method!r}')
     fixed = FixedPoint(model) if method == "fixed-point" else None
     if fixed is not None:
         if consistent and bool(known_mask.any()):
