@@ -62,9 +62,11 @@ def real():
 
 
 def policy(make, total, seed):
+    envs = DummyVecEnv([make] * ENVS)
     agent = PPO(
-        "MlpPolicy", DummyVecEnv([make] * ENVS), n_steps=128, batch_size=256, ent_coef=0.01, seed=seed, device="cpu"
-    )
+        "MlpPolicy", envs, n_steps=128, batch_size=256, n_epochs=4, gamma=0.97, gae_lambda=0.9, ent_coef=0.02,
+        seed=seed, device="cpu",
+    )  # fmt: skip
     agent.learn(total)
     return lambda frames, episode, rng: [int(agent.predict(frames[-1])[0])]
 

@@ -165,10 +165,10 @@ def test_every_family_can_guess(family):
     assert torch.equal(*drawn)
 
 
-def drawing_of(model, count, seed=0):
+def drawing_of(model, count, seed=0, temperature=1.0):
     nothing = torch.zeros(count, *model.config.shape, dtype=torch.uint8)
     uniform = noise(seed, range(count), model.layout.num_positions * model.likelihood.num_noise)
-    return Drawing(model, nothing, nothing.bool(), uniform, Sampling(seed))
+    return Drawing(model, nothing, nothing.bool(), uniform, Sampling(seed, temperature))
 
 
 @every_likelihood
@@ -240,13 +240,14 @@ def test_a_frame_that_is_remembered_costs_no_pass_and_is_the_same():
     assert len(narrow.fixed.drawn) == 2 and narrow.fixed.settled < fixed.settled
 
 
-def test_remembered_intervals_are_those_that_the_draw_inverts():
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_remembered_intervals_are_those_that_the_draw_inverts(temperature):
     model = still()
     image, given = random_images(1, (3, 4, 4)), {"frames": random_images(1, (3, 4, 4))[:, None].short()}
     fixed = FixedPoint(model, remember=1)
     with torch.inference_mode():
         params = model(image, given)
-        fixed._keep(b"", params[0], image[0])
+        fixed._keep(b"", params[0], image[0], temperature)
         _, lowest, highest = fixed.drawn[b""][0]
         assert (lowest < highest).float().mean() > 0.9
         for level, inside in (
@@ -255,7 +256,7 @@ def test_remembered_intervals_are_those_that_the_draw_inverts():
             (lowest - 1e-5, False),
             (highest + 1e-5, False),
         ):
-            drawing = drawing_of(model, 1)
+            drawing = drawing_of(model, 1, temperature=temperature)
             drawing.image.copy_(image)
             drawing.uniform[0] = level.double().clamp(0, 1 - 1e-9)
             changed = drawing.drawn(params, fixed.at)[0].flatten() != image[0].flatten()[model.values].flatten()

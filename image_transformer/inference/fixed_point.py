@@ -58,7 +58,7 @@ class FixedPoint:
         """
         held = drawing.fixed.view_as(drawing.image)
         drawing.image.copy_(torch.where(held, drawing.image, guess.to(self.model.device)))
-        told, own, read = _keys(contexts[0], len(guess)), self._remembers(drawing), _Read(self.model, contexts)
+        told, own, read = _keys(contexts[0], drawing), self._remembers(drawing), _Read(self.model, contexts)
         self.left, passes = np.arange(len(guess)), 0
         self.drawings += len(guess)
         self.final = np.zeros((len(guess), self.model.layout.num_positions), np.bool_)
@@ -73,7 +73,7 @@ class FixedPoint:
         """Remember the images of `drawing` that are final, by one more pass over them."""
         if self._remembers(drawing):
             self.left = np.arange(len(drawing.image))
-            self._pass(drawing, _Read(self.model, [given]), _keys(given, len(self.left)), own=True)
+            self._pass(drawing, _Read(self.model, [given]), _keys(given, drawing), own=True)
 
     def _pass(self, drawing: Drawing, read: _Read, told: list[bytes], own: bool) -> None:
         """Draw the images `left` once more, by one pass for each distinct pair of what is told and guessed."""
@@ -90,14 +90,14 @@ class FixedPoint:
         moved = changed.any(1)
         if own:
             for n in {group[j] for j in np.flatnonzero(~moved)}:
-                self._keep(told[leads[n]], params[n], seen[n])
+                self._keep(told[leads[n]], params[n], seen[n], drawing.sampling.temperature)
         front = self.model.layout.positions.front
         earliest = np.where(changed[moved], front, front.max() + 1).min(1)
         self.left, self.final = self.left[moved], front <= earliest[:, None]
 
     def _remembers(self, drawing: Drawing) -> bool:
         how = drawing.sampling
-        plain = how.guidance == 1 and how.temperature == 1 and not leaves_out(how.top_k, how.top_p)
+        plain = how.guidance == 1 and not leaves_out(how.top_k, how.top_p)
         return self.remember > 0 and plain and drawing.limits is None and not bool(drawing.fixed.any())
 
     def _settle(self, drawing: Drawing, told: list[bytes]) -> None:
@@ -122,12 +122,12 @@ class FixedPoint:
         self.settled += len(told) - len(left)
         self.left = np.array(sorted(left), np.int64)
 
-    def _keep(self, key: bytes, params: Tensor, image: Tensor) -> None:
+    def _keep(self, key: bytes, params: Tensor, image: Tensor, temperature: float) -> None:
         """Remember the noise that draws `image` (c, h, w) from `params` (l, p), a little less at both ends."""
         values = image.flatten()[self.model.values]  # (l, v)
         low, high = torch.empty(2, image.numel(), dtype=torch.float64, device=image.device)
         for i in range(values.shape[-1]):
-            mass = self.model.likelihood.conditional(params, values[:, :i]).double().exp()
+            mass = self.model.likelihood.conditional(params, values[:, :i], temperature).double().exp()
             cdf = mass.cumsum(-1) / mass.sum(-1, keepdim=True)
             value = values[:, i, None].long()
             upper = cdf.gather(-1, value)[:, 0]
@@ -185,7 +185,8 @@ def first_guess(model: ImageModel, count: int, given: Given, guess: Tensor | Non
     return torch.full((count, *model.config.shape), GREY, dtype=torch.uint8)
 
 
-def _keys(given: Given, count: int) -> list[bytes]:
-    """For each image what it is told, as bytes."""
+def _keys(given: Given, drawing: Drawing) -> list[bytes]:
+    """For each image what it is told, and the temperature, as bytes."""
+    count, how = len(drawing.image), repr(drawing.sampling.temperature).encode()
     told = [value.cpu().reshape(count, -1).contiguous().numpy() for value in given.values()]
-    return [b"".join(value[i].tobytes() for value in told) for i in range(count)]
+    return [how + b"".join(value[i].tobytes() for value in told) for i in range(count)]

@@ -37,15 +37,16 @@ class Outcome:
 class World:
     """A world model, and what it remembers: a transition that is all but certain costs passes only the first time.
 
-    remember: how many transitions. Raises ValueError for a model that is not told frames and actions.
+    temperature: below 1 it keeps to what is likely. remember: how many transitions.
+    Raises ValueError for a model that is not told frames and actions.
     """
 
-    def __init__(self, model: ImageModel, remember: int = REMEMBER) -> None:
+    def __init__(self, model: ImageModel, temperature: float = 1.0, *, remember: int = REMEMBER) -> None:
         frames, action = model.config.condition(Frames), model.config.condition(Action)
         if frames is None or action is None:
             raise ValueError("this is no world model, told frames and actions; train one with: train world")
         channels, height, width = model.config.shape
-        self.model, self.count = model, frames.count
+        self.model, self.count, self.temperature = model, frames.count, temperature
         self.actions = tuple(name for name in action.choices if name != START)
         self.shape = height - 1, width, channels
         self.fixed = FixedPoint(model, remember)
@@ -61,7 +62,7 @@ class World:
             nothing = np.zeros(len(seen), np.float32)
             last = torch.from_numpy(with_outcome(seen.transpose(0, 3, 1, 2), nothing, nothing > 0))
         begun = last.expand(len(numbers), -1, -1, -1, -1)
-        clips = Clips(self.model, begun, Sampling(seed), numbers=numbers, fixed=self.fixed)
+        clips = Clips(self.model, begun, Sampling(seed, self.temperature), numbers=numbers, fixed=self.fixed)
         clips.time = len(frames)
         return clips
 
@@ -91,7 +92,8 @@ class Dream(gymnasium.Env[Frame, Any]):
 
     An action is a number in `actions`. Everything follows from the seed given to `reset`.
     starts: recorded play, as from `it.load_clips`, with whose first frames episodes begin; the model draws them, too,
-    if not given. remember: of how many transitions what was drawn is remembered, which changes the speed alone.
+    if not given. temperature: below 1 it keeps to what is likely; 1 is the model. remember: of how many transitions
+    what was drawn is remembered, which changes the speed alone.
     It never stops by itself: gymnasium.wrappers.TimeLimit does that.
     Raises ValueError for a model that is not told frames and actions, and for frames of another shape.
 
@@ -101,8 +103,10 @@ class Dream(gymnasium.Env[Frame, Any]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - gymnasium's own
     render_mode = "rgb_array"
 
-    def __init__(self, model: ImageModel, starts: ImageData | None = None, *, remember: int = REMEMBER) -> None:
-        self.world = World(model, remember)
+    def __init__(
+        self, model: ImageModel, starts: ImageData | None = None, *, temperature: float = 1.0, remember: int = REMEMBER
+    ) -> None:
+        self.world = World(model, temperature, remember=remember)
         self.actions = self.world.actions
         self.action_space = gymnasium.spaces.Discrete(len(self.actions))
         self.observation_space = gymnasium.spaces.Box(0, 255, self.world.shape, np.uint8)
