@@ -50,9 +50,7 @@ search = Search(chosen.candidates, chosen.horizon, chosen.every)
 
 
 def dream():
-    env = it.Dream(world.model, starts)
-    env.world = world  # all of them remember together
-    return TimeLimit(env, chosen.limit)
+    return TimeLimit(it.Dream(world, starts), chosen.limit)  # all of them remember together
 
 
 def real():
@@ -68,13 +66,13 @@ def policy(make, total, seed):
         seed=seed, device="cpu",
     )  # fmt: skip
     agent.learn(total)
-    return lambda frames, episode, rng: [int(agent.predict(frames[-1])[0])]
+    return lambda played, rng: [int(agent.predict(played.frames[-1])[0])]
 
 
 def table():
     yield "at random", lambda seed: at_random(count)
     yield "plans, true simulator", lambda seed: planner(tried(screen), count, search)
-    yield "plans, model", lambda seed: planner(imagined(world, seed), count, search)
+    yield "plans, model", lambda seed: planner(imagined(world), count, search)
     yield f"policy, {steps:,} real steps", lambda seed: policy(real, steps, seed)
     yield f"policy, {chosen.dreamt:,} dreamt steps", lambda seed: policy(dream, chosen.dreamt, seed)
     yield f"policy, {chosen.dreamt:,} real steps", lambda seed: policy(real, chosen.dreamt, seed)
@@ -87,7 +85,7 @@ for name, make in table():
     for seed in range(chosen.seeds):
         torch.manual_seed(seed)
         found = trial(screen, make(seed), chosen.episodes, chosen.limit, seed=1 + seed)
-        rates.append(100 * found.rate[0])
+        rates.append(100 * found.solved.mean())
         took.append(found.steps.mean())
     error = np.std(rates, ddof=1) / np.sqrt(len(rates)) if len(rates) > 1 else float("nan")
     said = f"{name:32} {np.mean(rates):5.1f} ± {error:3.1f} % {np.mean(took):5.1f} steps"

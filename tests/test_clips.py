@@ -248,7 +248,7 @@ def test_remembered_intervals_are_those_that_the_draw_inverts(temperature):
     with torch.inference_mode():
         params = model(image, given)
         fixed._keep(b"", params[0], image[0], temperature)
-        _, lowest, highest = fixed.drawn[b""][0]
+        _, lowest, highest, _ = fixed.drawn[b""][0]
         assert (lowest < highest).float().mean() > 0.9
         for level, inside in (
             (lowest + 1e-6, True),

@@ -1,12 +1,13 @@
 """Play: dreams are what the model draws, and an environment like any other; plans are the best of what is tried."""
 
 import warnings
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, random_images
 from gymnasium.utils.env_checker import check_env
 
 import image_transformer as it
@@ -21,13 +22,14 @@ from image_transformer.data.clips import load_clips
 from image_transformer.data.recording import END, REWARD, outcome_of
 from image_transformer.geometry.order import Wavefront
 from image_transformer.geometry.patterns import Local1D, Nothing
+from image_transformer.inference.fixed_point import WAYS, FixedPoint
 from image_transformer.inference.rollout import FRAMES, Clips
 from image_transformer.inference.sampling import generate
 from image_transformer.measures import clips as measures
 from image_transformer.measures.clips import first_masses
-from image_transformer.play.dream import Outcome, World
+from image_transformer.play.dream import Outcome, Played, World
 from image_transformer.play.planning import Search, at_random, imagined, planner, trial, tried
-from image_transformer.play.recorder import SEEDS
+from image_transformer.play.recorder import play
 
 LENGTH = 4
 SHAPE = (3, 3, LENGTH)  # a row more than the corridor
@@ -88,10 +90,13 @@ def recorded(folder, steps=400):
 def test_a_dream_is_what_the_model_draws():
     model = world_model().double()
     world, frames = World(model), pictures(3)
+    played = Played(frames, [0.0, 0.0, 0.5])
     actions = np.random.default_rng(0).integers(0, 2, (10, 2))
-    found = world.imagine(frames, actions, seed=5, first=2)
-    for row, number in enumerate(range(2, 12)):
+    found = world.imagine(played, actions, seed=5)
+    for number in range(10):
+        row = number
         before = torch.from_numpy(np.pad(frames[-1].transpose(2, 0, 1), ((0, 0), (0, 1), (0, 0))))
+        before[:, -1, REWARD] = 64  # half of 127, rounded
         for step in range(2):
             told = {"frames": before[None, None], "action": [str(actions[row, step])]}
             drawn = generate(model, 1, seed=5, numbers=[number * FRAMES + len(frames) + step], **told)[0]
@@ -109,15 +114,38 @@ def test_a_dream_is_what_the_model_draws():
 def test_what_is_imagined_depends_neither_on_the_others_nor_on_what_is_remembered():
     model = world_model().double()
     actions = np.random.default_rng(0).integers(0, 2, (6, 4))
-    world, frames = World(model), pictures(1)
-    found = world.imagine(frames, actions)
-    again = world.imagine(frames, actions)
+    world, played = World(model), Played(pictures(1), [0.0])
+    found = world.imagine(played, actions)
+    again = world.imagine(played, actions)
     assert world.fixed.settled > 0 and np.array_equal(again.rewards, found.rewards)
-    for row in (0, 4):
-        alone = World(model, remember=0).imagine(frames, actions[row : row + 1], first=row)
-        assert np.array_equal(alone.rewards[0], found.rewards[row]) and alone.ended[0] == found.ended[row]
-    later = World(model).imagine(pictures(1, 9) + frames, actions)
-    assert not np.array_equal(later.rewards, found.rewards), "at another time there is other noise"
+    alone = World(model, remember=0).imagine(played, actions[:2])
+    assert np.array_equal(alone.rewards, found.rewards[:2]) and np.array_equal(alone.ended, found.ended[:2])
+    for other in (
+        World(model).imagine(played, actions, seed=1),
+        World(model).imagine(Played(pictures(1, 9) + played.frames, [0.0, 0.0]), actions),
+        World(model).imagine(Played(played.frames, [1.0]), actions),
+        World(model, 0.5).imagine(played, actions),
+    ):
+        assert not np.array_equal(other.rewards, found.rewards), "seed, time, reward and temperature count"
+
+
+def test_the_likeliest_frames_are_remembered():
+    model = world_model()
+    fixed = FixedPoint(model, 1)
+    with torch.inference_mode():
+        for scale in (
+            3.0,
+            0.1,
+            1.0,
+            2.0,
+            0.5,
+            3.0,
+        ):  # of parameters: the larger, the surer, or the surer of another value
+            torch.manual_seed(0)
+            params = scale * torch.randn(model.layout.num_positions, model.likelihood.num_params)
+            fixed._keep(b"", params, random_images(1, SHAPE, seed=int(10 * scale))[0], 1.0)
+    kept = [one.log_prob for one in fixed.drawn[b""]]
+    assert len(kept) == WAYS and kept == sorted(kept, reverse=True) and len(set(kept)) == WAYS
 
 
 def test_clips_are_kept_as_they_are():
@@ -131,6 +159,13 @@ def test_clips_are_kept_as_they_are():
     assert torch.equal(some.step(action=["1", "1"]), second[[3, 1]])
 
 
+def until_end(env):
+    played = [env.step(1)]
+    while not played[-1][2]:
+        played.append(env.step(len(played) % 2))
+    return played
+
+
 @pytest.mark.parametrize("given", [False, True])
 def test_a_dream_passes_the_check_of_gymnasium(tmp_path, given):
     starts = load_clips(recorded(tmp_path), "all") if given else None
@@ -141,11 +176,10 @@ def test_a_dream_passes_the_check_of_gymnasium(tmp_path, given):
         check_env(env, skip_render_check=True)
     first, _ = env.reset(seed=3)
     assert env.observation_space.contains(first) and first.shape == (2, LENGTH, 3) and env.actions == ("0", "1")
-    played = [env.step(action) for action in (0, 1, 1)]
+    played = until_end(env)
     again, _ = env.reset(seed=3)
     assert np.array_equal(first, again)
-    for before, action in zip(played, (0, 1, 1), strict=True):
-        now = env.step(action)
+    for before, now in zip(played, until_end(env), strict=True):
         assert np.array_equal(before[0], now[0]) and before[1:] == now[1:]
     assert np.array_equal(env.render(), played[-1][0])
     if given:
@@ -160,7 +194,31 @@ def test_dreams_of_other_models_and_starts_are_refused():
     with pytest.raises(ValueError, match=r"recorded play of frames \(2, 4, 3\)"):
         it.Dream(world_model(), load_clips("bouncing", "test"))
     with pytest.raises(ValueError, match=r"has frames \(2, 4, 3\), got \(5, 4, 3\)"):
-        World(world_model()).begin([np.zeros((5, 4, 3), np.uint8)], [0])
+        World(world_model()).begin(Played([np.zeros((5, 4, 3), np.uint8)], [0.0]), [0])
+
+
+def test_dreams_are_begun_and_go_on_by_actions_that_are_there(tmp_path, screen):
+    starts = load_clips(recorded(tmp_path), "all")
+    later = starts.rows(np.flatnonzero(starts.past.place > 0))
+    unnamed = replace(starts, classes=("0", "1", "2"))
+    for wrong, message in ((later, "a first frame"), (unnamed, "recorded play")):
+        with pytest.raises(ValueError, match=message):
+            it.Dream(world_model(), wrong)
+    world = World(world_model())
+    env, other = it.Dream(world, starts), it.Dream(world, starts)
+    assert env.world is other.world
+    for out_of_turn in (lambda: env.step(0), env.render):
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            out_of_turn()
+    env.reset(seed=0)
+    screen.reset(seed=0)
+    for one in (env, screen):
+        for action in (-1, 2, 1.5):
+            with pytest.raises(ValueError, match="actions are 0 to 1"):
+                one.step(action)
+    until_end(env)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(0)
 
 
 # ---- planning ----
@@ -197,7 +255,7 @@ def test_sequences_stay_as_often_as_asked():
     drawn = search.sequences(4, np.random.default_rng(0))
     share = (drawn[:, 1:] == drawn[:, :-1]).mean()
     assert abs(share - (0.7 + 0.3 / 4)) < 0.01 and np.bincount(drawn[:, -1]).min() > 800
-    for wrong in ({"candidates": 0}, {"every": 0}, {"horizon": 4}):
+    for wrong in ({"candidates": 0}, {"every": 0}, {"horizon": 4}, {"stay": 2}, {"discount": 0}):
         with pytest.raises(ValueError, match="a search needs"):
             Search(**wrong)
 
@@ -217,30 +275,42 @@ def test_the_best_sequence_has_most_reward_and_soonest():
 def test_trying_leaves_the_world_as_it_was_and_says_what_it_does(screen):
     screen.reset(seed=0)
     at = screen.env.unwrapped.at = 1
-    found = tried(screen)([], np.array([[1, 1, 0], [0, 0, 1], [0, 1, 1], [1, 0, 1]]), 0)
+    found = tried(screen)(Played([], []), np.array([[1, 1, 0], [0, 0, 1], [0, 1, 1], [1, 0, 1]]), 0)
     assert found.rewards.tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
     assert found.ended.tolist() == [True, False, False, False] and screen.env.unwrapped.at == at
+    screen.env.unwrapped.clock = (number for number in ())  # as those of environments that draw with pygame
+    with pytest.raises(ValueError, match="cannot be copied"):
+        tried(screen)(Played([], []), np.array([[1]]), 0)
 
 
 def test_a_trial_counts_what_was_solved_and_is_a_function_of_its_seed(screen):
-    right = trial(screen, lambda frames, episode, rng: [1], 20, 5)
-    assert right.solved.all() and (right.steps <= 3).all() and right.rate == (1.0, 0.0)
-    wrong = trial(screen, lambda frames, episode, rng: [0, 0], 5, 5)
-    assert not wrong.solved.any() and (wrong.steps == 5).all()
+    right = trial(screen, lambda played, rng: [1], 20, 5)
+    assert right.solved.all() and (right.steps <= 3).all() and (right.returns == 1).all()
+    wrong = trial(screen, lambda played, rng: [0, 0], 5, 5)
+    assert not wrong.solved.any() and (wrong.steps == 5).all() and (wrong.returns == 0).all()
     once, again, other = (trial(screen, at_random(2), 50, 4, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(once.steps, again.steps) and not np.array_equal(once.steps, other.steps)
-    assert 0 < once.rate[0] < 1 and abs(once.rate[1] - np.sqrt(once.rate[0] * (1 - once.rate[0]) / 50)) < 1e-12
+    assert 0 < once.solved.mean() < 1 and np.array_equal(once.solved, once.returns > 0)
+
+
+def test_a_trial_is_of_other_episodes_than_a_recording():
+    rooms, begun = it.Screen("MiniGrid-DoorKey-5x5-v0", tile_size=4), []
+    trial(rooms, lambda played, rng: begun.append(played.frames[0]) or [0], 5, 1)
+    recorded = [play(rooms, 0, number, 1).frames[0] for number in range(5)]
+    assert all(not np.array_equal(one, other) for one, other in zip(begun, recorded, strict=True))
 
 
 def test_plans_are_made_anew_after_so_many_steps(screen):
-    asked = []
+    asked, seeds = [], set()
 
-    def outlook(frames, actions, episode):
-        asked.append((len(frames), actions.shape, episode))
+    def outlook(played, actions, seed):
+        asked.append((len(played.frames), len(played.rewards), actions.shape))
+        seeds.add(seed)
         return Outcome(np.zeros(actions.shape, np.float32), np.zeros(len(actions), np.bool_))
 
     trial(screen, planner(outlook, 1, Search(7, 6, 3)), 2, 8)  # one action only: left
-    assert asked == [(frames, (7, 6), episode) for episode in (0, 1) for frames in (1, 4, 7)]
+    assert asked == [(frames, frames, (7, 6)) for _ in (0, 1) for frames in (1, 4, 7)]
+    assert len(seeds) == 6, "each plan has noise of its own"
 
 
 def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsys):
@@ -255,11 +325,11 @@ def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsy
     )  # fmt: skip
     it.train(RunConfig(model=model, data=DataConfig(source), train=train), tmp_path / "run", show_progress=False)
     trained, test = it.load(tmp_path / "run"), load_clips(source, "test")
-    mass = first_masses(trained, test, [END, REWARD])
-    assert np.abs(mass.sum(-1) - 1).max() < 1e-5
+    end, reward = (first_masses(trained, test, col) for col in (END, REWARD))
+    assert np.abs(end.sum(-1) - 1).max() < 1e-5
     ended = test.images[:, 0, -1, END] > 127
-    assert ended.any() and mass[ended, 0, 255].min() > 0.9 and mass[~ended, 0, 0].min() > 0.9
-    assert mass[ended, 1, 127].min() > 0.8, "the reward is 1"
+    assert ended.any() and end[ended, 255].min() > 0.9 and end[~ended, 0].min() > 0.9
+    assert reward[ended, 127].min() > 0.8, "the reward is 1"
     found = measures.clips(trained, test, test, np.ones(len(test)), Plan(), lambda text: None)
     _, outcomes, continued = found.tables
     assert [row[0] for row in outcomes.rows] == ["end", "end", "reward", "reward"]
@@ -269,14 +339,19 @@ def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsy
     model_s = trial(screen, planner(imagined(world), 2, search), 40, 4)
     true = trial(screen, planner(tried(screen), 2, search), 40, 4)
     blind = trial(screen, at_random(2), 40, 4)
-    assert true.rate[0] == 1 and model_s.rate[0] > 0.9 > blind.rate[0]
+    assert true.solved.all() and model_s.solved.mean() > 0.9 > blind.solved.mean()
     assert world.fixed.settled > 0.8 * world.fixed.drawings, "what is certain is remembered"
     line = ["plan", str(tmp_path / "run"), "Corridor-v0", "--episodes", "3", "--limit", "4", "--horizon", "5"]
     capsys.readouterr()
     for by in ("model", "simulator", "random"):
         assert main([*line, "--by", by]) == 0
         said = capsys.readouterr().out
-        assert "of 3 episodes solved" in said and f"planned by {by}" in said and ("memory" in said) == (by == "model")
+        assert (
+            "of 3 episodes" in said
+            and "return" in said
+            and f"planned by {by}" in said
+            and ("memory" in said) == (by == "model")
+        )
     for wrong, message in (
         (line[:2], "needs an environment"), ([*line, "--every", "9"], "1 <= every <= horizon"),
         (["plan", "cifar10", *line[2:]], "no world model"), ([*line, "--size", "3", "3"], "shows frames (3, 3, 3)"),
@@ -284,17 +359,3 @@ def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsy
     ):  # fmt: skip
         assert main(wrong) != 0
         assert message in capsys.readouterr().err
-
-
-def test_plans_of_an_episode_have_their_own_noise():
-    seen = []
-
-    class Watched(World):
-        def imagine(self, frames, actions, *, seed=0, first=0):
-            seen.append((len(frames), seed, first))
-            return super().imagine(frames, actions, seed=seed, first=first)
-
-    play, rng = planner(imagined(Watched(world_model()), 7), 2, Search(2, 2, 1)), np.random.default_rng(0)
-    for frames, episode in ((1, 0), (2, 0), (1, 3)):
-        assert len(play(pictures(frames), episode, rng)) == 1
-    assert seen == [(1, 7, 0), (2, 7, 0), (1, 7, 3 * SEEDS)], "the noise follows from the time, too: see World.begin"

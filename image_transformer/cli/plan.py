@@ -15,13 +15,13 @@ NAME = "plan MODEL ENVIRONMENT"
 class PlanPlay:
     """Play an environment by plans: the best of many sequences of actions, as a world model imagines them.
 
-    Says how many episodes were solved, that is, ended with a reward. The environment, the tile size and the size are
-    those that were recorded.
+    Says how many episodes ended with a reward, and what all of them returned. The environment, the tile size
+    and the size are those that were recorded.
     """
 
     by: Literal["model", "simulator", "random"] = "model"
     """Who says what actions lead to: the model; copies of the environment itself; or nobody, for play at random."""
-    episodes: int = 100
+    episodes: int = 20
     """Episodes to play."""
     limit: int = 50
     """Steps after which an episode is given up."""
@@ -48,12 +48,13 @@ def run(args: list[str]) -> None:
             f"plan needs an environment: image-transformer plan {path} MiniGrid-Empty-8x8-v0 --tile-size 4"
         )
     chosen = parse(PlanPlay, NAME, rest[1:])
-    at_least(1, episodes=chosen.episodes, limit=chosen.limit, tile_size=chosen.tile_size)
+    at_least(1, episodes=chosen.episodes, limit=chosen.limit, tile_size=chosen.tile_size, size=min(chosen.size or (1,)))
     at_least(0, seed=chosen.seed)
 
     from time import perf_counter
 
     from image_transformer.checkpoint import load
+    from image_transformer.measures.found import mean_and_error
     from image_transformer.play.dream import World
     from image_transformer.play.environments import Screen
     from image_transformer.play.planning import Search, at_random, imagined, planner, trial, tried
@@ -68,7 +69,7 @@ def run(args: list[str]) -> None:
     player = {
         "random": at_random(count),
         "simulator": planner(tried(screen), count, search),
-        "model": planner(imagined(world, chosen.seed), count, search),
+        "model": planner(imagined(world), count, search),
     }[chosen.by]
     begun = perf_counter()
     try:
@@ -76,10 +77,11 @@ def run(args: list[str]) -> None:
             found = trial(screen, player, chosen.episodes, chosen.limit, seed=chosen.seed, progress=progress)
     finally:
         screen.close()
-    share, error = found.rate
+    share, error = mean_and_error(100.0 * found.solved, 1)
     print(
-        f"{100 * share:.1f} ± {100 * error:.1f} % of {chosen.episodes} episodes solved in at most {chosen.limit} steps"
+        f"{share} ± {error or '?'} % of {chosen.episodes} episodes ended with a reward in at most {chosen.limit} steps"
     )
+    print(f"return {' ± '.join(mean_and_error(found.returns, 2))}")
     print(f"{found.steps.mean():.1f} steps an episode, planned by {chosen.by}, {perf_counter() - begun:.0f} s")
     if chosen.by == "model":
         drawn = world.fixed.settled / max(1, world.fixed.drawings)

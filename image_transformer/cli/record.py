@@ -51,6 +51,8 @@ def run(args: list[str]) -> None:
 
     out = chosen.out or Path("recordings") / environment.replace("/", "-")
     screen = Screen(environment, size=chosen.size, tile_size=chosen.tile_size, actions=chosen.actions)
+    if screen.render().shape[1] < 2:
+        raise UsageError("frames must be at least 2 pixels wide, for rewards and ends below them")
     about = About(
         environment, screen.actions, chosen.policy, chosen.seed, chosen.tile_size, chosen.size, chosen.longest
     )  # fmt: skip

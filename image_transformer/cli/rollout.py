@@ -21,7 +21,7 @@ ENLARGED = 128  # pixels, about, of a side of a moving picture
 class Rollout:
     """Continue a clip, frame by frame: an animated picture, a video, a .npy, or a folder of frames.
 
-    Without a clip, it is drawn from its first frame on. Writes NAME.gif and NAME.webp, all samples side by side;
+    Without a clip, its first frame is drawn, too. Writes NAME.gif and NAME.webp, all samples side by side;
     NAME.png, a strip of frames with a row for each sample; and NAME.npy, the frames themselves.
     """
 
@@ -121,5 +121,5 @@ def run(args: list[str]) -> None:
         rewards, ended = outcome_of(drawn)
         for sample, step in np.argwhere((rewards != 0) | ended).tolist():
             end = ", end" if ended[sample, step] else ""
-            print(f"sample {sample + 1}, frame {step + 1}: reward {rewards[sample, step]:.2f}{end}")
+            print(f"sample {sample + 1}, step {step + bool(files)}: reward {rewards[sample, step]:.2f}{end}")
     print(*written, sep="\n")

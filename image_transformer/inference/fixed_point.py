@@ -35,15 +35,15 @@ MARGIN = 2.0**-22  # more than float32 rounds
 class FixedPoint:
     """Draws images of one model by guessing, and remembers.
 
-    remember: of how many conditions the last drawn images, up to four of each (9 bytes a sub-pixel an image), where the
-    likelihood is by table.
+    remember: of how many conditions the likeliest drawn images, up to four of each (9 bytes a sub-pixel an image),
+    where the likelihood is by table.
     drawings: how many images it has been asked for so far; settled: how many of them it drew without a pass; passed:
     how many the network has passed over.
     """
 
     def __init__(self, model: ImageModel, remember: int = 0) -> None:
         self.model, self.remember = model, remember if isinstance(model.likelihood, ByTable) else 0
-        self.drawn: OrderedDict[bytes, list[_Drawn]] = OrderedDict()  # by what was told, the last one last
+        self.drawn: OrderedDict[bytes, list[_Drawn]] = OrderedDict()  # by what was told, the likeliest first
         self.drawings = self.settled = self.passed = 0
         self.at = torch.arange(model.layout.num_positions, device=model.device)
 
@@ -58,7 +58,7 @@ class FixedPoint:
         """
         held = drawing.fixed.view_as(drawing.image)
         drawing.image.copy_(torch.where(held, drawing.image, guess.to(self.model.device)))
-        told, own, read = _keys(contexts[0], drawing), self._remembers(drawing), _Read(self.model, contexts)
+        told, own, read = keys_of(contexts[0], drawing), self._remembers(drawing), _Read(self.model, contexts)
         self.left, passes = np.arange(len(guess)), 0
         self.drawings += len(guess)
         self.final = np.zeros((len(guess), self.model.layout.num_positions), np.bool_)
@@ -73,7 +73,7 @@ class FixedPoint:
         """Remember the images of `drawing` that are final, by one more pass over them."""
         if self._remembers(drawing):
             self.left = np.arange(len(drawing.image))
-            self._pass(drawing, _Read(self.model, [given]), _keys(given, drawing), own=True)
+            self._pass(drawing, _Read(self.model, [given]), keys_of(given, drawing), own=True)
 
     def _pass(self, drawing: Drawing, read: _Read, told: list[bytes], own: bool) -> None:
         """Draw the images `left` once more, by one pass for each distinct pair of what is told and guessed."""
@@ -110,8 +110,8 @@ class FixedPoint:
             its = np.array(rows)
             if key in self.drawn:
                 self.drawn.move_to_end(key)
-                drawing.image[its] = self.drawn[key][-1].image
-            for one in reversed(self.drawn.get(key, [])):
+                drawing.image[its] = self.drawn[key][0].image
+            for one in self.drawn.get(key, []):
                 level = drawing.uniform[its]
                 inside = ((level >= one.lowest) & (level < one.highest)).all(1).cpu().numpy()
                 drawing.image[its[inside]] = one.image
@@ -136,19 +136,23 @@ class FixedPoint:
             )
             high[self.model.values[:, i]] = torch.where(value[:, 0] < 255, upper, 2)
         its = self.drawn.setdefault(key, [])
-        its.append(_Drawn(image.clone(), low.float() + MARGIN, high.float() - MARGIN))
+        if not any(torch.equal(one.image, image) for one in its):
+            likely = float((high.clamp(max=1) - low.clamp(min=0)).log().sum())
+            its.append(_Drawn(image.clone(), low.float() + MARGIN, high.float() - MARGIN, likely))
+            its.sort(key=lambda one: -one.log_prob)
+            del its[WAYS:]
         self.drawn.move_to_end(key)
-        del its[:-WAYS]
         if len(self.drawn) > self.remember:
             self.drawn.popitem(last=False)
 
 
 class _Drawn(NamedTuple):
-    """What was drawn, (c, h, w), and between which noise of each value it is drawn again, (c h w,) each."""
+    """What was drawn, (c, h, w), between which noise of each value it is drawn again, (c h w,) each, and how likely."""
 
     image: Tensor
     lowest: Tensor
     highest: Tensor
+    log_prob: float
 
 
 class _Read:
@@ -185,7 +189,7 @@ def first_guess(model: ImageModel, count: int, given: Given, guess: Tensor | Non
     return torch.full((count, *model.config.shape), GREY, dtype=torch.uint8)
 
 
-def _keys(given: Given, drawing: Drawing) -> list[bytes]:
+def keys_of(given: Given, drawing: Drawing) -> list[bytes]:
     """For each image what it is told, and the temperature, as bytes."""
     count, how = len(drawing.image), repr(drawing.sampling.temperature).encode()
     told = [value.cpu().reshape(count, -1).contiguous().numpy() for value in given.values()]

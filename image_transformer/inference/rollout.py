@@ -12,7 +12,7 @@ from image_transformer.conditions.base import Given, select
 from image_transformer.conditions.frames import Frames
 from image_transformer.config.sampling import Sampling
 from image_transformer.inference.drawing import Drawing, noise
-from image_transformer.inference.fixed_point import FixedPoint, first_guess
+from image_transformer.inference.fixed_point import FixedPoint, first_guess, keys_of
 from image_transformer.inference.sampling import Method, Progress, generate
 from image_transformer.model import ImageModel
 
@@ -123,14 +123,28 @@ class Clips:
             with torch.inference_mode():
                 uniform = noise(self.sampling.seed, numbers, model.layout.num_positions * model.likelihood.num_noise)
                 drawing = Drawing(model, nothing, nothing.bool(), uniform, self.sampling)
-                for _ in self.fixed.draw(drawing, [given], first_guess(model, count, given, None), PATIENCE):
-                    pass
-                if len(self.fixed.left):
-                    self._finish(drawing, given, numbers)
+                guess = first_guess(model, count, given, None)
+                for rows in self._rounds(drawing, given):
+                    part, told, its = drawing.of_rows(rows), select(given, rows), [numbers[i] for i in rows.tolist()]
+                    for _ in self.fixed.draw(part, [told], guess[rows], PATIENCE):
+                        pass
+                    if len(self.fixed.left):
+                        self._finish(part, told, its)
+                    drawing.image[rows] = part.image
         finally:
             if training:
                 model.train()
         return drawing.image.cpu()
+
+    def _rounds(self, drawing: Drawing, given: Given) -> list[Tensor]:
+        """Which are drawn together: where frames are remembered, one of those that are told the same, then the rest."""
+        every = torch.arange(len(drawing.image))
+        if not self.fixed.remember:
+            return [every]
+        first = dict(zip(reversed(keys_of(given, drawing)), reversed(every.tolist()), strict=True))
+        leads = torch.zeros(len(every), dtype=torch.bool)
+        leads[list(first.values())] = True
+        return [every[leads], every[~leads]] if not leads.all() else [every]
 
     def _finish(self, drawing: Drawing, given: Given, numbers: list[int]) -> None:
         """Draw those that are left step by step, from the first place where one of them is not final."""

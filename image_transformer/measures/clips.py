@@ -3,7 +3,7 @@ rewards and ends come as often as it says."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +14,7 @@ from image_transformer.conditions.action import Action
 from image_transformer.config.measuring import Plan
 from image_transformer.data.bouncing import BOUNCING, ideal_bits
 from image_transformer.data.images import ImageData
-from image_transformer.data.recording import END, REWARD
+from image_transformer.data.recording import END, ENDED, REWARD
 from image_transformer.inference.rollout import rollout
 from image_transformer.measures.found import Assessment, Say, mean_and_error
 from image_transformer.model import ImageModel
@@ -67,9 +67,10 @@ def _error(bits: NDArray[np.float64], clip: NDArray[np.int64]) -> str:
 def _outcomes(model: ImageModel, test: ImageData, say: Say) -> Table:
     """How often episodes end, and rewards come, where the model says so with which probability, after the picture."""
     say(f"rewards and ends of {len(test)} frames")
-    mass = first_masses(model, test, [END, REWARD])
     its = test.images[:, 0, -1]
-    said = {"end": mass[:, 0, 128:].sum(-1), "reward": 1 - mass[:, 1, 0]}
+    end = first_masses(model, test, END)[:, 128:].sum(-1)
+    rewarded = [1 - first_masses(model, _with_end(test, value), REWARD)[:, 0] for value in (0, ENDED)]
+    said = {"end": end, "reward": (1 - end) * rewarded[0] + end * rewarded[1]}
     came = {"end": its[:, END] > 127, "reward": its[:, REWARD] != 0}
     rows = []
     for name, chance in said.items():
@@ -83,16 +84,22 @@ def _outcomes(model: ImageModel, test: ImageData, say: Say) -> Table:
     return Table("Ends and rewards: what the model says, and what came", columns, rows)
 
 
-def first_masses(model: ImageModel, data: ImageData, cols: Sequence[int]) -> NDArray[np.float64]:
-    """The probabilities of all values of the first channel at some columns of the last row, given all that comes
-    before, (n, columns, 256)."""
-    at = torch.from_numpy(model.layout.position_of.reshape(model.config.shape)[0, -1, list(cols)])
+def _with_end(data: ImageData, value: int) -> ImageData:
+    """Frames that all say that the episode has ended, or has not."""
+    images = data.images.copy()
+    images[:, :, -1, END] = value
+    return replace(data, images=images)
+
+
+def first_masses(model: ImageModel, data: ImageData, col: int) -> NDArray[np.float64]:
+    """The probabilities of all values of the first channel in the last row, given all before it, (n, 256)."""
+    at = int(model.layout.position_of.reshape(model.config.shape)[0, -1, col])
     found = []
     with torch.inference_mode():
         for start in range(0, len(data), BATCH):
             batch = data.rows(np.arange(start, min(len(data), start + BATCH)))
             params = model(torch.from_numpy(batch.images), model.of(batch))[:, at]
-            nothing = torch.zeros(*params.shape[:2], 0, dtype=torch.uint8, device=params.device)
+            nothing = torch.zeros(len(params), 0, dtype=torch.uint8, device=params.device)
             found.append(model.likelihood.conditional(params, nothing).double().exp().cpu().numpy())
     return np.concatenate(found)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -18,12 +18,19 @@ from image_transformer.config.sampling import Sampling
 from image_transformer.data.images import ImageData
 from image_transformer.data.past import START
 from image_transformer.data.recording import outcome_of, with_outcome
-from image_transformer.inference.fixed_point import FixedPoint
+from image_transformer.inference.fixed_point import WAYS, FixedPoint
 from image_transformer.inference.rollout import Clips
 from image_transformer.model import ImageModel
 from image_transformer.play.environments import Frame
 
-REMEMBER = 10_000  # transitions
+MEMORY = 2**29  # bytes
+
+
+class Played(NamedTuple):
+    """Play so far: frames (h, w, 3), and the reward of each, 0 of the first."""
+
+    frames: list[Frame]
+    rewards: list[float]
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,12 @@ class Outcome:
 class World:
     """A world model, and what it remembers: a transition that is all but certain costs passes only the first time.
 
-    temperature: below 1 it keeps to what is likely. remember: how many transitions.
+    temperature: below 1 it keeps to what is likely. remember: of how many pairs of frames and actions; as many as half
+    a GiB holds, if not given.
     Raises ValueError for a model that is not told frames and actions.
     """
 
-    def __init__(self, model: ImageModel, temperature: float = 1.0, *, remember: int = REMEMBER) -> None:
+    def __init__(self, model: ImageModel, temperature: float = 1.0, *, remember: int | None = None) -> None:
         frames, action = model.config.condition(Frames), model.config.condition(Action)
         if frames is None or action is None:
             raise ValueError("this is no world model, told frames and actions; train one with: train world")
@@ -49,32 +57,33 @@ class World:
         self.model, self.count, self.temperature = model, frames.count, temperature
         self.actions = tuple(name for name in action.choices if name != START)
         self.shape = height - 1, width, channels
-        self.fixed = FixedPoint(model, remember)
+        most = max(1, MEMORY // (9 * WAYS * model.layout.num_dims))
+        self.fixed = FixedPoint(model, most if remember is None else remember)
 
-    def begin(self, frames: Sequence[Frame], numbers: Sequence[int], seed: int = 0) -> Clips:
-        """Ways to go on after `frames` (h, w, 3), one for each of `numbers`: their noise follows from these."""
+    def begin(self, played: Played, numbers: Sequence[int], seed: int = 0) -> Clips:
+        """Ways to go on after what was `played`, one for each of `numbers`: their noise follows from these."""
         channels, height, width = self.model.config.shape
         last = torch.zeros(0, channels, height, width, dtype=torch.uint8)
-        if frames:
-            seen = np.stack(frames[-self.count :])
+        if played.frames:
+            seen = np.stack(played.frames[-self.count :])
             if seen.shape[1:] != self.shape:
                 raise ValueError(f"this world has frames {self.shape}, got {seen.shape[1:]}")
-            nothing = np.zeros(len(seen), np.float32)
-            last = torch.from_numpy(with_outcome(seen.transpose(0, 3, 1, 2), nothing, nothing > 0))
+            rewards, ended = np.array(played.rewards[-self.count :], np.float32), np.zeros(len(seen), np.bool_)
+            last = torch.from_numpy(with_outcome(seen.transpose(0, 3, 1, 2), rewards, ended))
         begun = last.expand(len(numbers), -1, -1, -1, -1)
         clips = Clips(self.model, begun, Sampling(seed, self.temperature), numbers=numbers, fixed=self.fixed)
-        clips.time = len(frames)
+        clips.time = len(played.frames)
         return clips
 
-    def imagine(self, frames: Sequence[Frame], actions: NDArray[np.int64], *, seed: int = 0, first: int = 0) -> Outcome:
-        """What `actions` (n, t), numbers of `self.actions`, lead to after the `frames` so far.
+    def imagine(self, played: Played, actions: NDArray[np.int64], *, seed: int = 0) -> Outcome:
+        """What `actions` (n, t), numbers of `self.actions`, lead to after what was `played`.
 
-        first: the number of the first sequence.
+        The noise of a sequence follows from the seed, its number and the time.
         """
         n, steps = actions.shape
         going = np.arange(n)
         rewards, ended = np.zeros((n, steps), np.float32), np.zeros(n, np.bool_)
-        clips = self.begin(frames, range(first, first + n), seed)
+        clips = self.begin(played, range(n), seed)
         for step in range(steps):
             drawn = clips.step(action=[self.actions[number] for number in actions[going, step]])
             rewards[going, step], over = outcome_of(drawn.numpy())
@@ -92,10 +101,10 @@ class Dream(gymnasium.Env[Frame, Any]):
 
     An action is a number in `actions`. Everything follows from the seed given to `reset`.
     starts: recorded play, as from `it.load_clips`, with whose first frames episodes begin; the model draws them, too,
-    if not given. temperature: below 1 it keeps to what is likely; 1 is the model. remember: of how many transitions
-    what was drawn is remembered, which changes the speed alone.
+    if not given. world: a model, or a `World` of one that several dreams share, with what it remembers.
     It never stops by itself: gymnasium.wrappers.TimeLimit does that.
-    Raises ValueError for a model that is not told frames and actions, and for frames of another shape.
+    Raises ValueError for a model that is not told frames and actions, for what is not recorded play, and for actions
+    that there are not.
 
     >>> env = gymnasium.wrappers.TimeLimit(it.Dream(it.load("runs/world")), 50)
     """
@@ -103,38 +112,50 @@ class Dream(gymnasium.Env[Frame, Any]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - gymnasium's own
     render_mode = "rgb_array"
 
-    def __init__(
-        self, model: ImageModel, starts: ImageData | None = None, *, temperature: float = 1.0, remember: int = REMEMBER
-    ) -> None:
-        self.world = World(model, temperature, remember=remember)
+    def __init__(self, world: ImageModel | World, starts: ImageData | None = None) -> None:
+        self.world = world if isinstance(world, World) else World(world)
+        self._clips: Clips | None = None
+        self._shown: Any = None
         self.actions = self.world.actions
         self.action_space = gymnasium.spaces.Discrete(len(self.actions))
         self.observation_space = gymnasium.spaces.Box(0, 255, self.world.shape, np.uint8)
         self.starts: NDArray[np.uint8] | None = None
         if starts is not None:
-            if starts.past is None or starts.images.shape[1:] != model.config.shape:
+            played = starts.past is not None and START in starts.classes
+            if not played or starts.images.shape[1:] != self.world.model.config.shape:
                 raise ValueError(f"starts must be recorded play of frames {self.world.shape}, as from it.load_clips")
-            self.starts = starts.images[starts.past.place == 0]
+            self.starts = starts.images[starts.past.place == 0]  # type: ignore[union-attr]
+            if not len(self.starts):
+                raise ValueError("starts must have a first frame of an episode")
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**31))
         if self.starts is None:
-            self._clips = self.world.begin([], [number])
+            self._clips = self.world.begin(Played([], []), [number])
             self._show(self._clips.step(action=[START]))
         else:
             self._shown = _picture(self.starts[self.np_random.integers(len(self.starts))])
-            self._clips = self.world.begin([self._shown], [number])
+            self._clips = self.world.begin(Played([self._shown], [0.0]), [number])
         return self._shown, {}
 
     def step(self, action: Any) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+        if self._clips is None:
+            raise gymnasium.error.ResetNeeded("a dream begins with reset(), also after an end")
+        if not self.action_space.contains(action):
+            raise ValueError(f"actions are 0 to {len(self.actions) - 1}, got {action!r}")
         drawn = self._clips.step(action=[self.actions[int(action)]])
         self._show(drawn)
         (reward,), (ended,) = outcome_of(drawn.numpy())
+        if ended:
+            self._clips = None
         return self._shown, float(reward), bool(ended), False, {}
 
     def render(self) -> Frame:
-        return self._shown
+        if self._shown is None:
+            raise gymnasium.error.ResetNeeded("a dream begins with reset()")
+        shown: Frame = self._shown
+        return shown
 
     def _show(self, drawn: Tensor) -> None:
         self._shown = _picture(drawn[0].numpy())

@@ -61,6 +61,8 @@ class Screen(gymnasium.Env[Frame, Any]):
         return self.render(), info
 
     def step(self, action: Any) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+        if not self.action_space.contains(action):
+            raise ValueError(f"actions are 0 to {len(self.actions) - 1}, got {action!r}")
         _, reward, ended, stopped, info = self.env.step(self.numbers[int(action)])
         return self.render(), float(reward), bool(ended), bool(stopped), info
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.play.dream import Outcome, World
-from image_transformer.play.environments import Frame, Screen
+from image_transformer.play.dream import Outcome, Played, World
+from image_transformer.play.environments import Screen
 from image_transformer.play.recorder import SEEDS
 
-Outlook = Callable[[list[Frame], NDArray[np.int64], int], Outcome]
-"""What actions (n, t) lead to after the frames so far, in the episode of that number."""
-Player = Callable[[list[Frame], int, np.random.Generator], Sequence[int]]
-"""The actions to do next, one or some, after the frames so far, in the episode of that number."""
+Outlook = Callable[[Played, NDArray[np.int64], int], Outcome]
+"""What actions (n, t) lead to after play so far; the number is a seed of its own for each plan."""
+Player = Callable[[Played, np.random.Generator], Sequence[int]]
+"""The actions to do next, one or some, after play so far."""
 Progress = Callable[[int, int], None]  # (episodes done, episodes in all)
 
 
@@ -38,6 +38,8 @@ class Search:
     def __post_init__(self) -> None:
         if self.candidates < 1 or not 1 <= self.every <= self.horizon:
             raise ValueError(f"a search needs candidates and 1 <= every <= horizon, got {self}")
+        if not 0 <= self.stay <= 1 or not 0 < self.discount <= 1:
+            raise ValueError(f"a search needs 0 <= stay <= 1 and 0 < discount <= 1, got {self}")
 
     def sequences(self, actions: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Random sequences of numbers of so many actions, (candidates, horizon)."""
@@ -56,37 +58,40 @@ class Search:
 
 def at_random(actions: int) -> Player:
     """A player that does each of so many actions as often as any other."""
-    return lambda frames, episode, rng: [int(rng.integers(actions))]
+    return lambda played, rng: [int(rng.integers(actions))]
 
 
 def planner(outlook: Outlook, actions: int, search: Search) -> Player:
     """A player that follows the best of many sequences, and plans anew after `search.every` steps."""
 
-    def play(frames: list[Frame], episode: int, rng: np.random.Generator) -> list[int]:
+    def play(played: Played, rng: np.random.Generator) -> list[int]:
         sequences = search.sequences(actions, rng)
-        plan: list[int] = search.best(sequences, outlook(frames, sequences, episode))[: search.every].tolist()
+        found = outlook(played, sequences, int(rng.integers(2**62)))
+        plan: list[int] = search.best(sequences, found)[: search.every].tolist()
         return plan
 
     return play
 
 
-def imagined(world: World, seed: int = 0) -> Outlook:
+def imagined(world: World) -> Outlook:
     """The outlook of a world model."""
-
-    def outlook(frames: list[Frame], actions: NDArray[np.int64], episode: int) -> Outcome:
-        return world.imagine(frames, actions, seed=seed, first=episode * SEEDS)
-
-    return outlook
+    return lambda played, actions, seed: world.imagine(played, actions, seed=seed)
 
 
 def tried(screen: Screen) -> Outlook:
-    """The outlook of the environment itself, tried in copies of it as it is now."""
+    """The outlook of the environment itself, tried in copies of it as it is now, chance included.
 
-    def outlook(frames: list[Frame], actions: NDArray[np.int64], episode: int) -> Outcome:
+    ValueError for an environment that cannot be copied.
+    """
+
+    def outlook(played: Played, actions: NDArray[np.int64], seed: int) -> Outcome:
         n, steps = actions.shape
         rewards, ended = np.zeros((n, steps), np.float32), np.zeros(n, np.bool_)
         for row, sequence in enumerate(actions):
-            env = copy.deepcopy(screen.env)
+            try:
+                env = copy.deepcopy(screen.env)
+            except TypeError as error:
+                raise ValueError(f"{screen.environment}: cannot be copied to try plans in it ({error})") from None
             for step, action in enumerate(sequence):
                 _, reward, over, stopped, _ = env.step(screen.numbers[action])
                 rewards[row, step] = reward
@@ -100,33 +105,34 @@ def tried(screen: Screen) -> Outlook:
 
 @dataclass(frozen=True)
 class Trial:
-    """Episodes played: which ended with a reward, and the steps of each, (n,)."""
+    """Episodes played: which ended with a reward, all rewards of each, and its steps, (n,)."""
 
     solved: NDArray[np.bool_]
+    returns: NDArray[np.float64]
     steps: NDArray[np.int64]
-
-    @property
-    def rate(self) -> tuple[float, float]:
-        """The share that was solved, and its standard error."""
-        share = float(self.solved.mean())
-        return share, float(np.sqrt(share * (1 - share) / len(self.solved)))
 
 
 def trial(
     screen: Screen, player: Player, episodes: int, limit: int, *, seed: int = 0, progress: Progress | None = None
 ) -> Trial:
-    """Play so many episodes of at most `limit` steps; an episode is a function of the seed and its number."""
-    solved, steps = np.zeros(episodes, np.bool_), np.zeros(episodes, np.int64)
+    """Play so many episodes of at most `limit` steps; an episode is a function of the seed and its number.
+
+    They are others than those that `record` plays with the seed.
+    """
+    solved, returns, steps = np.zeros(episodes, np.bool_), np.zeros(episodes), np.zeros(episodes, np.int64)
     for number in range(episodes):
         rng = np.random.default_rng([seed, number, 1])
-        frames, over, stopped = [screen.reset(seed=seed * SEEDS + number)[0]], False, False
+        frame, _ = screen.reset(seed=seed * SEEDS + SEEDS // 2 + number)
+        played, over, stopped = Played([frame], [0.0]), False, False
         plan: list[int] = []
         while not over and not stopped and steps[number] < limit:
-            plan = plan or list(player(frames, number, rng))
+            plan = plan or list(player(played, rng))
             frame, reward, over, stopped, _ = screen.step(plan.pop(0))
-            frames.append(frame)
+            played.frames.append(frame)
+            played.rewards.append(reward)
             steps[number] += 1
             solved[number] = over and reward > 0
+        returns[number] = sum(played.rewards)
         if progress is not None:
             progress(number + 1, episodes)
-    return Trial(solved, steps)
+    return Trial(solved, returns, steps)
