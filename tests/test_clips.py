@@ -658,7 +658,7 @@ def test_environments_are_recorded_and_continued_from_the_command_line(tmp_path,
     with Image.open(tmp_path / "out" / "clip.webp") as moving:
         assert moving.n_frames == 4
     said = capsys.readouterr().out
-    assert "reward" in said and "sample 1, frame" in said
+    assert "reward" in said and "sample 1, step" in said
     small = written(tmp_path / "small", "gif", np.random.default_rng(1).choice([0, 255], (2, 9, 9, 3)).astype(np.uint8))
     nowhere = [*line[:2], str(tmp_path / "none.gif"), *line[3:], "--actions", "left"]
     for wrong, message in (
