@@ -325,7 +325,7 @@ def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsy
     )  # fmt: skip
     it.train(RunConfig(model=model, data=DataConfig(source), train=train), tmp_path / "run", show_progress=False)
     trained, test = it.load(tmp_path / "run"), load_clips(source, "test")
-    end, reward = (first_masses(trained, test, col) for col in (END, REWARD))
+    end, reward = first_masses(trained, test, [END, REWARD]).swapaxes(0, 1)
     assert np.abs(end.sum(-1) - 1).max() < 1e-5
     ended = test.images[:, 0, -1, END] > 127
     assert ended.any() and end[ended, 255].min() > 0.9 and end[~ended, 0].min() > 0.9

@@ -3,6 +3,7 @@ rewards and ends come as often as it says."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -68,10 +69,12 @@ def _outcomes(model: ImageModel, test: ImageData, say: Say) -> Table:
     """How often episodes end, and rewards come, where the model says so with which probability, after the picture."""
     say(f"rewards and ends of {len(test)} frames")
     its = test.images[:, 0, -1]
-    end = first_masses(model, test, END)[:, 128:].sum(-1)
-    rewarded = [1 - first_masses(model, _with_end(test, value), REWARD)[:, 0] for value in (0, ENDED)]
-    said = {"end": end, "reward": (1 - end) * rewarded[0] + end * rewarded[1]}
-    came = {"end": its[:, END] > 127, "reward": its[:, REWARD] != 0}
+    ended, came_first = its[:, END] > 127, first_masses(model, test, [END, REWARD])
+    end, as_it_came = came_first[:, 0, 128:].sum(-1), 1 - came_first[:, 1, 0]
+    otherwise = 1 - first_masses(model, _otherwise(test), [REWARD])[:, 0, 0]  # the reward comes after the end
+    likely = np.where(ended, end, 1 - end)
+    said = {"end": end, "reward": likely * as_it_came + (1 - likely) * otherwise}
+    came = {"end": ended, "reward": its[:, REWARD] != 0}
     rows = []
     for name, chance in said.items():
         group = np.digitize(chance, LEVELS) - 1
@@ -84,22 +87,25 @@ def _outcomes(model: ImageModel, test: ImageData, say: Say) -> Table:
     return Table("Ends and rewards: what the model says, and what came", columns, rows)
 
 
-def _with_end(data: ImageData, value: int) -> ImageData:
-    """Frames that all say that the episode has ended, or has not."""
+def _otherwise(data: ImageData) -> ImageData:
+    """The frames, but those that say that the episode has ended say that it has not, and the other way round."""
     images = data.images.copy()
-    images[:, :, -1, END] = value
+    images[:, :, -1, END] = ENDED - images[:, :, -1, END]
     return replace(data, images=images)
 
 
-def first_masses(model: ImageModel, data: ImageData, col: int) -> NDArray[np.float64]:
-    """The probabilities of all values of the first channel in the last row, given all before it, (n, 256)."""
-    at = int(model.layout.position_of.reshape(model.config.shape)[0, -1, col])
+def first_masses(model: ImageModel, data: ImageData, cols: Sequence[int]) -> NDArray[np.float64]:
+    """The probabilities of all values of the first channel at columns of the last row, given all before it.
+
+    (n, columns, 256).
+    """
+    at = torch.from_numpy(model.layout.position_of.reshape(model.config.shape)[0, -1, list(cols)])
     found = []
     with torch.inference_mode():
         for start in range(0, len(data), BATCH):
             batch = data.rows(np.arange(start, min(len(data), start + BATCH)))
             params = model(torch.from_numpy(batch.images), model.of(batch))[:, at]
-            nothing = torch.zeros(len(params), 0, dtype=torch.uint8, device=params.device)
+            nothing = torch.zeros(*params.shape[:2], 0, dtype=torch.uint8, device=params.device)
             found.append(model.likelihood.conditional(params, nothing).double().exp().cpu().numpy())
     return np.concatenate(found)
 
