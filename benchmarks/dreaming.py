@@ -43,13 +43,13 @@ about = read_about(chosen.recording)
 screen = it.Screen(about.environment, size=about.size, tile_size=about.tile_size, actions=about.actions)
 count = len(about.actions)
 steps = sum(len(one.frames) - 1 for part in parts_of(chosen.recording) for one in read_episodes(part))
-world = World(it.load(chosen.model))
-assert world.actions == about.actions
+model = it.load(chosen.model)
+assert World(model).actions == about.actions
 starts = it.load_clips(str(chosen.recording), "all")
 search = Search(chosen.candidates, chosen.horizon, chosen.every)
 
 
-def dream():
+def dream(world):
     return TimeLimit(it.Dream(world, starts), chosen.limit)  # all of them remember together
 
 
@@ -70,25 +70,28 @@ def policy(make, total, seed):
 
 
 def table():
-    yield "at random", lambda seed: at_random(count)
-    yield "plans, true simulator", lambda seed: planner(tried(screen), count, search)
-    yield "plans, model", lambda seed: planner(imagined(world), count, search)
-    yield f"policy, {steps:,} real steps", lambda seed: policy(real, steps, seed)
-    yield f"policy, {chosen.dreamt:,} dreamt steps", lambda seed: policy(dream, chosen.dreamt, seed)
-    yield f"policy, {chosen.dreamt:,} real steps", lambda seed: policy(real, chosen.dreamt, seed)
+    yield "at random", lambda seed, world: at_random(count)
+    yield "plans, true simulator", lambda seed, world: planner(tried(screen), count, search)
+    yield "plans, model", lambda seed, world: planner(imagined(world), count, search)
+    yield f"policy, {steps:,} real steps", lambda seed, world: policy(real, steps, seed)
+    yield (
+        f"policy, {chosen.dreamt:,} dreamt steps",
+        lambda seed, world: policy(lambda: dream(world), chosen.dreamt, seed),
+    )
+    yield f"policy, {chosen.dreamt:,} real steps", lambda seed, world: policy(real, chosen.dreamt, seed)
 
 
 for name, make in table():
     if chosen.rows and not any(part in name for part in chosen.rows):
         continue
-    begun, rates, took = time.process_time(), [], []
+    world, begun, rates, took = World(model), time.process_time(), [], []  # each row remembers for itself
     for seed in range(chosen.seeds):
         torch.manual_seed(seed)
-        found = trial(screen, make(seed), chosen.episodes, chosen.limit, seed=1 + seed)
+        found = trial(screen, make(seed, world), chosen.episodes, chosen.limit, seed=1 + seed)
         rates.append(100 * found.solved.mean())
         took.append(found.steps.mean())
     error = np.std(rates, ddof=1) / np.sqrt(len(rates)) if len(rates) > 1 else float("nan")
     said = f"{name:32} {np.mean(rates):5.1f} ± {error:3.1f} % {np.mean(took):5.1f} steps"
     print(f"{said} {time.process_time() - begun:7.0f} CPU-s  by seed {np.round(rates, 1).tolist()}", flush=True)
-fixed = world.fixed
-print(f"{fixed.drawings:,} frames dreamt, {100 * fixed.settled / max(1, fixed.drawings):.2f} % of them from memory")
+    if (fixed := world.fixed).drawings:
+        print(f"    {fixed.drawings:,} frames dreamt, {100 * fixed.settled / fixed.drawings:.2f} % of them from memory")
