@@ -63,8 +63,8 @@ def run(args: list[str]) -> None:
     search = Search(chosen.candidates, chosen.horizon, chosen.every)
     world = World(load(path))
     screen = Screen(rest[0], size=chosen.size, tile_size=chosen.tile_size, actions=world.actions)
-    if screen.observation_space.shape != world.shape:
-        raise UsageError(f"{rest[0]} shows frames {screen.observation_space.shape}, and {path} knows {world.shape}")
+    if screen.shape != world.shape:
+        raise UsageError(f"{rest[0]} shows frames {screen.shape}, and {path} knows {world.shape}")
     count = len(world.actions)
     player = {
         "random": at_random(count),

@@ -51,14 +51,16 @@ def run(args: list[str]) -> None:
 
     out = chosen.out or Path("recordings") / environment.replace("/", "-")
     screen = Screen(environment, size=chosen.size, tile_size=chosen.tile_size, actions=chosen.actions)
-    if screen.render().shape[1] < 2:
+    height, width, channels = screen.shape
+    if width < 2:
         raise UsageError("frames must be at least 2 pixels wide, for rewards and ends below them")
     about = About(
         environment, screen.actions, chosen.policy, chosen.seed, chosen.tile_size, chosen.size, chosen.longest
     )  # fmt: skip
-    with bar("steps") as progress:
-        steps, episodes = record(screen, out, chosen.steps, about, progress=progress)
+    try:
+        with bar("steps") as progress:
+            steps, episodes = record(screen, out, chosen.steps, about, progress=progress)
+    finally:
+        screen.close()
     print(f"{out}: {steps:,} steps, {episodes:,} episodes, actions {', '.join(screen.actions)}")
-    height, width, channels = screen.render().shape
-    screen.close()
     print(f"next: image-transformer train world --data.source {out} --model.shape {channels} {height + 1} {width}")

@@ -166,7 +166,7 @@ class _Read:
     def params(self, seen: Tensor, told: Sequence[bytes], rows: Tensor) -> Tensor:
         """Parameters `(m, l, p)` of images `seen` (m, c, h, w), those of the `rows` (m,), `told` by their keys."""
         if not self.number:  # the first pass is over all that are not remembered
-            first = dict(zip(reversed(told), reversed(rows.tolist()), strict=True))
+            first = first_of(told, rows.tolist())
             self.number = {key: n for n, key in enumerate(first)}
             its = torch.tensor(list(first.values()))
             self.read = [self.model.read(select(given, its)) for given in self.contexts]
@@ -187,6 +187,11 @@ def first_guess(model: ImageModel, count: int, given: Given, guess: Tensor | Non
         if found is not None:
             return found
     return torch.full((count, *model.config.shape), GREY, dtype=torch.uint8)
+
+
+def first_of(keys: Sequence[bytes], numbers: Sequence[int]) -> dict[bytes, int]:
+    """Of those with equal keys the number of the first."""
+    return dict(zip(reversed(keys), reversed(numbers), strict=True))
 
 
 def keys_of(given: Given, drawing: Drawing) -> list[bytes]:

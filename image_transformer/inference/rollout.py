@@ -12,7 +12,7 @@ from image_transformer.conditions.base import Given, select
 from image_transformer.conditions.frames import Frames
 from image_transformer.config.sampling import Sampling
 from image_transformer.inference.drawing import Drawing, noise
-from image_transformer.inference.fixed_point import FixedPoint, first_guess, keys_of
+from image_transformer.inference.fixed_point import FixedPoint, first_guess, first_of, keys_of
 from image_transformer.inference.sampling import Method, Progress, generate
 from image_transformer.model import ImageModel
 
@@ -141,7 +141,7 @@ class Clips:
         every = torch.arange(len(drawing.image))
         if not self.fixed.remember:
             return [every]
-        first = dict(zip(reversed(keys_of(given, drawing)), reversed(every.tolist()), strict=True))
+        first = first_of(keys_of(given, drawing), every.tolist())
         leads = torch.zeros(len(every), dtype=torch.bool)
         leads[list(first.values())] = True
         return [every[leads], every[~leads]] if not leads.all() else [every]

@@ -54,7 +54,7 @@ class World:
         if frames is None or action is None:
             raise ValueError("this is no world model, told frames and actions; train one with: train world")
         channels, height, width = model.config.shape
-        self.model, self.count, self.temperature = model, frames.count, temperature
+        self.model, self.temperature = model, temperature
         self.actions = tuple(name for name in action.choices if name != START)
         self.shape = height - 1, width, channels
         most = max(1, MEMORY // (9 * WAYS * model.layout.num_dims))
@@ -63,17 +63,15 @@ class World:
     def begin(self, played: Played, numbers: Sequence[int], seed: int = 0) -> Clips:
         """Ways to go on after what was `played`, one for each of `numbers`: their noise follows from these."""
         channels, height, width = self.model.config.shape
-        last = torch.zeros(0, channels, height, width, dtype=torch.uint8)
+        so_far = torch.zeros(0, channels, height, width, dtype=torch.uint8)
         if played.frames:
-            seen = np.stack(played.frames[-self.count :])
+            seen = np.stack(played.frames)
             if seen.shape[1:] != self.shape:
                 raise ValueError(f"this world has frames {self.shape}, got {seen.shape[1:]}")
-            rewards, ended = np.array(played.rewards[-self.count :], np.float32), np.zeros(len(seen), np.bool_)
-            last = torch.from_numpy(with_outcome(seen.transpose(0, 3, 1, 2), rewards, ended))
-        begun = last.expand(len(numbers), -1, -1, -1, -1)
-        clips = Clips(self.model, begun, Sampling(seed, self.temperature), numbers=numbers, fixed=self.fixed)
-        clips.time = len(played.frames)
-        return clips
+            rewards, ended = np.array(played.rewards, np.float32), np.zeros(len(seen), np.bool_)
+            so_far = torch.from_numpy(with_outcome(seen.transpose(0, 3, 1, 2), rewards, ended))
+        begun = so_far.expand(len(numbers), -1, -1, -1, -1)
+        return Clips(self.model, begun, Sampling(seed, self.temperature), numbers=numbers, fixed=self.fixed)
 
     def imagine(self, played: Played, actions: NDArray[np.int64], *, seed: int = 0) -> Outcome:
         """What `actions` (n, t), numbers of `self.actions`, lead to after what was `played`.

@@ -53,7 +53,8 @@ class Screen(gymnasium.Env[Frame, Any]):
         self.size, self.environment = size, environment
         self.env.reset(seed=0)
         self.action_space = gymnasium.spaces.Discrete(len(self.actions))
-        self.observation_space = gymnasium.spaces.Box(0, 255, self.render().shape, np.uint8)
+        self.shape = self.render().shape
+        self.observation_space = gymnasium.spaces.Box(0, 255, self.shape, np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
         super().reset(seed=seed)
