@@ -128,6 +128,16 @@ def model_argument(verb: str, args: list[str]) -> tuple[Path, list[str]]:
     return Path(args[0]), args[1:]
 
 
+def environment_and_flags(line: str, usage: str, kind: type, args: list[str]) -> tuple[str, Any]:
+    """The environment that a verb is about, the first of its arguments after `line`, and its dataclass."""
+    if args and args[0] in ("-h", "--help"):
+        return "", parse(kind, usage, args)
+    if not args or args[0].startswith("-"):
+        example = f"image-transformer {line} MiniGrid-Empty-8x8-v0 --tile-size 4"
+        raise UsageError(f"{line.split()[0]} needs an environment: {example}")
+    return args[0], parse(kind, usage, args[1:])
+
+
 def file_arguments(args: list[str]) -> tuple[list[Path], list[str]]:
     """The arguments before the first flag as files, and the others; `-` is a file, too."""
     number = next((i for i, word in enumerate(args) if word.startswith("-") and word != "-"), len(args))

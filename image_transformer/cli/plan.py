@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import at_least, model_argument, parse
-
-NAME = "plan MODEL ENVIRONMENT"
+from image_transformer.cli.flags import at_least, environment_and_flags, model_argument
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,7 @@ class PlanPlay:
 
 def run(args: list[str]) -> None:
     path, rest = model_argument("plan", args)
-    if not rest or rest[0].startswith("-"):
-        if rest and rest[0] in ("-h", "--help"):
-            parse(PlanPlay, NAME, rest)
-        raise UsageError(
-            f"plan needs an environment: image-transformer plan {path} MiniGrid-Empty-8x8-v0 --tile-size 4"
-        )
-    chosen = parse(PlanPlay, NAME, rest[1:])
+    environment, chosen = environment_and_flags(f"plan {path}", "plan MODEL ENVIRONMENT", PlanPlay, rest)
     at_least(1, episodes=chosen.episodes, limit=chosen.limit, tile_size=chosen.tile_size, size=min(chosen.size or (1,)))
     at_least(0, seed=chosen.seed)
 
@@ -62,9 +54,9 @@ def run(args: list[str]) -> None:
 
     search = Search(chosen.candidates, chosen.horizon, chosen.every)
     world = World(load(path))
-    screen = Screen(rest[0], size=chosen.size, tile_size=chosen.tile_size, actions=world.actions)
+    screen = Screen(environment, size=chosen.size, tile_size=chosen.tile_size, actions=world.actions)
     if screen.shape != world.shape:
-        raise UsageError(f"{rest[0]} shows frames {screen.shape}, and {path} knows {world.shape}")
+        raise UsageError(f"{environment} shows frames {screen.shape}, and {path} knows {world.shape}")
     count = len(world.actions)
     player = {
         "random": at_random(count),

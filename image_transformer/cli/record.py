@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import at_least, parse
+from image_transformer.cli.flags import at_least, environment_and_flags
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,7 @@ class Record:
 
 
 def run(args: list[str]) -> None:
-    if not args or args[0].startswith("-"):
-        if args and args[0] in ("-h", "--help"):
-            parse(Record, "record ENVIRONMENT", args)
-        raise UsageError("record needs an environment: image-transformer record MiniGrid-Empty-8x8-v0 --tile-size 4")
-    environment, chosen = args[0], parse(Record, "record ENVIRONMENT", args[1:])
+    environment, chosen = environment_and_flags("record", "record ENVIRONMENT", Record, args)
     at_least(1, steps=chosen.steps, tile_size=chosen.tile_size, size=min(chosen.size or (1,)), longest=chosen.longest)
     at_least(0, seed=chosen.seed)
 
