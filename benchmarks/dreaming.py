@@ -21,7 +21,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import image_transformer as it
 from image_transformer.data.recording import parts_of, read_about, read_episodes
 from image_transformer.play.dream import World
-from image_transformer.play.planning import Search, at_random, imagined, planner, trial, tried
+from image_transformer.play.episodes import at_random
+from image_transformer.play.planning import Search, imagined, planner, trial, tried
 
 ENVS = 8
 

@@ -298,7 +298,7 @@ def some_play(folder, shape):
     if shape[0] == 1:
         np.save(folder / "clips.npy", frames)
         return folder / "clips.npy"
-    write_about(folder, About("Made-v0", ("a", "b"), "random", 0))
+    write_about(folder, About("Made-v0", ("a", "b"), 0))
     played = {"actions": np.array([-1, 0, 1] * 8, np.int16), "rewards": np.zeros(24, np.float32)}
     seen = frames.reshape(24, *frames.shape[2:])[:, :-1]
     np.savez(folder / "episodes-000000.npz", frames=seen, ended=np.zeros(24, np.bool_), **played)

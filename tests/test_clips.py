@@ -547,7 +547,7 @@ def test_outcomes_are_kept_in_a_row_of_the_frames():
 
 
 def test_a_recording_is_data_with_actions(tmp_path):
-    write_about(tmp_path, About("Made-v0", ("left", "right"), "random", 0))
+    write_about(tmp_path, About("Made-v0", ("left", "right"), 0))
     frames = np.arange(5 * 2 * 3 * 3, dtype=np.uint8).reshape(5, 2, 3, 3)
     played = {"actions": np.array([-1, 1, 0, -1, 0], np.int16), "rewards": np.zeros(5, np.float32)}
     np.savez_compressed(tmp_path / "episodes-000000.npz", frames=frames, ended=np.arange(5) == 2, **played)
@@ -582,7 +582,7 @@ class Made:
 
 def test_recording_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder, "PART", 10)
-    about = About("Made-v0", ("stay", "go"), "random", 3)
+    about = About("Made-v0", ("stay", "go"), 3)
     once = recorder.record(Made(), tmp_path / "once", 40, about)
     recorder.record(Made(), tmp_path / "twice", 15, about)
     with locked(tmp_path / "twice"), pytest.raises(InUseError):
@@ -594,6 +594,13 @@ def test_recording_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert np.array_equal(first.images, second.images) and np.array_equal(first.labels, second.labels)
     rewards, over = outcome_of(first.images)
     assert np.array_equal(rewards > 0, over) and np.array_equal(over, first.labels == 1) and over.sum() == once[1]
+    assert recorder.record(Made(), tmp_path / "twice", once[0], about, policy="another") == once, (
+        "nothing is left to do"
+    )
+    more, _ = recorder.record(Made(), tmp_path / "twice", once[0] + 5, about, lambda *_: [0, 0, 1], policy="third")
+    assert more == once[0] + 6, "whole episodes of three steps"
+    with np.load(sorted((tmp_path / "twice").glob("*.npz"))[-1]) as part:
+        assert part["actions"].tolist() == 2 * [-1, 0, 0, 1] and str(part["policy"]) == "third"
     with pytest.raises(ValueError, match="another seed: 3"):
         recorder.record(Made(), tmp_path / "once", 40, replace(about, seed=4))
     parts = sorted((tmp_path / "once").glob("*.npz"))
@@ -608,7 +615,7 @@ def test_an_episode_without_an_end_is_left(tmp_path):
             frame, *_ = super().step(action)
             return frame, 0.0, False, False, {}
 
-    assert recorder.record(Endless(), tmp_path, 25, About("Endless-v0", ("stay", "go"), "random", 0, longest=10)) == (
+    assert recorder.record(Endless(), tmp_path, 25, About("Endless-v0", ("stay", "go"), 0, longest=10)) == (
         30,
         3,
     )

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -19,7 +20,7 @@ from image_transformer.config.measuring import Plan
 from image_transformer.config.run import RunConfig
 from image_transformer.config.sampling import Sampling
 from image_transformer.data.clips import load_clips
-from image_transformer.data.recording import END, REWARD, outcome_of
+from image_transformer.data.recording import END, REWARD, outcome_of, read_recording
 from image_transformer.geometry.order import Wavefront
 from image_transformer.geometry.patterns import Local1D, Nothing
 from image_transformer.inference.fixed_point import WAYS, FixedPoint
@@ -27,9 +28,9 @@ from image_transformer.inference.rollout import FRAMES, Clips
 from image_transformer.inference.sampling import generate
 from image_transformer.measures import clips as measures
 from image_transformer.measures.clips import first_masses
-from image_transformer.play.dream import Outcome, Played, World
-from image_transformer.play.planning import Search, at_random, imagined, planner, trial, tried
-from image_transformer.play.recorder import play
+from image_transformer.play.dream import Outcome, World
+from image_transformer.play.episodes import Played, at_random, play
+from image_transformer.play.planning import Search, imagined, planner, trial, tried
 
 LENGTH = 4
 SHAPE = (3, 3, LENGTH)  # a row more than the corridor
@@ -296,7 +297,7 @@ def test_a_trial_counts_what_was_solved_and_is_a_function_of_its_seed(screen):
 def test_a_trial_is_of_other_episodes_than_a_recording():
     rooms, begun = it.Screen("MiniGrid-DoorKey-5x5-v0", tile_size=4), []
     trial(rooms, lambda played, rng: begun.append(played.frames[0]) or [0], 5, 1)
-    recorded = [play(rooms, 0, number, 1).frames[0] for number in range(5)]
+    recorded = [play(rooms, at_random(1), number, 1, np.random.default_rng(0)).frames[0] for number in range(5)]
     assert all(not np.array_equal(one, other) for one, other in zip(begun, recorded, strict=True))
 
 
@@ -356,6 +357,14 @@ def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsy
         (line[:2], "needs an environment"), ([*line, "--every", "9"], "1 <= every <= horizon"),
         (["plan", "cifar10", *line[2:]], "no world model"), ([*line, "--size", "3", "3"], "shows frames (3, 3, 3)"),
         ([*line[:2], "CorridorX-v0"], "cannot be made"),
+        (["record", "Corridor-v0", "--policy", line[1], "--actions", "1", "0"], "knows the actions 0, 1, not 1, 0"),
     ):  # fmt: skip
         assert main(wrong) != 0
         assert message in capsys.readouterr().err
+    again = ["record", "Corridor-v0", "--steps", "1540", "--out", source, "--policy", line[1], "--horizon", "4"]
+    before = len(read_recording(Path(source))[0])
+    assert main([*again, "--every", "2", "--temperature", "0.5"]) == 0
+    planned = read_recording(Path(source))[0][before:]
+    assert len(planned) >= 5 and max(len(frames) for frames, _ in planned) <= 6, "those at random last longer"
+    with np.load(sorted(Path(source).glob("*.npz"))[-1]) as part:
+        assert str(part["policy"]) == line[1]

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from image_transformer.cli import UsageError
 from image_transformer.cli.flags import at_least, environment_and_flags, model_argument
 
+if TYPE_CHECKING:
+    from image_transformer.play.dream import World
+    from image_transformer.play.environments import Screen
+    from image_transformer.play.planning import Search
+
 
 @dataclass(frozen=True)
-class PlanPlay:
+class Planning:
+    """How plans are made."""
+
+    temperature: float = 1.0
+    """Below 1 the model imagines what is likely only; 1 is the model."""
+    candidates: int = 100
+    """Sequences of actions to try for a plan."""
+    horizon: int = 20
+    """Actions of each sequence."""
+    every: int = 5
+    """Actions of a plan that are done before the next plan."""
+
+
+@dataclass(frozen=True)
+class PlanPlay(Planning):
     """Play an environment by plans: the best of many sequences of actions, as a world model imagines them.
 
     Says how many episodes ended with a reward, and what all of them returned. The environment, the tile size
@@ -23,12 +43,6 @@ class PlanPlay:
     """Episodes to play."""
     limit: int = 50
     """Steps after which an episode is given up."""
-    candidates: int = 100
-    """Sequences of actions to try for a plan."""
-    horizon: int = 20
-    """Actions of each sequence."""
-    every: int = 5
-    """Actions of a plan that are done before the next plan."""
     tile_size: int | None = None
     """Pixels of a field, for MiniGrid."""
     size: tuple[int, int] | None = None
@@ -45,18 +59,15 @@ def run(args: list[str]) -> None:
 
     from time import perf_counter
 
-    from image_transformer.checkpoint import load
     from image_transformer.measures.found import mean_and_error
-    from image_transformer.play.dream import World
     from image_transformer.play.environments import Screen
-    from image_transformer.play.planning import Search, at_random, imagined, planner, trial, tried
+    from image_transformer.play.episodes import at_random
+    from image_transformer.play.planning import imagined, planner, trial, tried
     from image_transformer.show.progress import bar
 
-    search = Search(chosen.candidates, chosen.horizon, chosen.every)
-    world = World(load(path))
+    search, world = search_and_world(path, chosen)
     screen = Screen(environment, size=chosen.size, tile_size=chosen.tile_size, actions=world.actions)
-    if screen.shape != world.shape:
-        raise UsageError(f"{environment} shows frames {screen.shape}, and {path} knows {world.shape}")
+    check_known(world, screen, path)
     count = len(world.actions)
     player = {
         "random": at_random(count),
@@ -78,3 +89,20 @@ def run(args: list[str]) -> None:
     if chosen.by == "model":
         drawn = world.fixed.settled / max(1, world.fixed.drawings)
         print(f"{world.fixed.drawings:,} frames imagined, {100 * drawn:.1f} % of them from memory")
+
+
+def search_and_world(path: str | Path, chosen: Planning) -> tuple[Search, World]:
+    """How plans are made, and the world model that makes them."""
+    from image_transformer.checkpoint import load
+    from image_transformer.play.dream import World
+    from image_transformer.play.planning import Search
+
+    return Search(chosen.candidates, chosen.horizon, chosen.every), World(load(path), chosen.temperature)
+
+
+def check_known(world: World, screen: Screen, path: str | Path) -> None:
+    """UsageError unless a world model knows frames and actions like those of an environment."""
+    if screen.shape != world.shape:
+        raise UsageError(f"{screen.environment} shows frames {screen.shape}, and {path} knows {world.shape}")
+    if screen.actions != world.actions:
+        raise UsageError(f"{path} knows the actions {', '.join(world.actions)}, not {', '.join(screen.actions)}")

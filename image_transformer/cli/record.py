@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from image_transformer.cli import UsageError
 from image_transformer.cli.flags import at_least, environment_and_flags
+from image_transformer.cli.plan import Planning, check_known, search_and_world
+
+RANDOM = "random"
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(Planning):
     """Record play of a gymnasium environment with pictures: frames, actions, rewards and ends.
 
     Stopped, it goes on with the same line. The folder is data: image-transformer train world --data.source FOLDER
@@ -21,8 +23,9 @@ class Record:
     """Folder for the recording; recordings/ENVIRONMENT if not given."""
     steps: int = 20_000
     """Steps to record in all, in whole episodes."""
-    policy: Literal["random"] = "random"
-    """How to play: at random."""
+    policy: str = RANDOM
+    """How to play: random, or by plans of the world model of this name, as `plan` does and with its flags (temperature,
+    candidates, horizon, every). What was begun at random may go on by plans."""
     actions: tuple[str, ...] = ()
     """Names of the actions to use; all if not given."""
     tile_size: int | None = None
@@ -46,16 +49,25 @@ def run(args: list[str]) -> None:
     from image_transformer.show.progress import bar
 
     out = chosen.out or Path("recordings") / environment.replace("/", "-")
-    screen = Screen(environment, size=chosen.size, tile_size=chosen.tile_size, actions=chosen.actions)
+    world = player = None
+    if chosen.policy != RANDOM:
+        from image_transformer.play.planning import imagined, planner
+
+        search, world = search_and_world(chosen.policy, chosen)
+        player = planner(imagined(world), len(world.actions), search)
+    actions = chosen.actions or (world.actions if world else ())
+    screen = Screen(environment, size=chosen.size, tile_size=chosen.tile_size, actions=actions)
+    if world:
+        check_known(world, screen, chosen.policy)
     height, width, channels = screen.shape
     if width < 2:
         raise UsageError("frames must be at least 2 pixels wide, for rewards and ends below them")
     about = About(
-        environment, screen.actions, chosen.policy, chosen.seed, chosen.tile_size, chosen.size, chosen.longest
+        environment, screen.actions, chosen.seed, chosen.tile_size, chosen.size, chosen.longest
     )  # fmt: skip
     try:
         with bar("steps") as progress:
-            steps, episodes = record(screen, out, chosen.steps, about, progress=progress)
+            steps, episodes = record(screen, out, chosen.steps, about, player, policy=chosen.policy, progress=progress)
     finally:
         screen.close()
     print(f"{out}: {steps:,} steps, {episodes:,} episodes, actions {', '.join(screen.actions)}")

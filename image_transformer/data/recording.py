@@ -2,7 +2,7 @@
 
 `recording.json` names the environment and its actions; each `episodes-*.npz` holds some whole episodes, one after the
 other: frames (n, h, w, c), the action before each frame (-1 before the first of an episode), its reward, and whether
-the episode has ended with it.
+the episode has ended with it; and in words by which policy they were played.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ REWARD, END = -1, -2  # columns of the last row
 
 @dataclass(frozen=True)
 class About:
-    """What a recording is of: an environment by its id, its actions in words, and how it was played."""
+    """What a recording is of: an environment by its id, its actions in words, and how it is seen."""
 
     environment: str
     actions: tuple[str, ...]
-    policy: str
     seed: int
     tile_size: int | None = None
     size: tuple[int, int] | None = None
@@ -74,6 +73,7 @@ def outcome_of(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[
 def read_about(folder: Path) -> About:
     try:
         told = json.loads((folder / ABOUT).read_text())
+        told.pop("policy", None)  # which was here before it was in the parts
         told |= {"actions": tuple(told["actions"]), "size": tuple(told["size"]) if told["size"] else None}
         return About(**told)
     except (OSError, ValueError, KeyError, TypeError) as error:

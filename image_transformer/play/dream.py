@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -22,15 +22,9 @@ from image_transformer.inference.fixed_point import WAYS, FixedPoint
 from image_transformer.inference.rollout import Clips
 from image_transformer.model import ImageModel
 from image_transformer.play.environments import Frame
+from image_transformer.play.episodes import Played
 
 MEMORY = 2**29  # bytes
-
-
-class Played(NamedTuple):
-    """Play so far: frames (h, w, 3), and the reward of each, 0 of the first."""
-
-    frames: list[Frame]
-    rewards: list[float]
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.play.dream import Outcome, Played, World
+from image_transformer.play.dream import Outcome, World
 from image_transformer.play.environments import Screen
-from image_transformer.play.recorder import SEEDS
+from image_transformer.play.episodes import SEEDS, Played, Player, play
 
 Outlook = Callable[[Played, NDArray[np.int64], int], Outcome]
 """What actions (n, t) lead to after play so far; the number is a seed of its own for each plan."""
-Player = Callable[[Played, np.random.Generator], Sequence[int]]
-"""The actions to do next, one or some, after play so far."""
 Progress = Callable[[int, int], None]  # (episodes done, episodes in all)
 
 
@@ -54,11 +52,6 @@ class Search:
         value = (found.rewards * self.discount ** np.arange(self.horizon)).sum(1)
         its: NDArray[np.int64] = sequences[int(value.argmax())]
         return its
-
-
-def at_random(actions: int) -> Player:
-    """A player that does each of so many actions as often as any other."""
-    return lambda played, rng: [int(rng.integers(actions))]
 
 
 def planner(outlook: Outlook, actions: int, search: Search) -> Player:
@@ -122,17 +115,9 @@ def trial(
     solved, returns, steps = np.zeros(episodes, np.bool_), np.zeros(episodes), np.zeros(episodes, np.int64)
     for number in range(episodes):
         rng = np.random.default_rng([seed, number, 1])
-        frame, _ = screen.reset(seed=seed * SEEDS + SEEDS // 2 + number)
-        played, over, stopped = Played([frame], [0.0]), False, False
-        plan: list[int] = []
-        while not over and not stopped and steps[number] < limit:
-            plan = plan or list(player(played, rng))
-            frame, reward, over, stopped, _ = screen.step(plan.pop(0))
-            played.frames.append(frame)
-            played.rewards.append(reward)
-            steps[number] += 1
-            solved[number] = over and reward > 0
-        returns[number] = sum(played.rewards)
+        one = play(screen, player, seed * SEEDS + SEEDS // 2 + number, limit, rng)
+        solved[number] = one.ended[-1] and one.rewards[-1] > 0
+        returns[number], steps[number] = one.rewards.sum(dtype=np.float64), len(one.frames) - 1
         if progress is not None:
             progress(number + 1, episodes)
     return Trial(solved, returns, steps)

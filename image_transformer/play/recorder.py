@@ -19,9 +19,9 @@ from image_transformer.data.recording import (
 )
 from image_transformer.files import locked, write_atomically
 from image_transformer.play.environments import Screen
+from image_transformer.play.episodes import SEEDS, Player, at_random, play
 
 PART = 2_000  # frames, about, of a part
-SEEDS = 2**20  # episodes of a seed
 
 Progress = Callable[[int, int], None]  # (steps recorded, steps in all)
 
@@ -31,19 +31,24 @@ def record(
     folder: Path,
     steps: int,
     about: About,
+    player: Player | None = None,
     *,
+    policy: str = "random",
     progress: Progress | None = None,
 ) -> tuple[int, int]:
     """Record whole episodes into `folder` until it holds at least so many steps; how many steps and episodes it holds.
 
-    What the folder holds already counts: an episode is a function of the seed and its number. ValueError if the folder
-    holds another recording, InUseError while another process records into it.
+    player: at random if not given. policy: what to call it, in the parts that it plays.
+    What the folder holds already counts, whoever played it: an episode is a function of the player, the seed and its
+    number. ValueError if the folder holds another recording, InUseError while another process records into it.
     """
     with locked(folder):
-        return _record(screen, folder, steps, about, progress)
+        return _record(screen, folder, steps, about, player or at_random(len(about.actions)), policy, progress)
 
 
-def _record(screen: Screen, folder: Path, steps: int, about: About, progress: Progress | None) -> tuple[int, int]:
+def _record(
+    screen: Screen, folder: Path, steps: int, about: About, player: Player, policy: str, progress: Progress | None
+) -> tuple[int, int]:
     if (folder / ABOUT).exists():
         found = read_about(folder)
         if found != about:
@@ -59,14 +64,15 @@ def _record(screen: Screen, folder: Path, steps: int, about: About, progress: Pr
     while done < steps:
         first, new, frames = episodes, [], 0
         while frames < PART and done < steps:
-            one = play(screen, about.seed, episodes, about.longest)
+            rng = np.random.default_rng([about.seed, episodes])
+            one = play(screen, player, about.seed * SEEDS + episodes, about.longest, rng)
             new.append(one)
             episodes, done, frames = episodes + 1, done + len(one.frames) - 1, frames + len(one.frames)
             if progress is not None:
                 progress(min(done, steps), steps)
         packed = io.BytesIO()
         joined = {name: np.concatenate([getattr(one, name) for one in new]) for name in Episode._fields}
-        np.savez_compressed(packed, **joined)  # type: ignore[arg-type]
+        np.savez_compressed(packed, **joined, policy=policy)  # type: ignore[arg-type]
         write_atomically(folder / _name(first), packed.getvalue())
     return done, episodes
 
@@ -74,21 +80,3 @@ def _record(screen: Screen, folder: Path, steps: int, about: About, progress: Pr
 def _name(first: int) -> str:
     """The file of a part, by the number of its first episode."""
     return f"episodes-{first:06d}.npz"
-
-
-def play(screen: Screen, seed: int, number: int, longest: int) -> Episode:
-    """The episode of that number, played at random until it ends or has so many steps."""
-    rng = np.random.default_rng([seed, number])
-    frame, _ = screen.reset(seed=seed * SEEDS + number)
-    frames, actions, rewards, ended = [frame], [-1], [0.0], [False]
-    stopped = False
-    while not ended[-1] and not stopped and len(frames) <= longest:
-        action = int(rng.integers(len(screen.actions)))
-        frame, reward, over, stopped, _ = screen.step(action)
-        frames.append(frame)
-        actions.append(action)
-        rewards.append(reward)
-        ended.append(over)
-    return Episode(
-        np.stack(frames), np.array(actions, np.int16), np.array(rewards, np.float32), np.array(ended, np.bool_)
-    )
