@@ -10,6 +10,7 @@ Needs the extras [rl] and [bench].
 
 import argparse
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ import image_transformer as it
 from image_transformer.data.recording import parts_of, read_about, read_episodes
 from image_transformer.play.dream import World
 from image_transformer.play.episodes import at_random
-from image_transformer.play.planning import Search, imagined, planner, trial, tried
+from image_transformer.play.planning import Search, imagined, planner, scores, tried
 
 ENVS = 8
 
@@ -88,9 +89,11 @@ for name, make in table():
     world, begun, rates, took = World(model), time.process_time(), [], []  # each row remembers for itself
     for seed in range(chosen.seeds):
         torch.manual_seed(seed)
-        found = trial(screen, make(seed, world), chosen.episodes, chosen.limit, seed=1 + seed)
-        rates.append(100 * found.solved.mean())
-        took.append(found.steps.mean())
+        played = scores(screen, make(seed, world), chosen.limit, seed=1 + seed)
+        solved, _, taken = np.array(list(islice(played, chosen.episodes))).T
+        rates.append(100 * solved.mean())
+        took.append(taken.mean())
+        print(f"  {name}, seed {seed}: {rates[-1]:.1f} %, {time.process_time() - begun:.0f} CPU-s", flush=True)
     error = np.std(rates, ddof=1) / np.sqrt(len(rates)) if len(rates) > 1 else float("nan")
     said = f"{name:32} {np.mean(rates):5.1f} ± {error:3.1f} % {np.mean(took):5.1f} steps"
     print(f"{said} {time.process_time() - begun:7.0f} CPU-s  by seed {np.round(rates, 1).tolist()}", flush=True)

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import gymnasium
@@ -28,9 +29,10 @@ from image_transformer.inference.rollout import FRAMES, Clips
 from image_transformer.inference.sampling import generate
 from image_transformer.measures import clips as measures
 from image_transformer.measures.clips import first_masses
+from image_transformer.play import episodes
 from image_transformer.play.dream import Outcome, World
 from image_transformer.play.episodes import Played, at_random, play
-from image_transformer.play.planning import Search, imagined, planner, trial, tried
+from image_transformer.play.planning import Search, imagined, planner, scores, tried
 
 LENGTH = 4
 SHAPE = (3, 3, LENGTH)  # a row more than the corridor
@@ -284,19 +286,26 @@ def test_trying_leaves_the_world_as_it_was_and_says_what_it_does(screen):
         tried(screen)(Played([], []), np.array([[1]]), 0)
 
 
-def test_a_trial_counts_what_was_solved_and_is_a_function_of_its_seed(screen):
-    right = trial(screen, lambda played, rng: [1], 20, 5)
-    assert right.solved.all() and (right.steps <= 3).all() and (right.returns == 1).all()
-    wrong = trial(screen, lambda played, rng: [0, 0], 5, 5)
-    assert not wrong.solved.any() and (wrong.steps == 5).all() and (wrong.returns == 0).all()
-    once, again, other = (trial(screen, at_random(2), 50, 4, seed=seed) for seed in (1, 1, 2))
-    assert np.array_equal(once.steps, again.steps) and not np.array_equal(once.steps, other.steps)
-    assert 0 < once.solved.mean() < 1 and np.array_equal(once.solved, once.returns > 0)
+def first(episodes, played):
+    return list(islice(played, episodes))
 
 
-def test_a_trial_is_of_other_episodes_than_a_recording():
+def solved(played):
+    return sum(one.solved for one in played) / len(played)
+
+
+def test_scores_say_what_was_solved_and_follow_from_the_seed(screen):
+    right = first(20, scores(screen, lambda played, rng: [1], 5))
+    assert all(one.solved and one.rewards == 1 and one.steps <= 3 for one in right)
+    assert first(5, scores(screen, lambda played, rng: [0, 0], 5)) == 5 * [(False, 0, 5)]
+    once, again, other = (first(50, scores(screen, at_random(2), 4, seed=seed)) for seed in (1, 1, 2))
+    assert once == again != other
+    assert 0 < solved(once) < 1 and all(one.solved == (one.rewards > 0) for one in once)
+
+
+def test_scores_are_of_other_episodes_than_a_recording():
     rooms, begun = it.Screen("MiniGrid-DoorKey-5x5-v0", tile_size=4), []
-    trial(rooms, lambda played, rng: begun.append(played.frames[0]) or [0], 5, 1)
+    first(5, scores(rooms, lambda played, rng: begun.append(played.frames[0]) or [0], 1))
     recorded = [play(rooms, at_random(1), number, 1, np.random.default_rng(0)).frames[0] for number in range(5)]
     assert all(not np.array_equal(one, other) for one, other in zip(begun, recorded, strict=True))
 
@@ -309,12 +318,12 @@ def test_plans_are_made_anew_after_so_many_steps(screen):
         seeds.add(seed)
         return Outcome(np.zeros(actions.shape, np.float32), np.zeros(len(actions), np.bool_))
 
-    trial(screen, planner(outlook, 1, Search(7, 6, 3)), 2, 8)  # one action only: left
+    first(2, scores(screen, planner(outlook, 1, Search(7, 6, 3)), 8))  # one action only: left
     assert asked == [(frames, frames, (7, 6)) for _ in (0, 1) for frames in (1, 4, 7)]
     assert len(seeds) == 6, "each plan has noise of its own"
 
 
-def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsys):
+def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsys, monkeypatch):
     source = recorded(tmp_path / "play", 1_500)
     model = it.Modern(
         shape=SHAPE, depth=2, width=32, heads=2, feed_forward=64, attention=(Nothing(),), encoder_depth=1,
@@ -337,10 +346,9 @@ def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsy
     assert [float(row[4]) for row in outcomes.rows] == [0, 100, 0, 100], "certain of the right ones"
     assert float(continued.rows[0][1]) > 90, "each frame follows from the action before it"
     search, world = Search(30, 4, 2), World(trained)
-    model_s = trial(screen, planner(imagined(world), 2, search), 40, 4)
-    true = trial(screen, planner(tried(screen), 2, search), 40, 4)
-    blind = trial(screen, at_random(2), 40, 4)
-    assert true.solved.all() and model_s.solved.mean() > 0.9 > blind.solved.mean()
+    players = planner(imagined(world), 2, search), planner(tried(screen), 2, search), at_random(2)
+    by_model, by_truth, blind = (solved(first(40, scores(screen, one, 4))) for one in players)
+    assert by_truth == 1 and by_model > 0.9 > blind
     assert world.fixed.settled > 0.8 * world.fixed.drawings, "what is certain is remembered"
     line = ["plan", str(tmp_path / "run"), "Corridor-v0", "--episodes", "3", "--limit", "4", "--horizon", "5"]
     capsys.readouterr()
@@ -361,6 +369,17 @@ def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsy
     ):  # fmt: skip
         assert main(wrong) != 0
         assert message in capsys.readouterr().err
+    asked = iter([[1, 1, 1], [0, 0, 0]])
+
+    def stopped(played, rng):
+        for plan in asked:
+            return plan
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(episodes, "at_random", lambda actions: stopped)
+    assert main([*line, "--by", "random", "--limit", "3"]) == 130
+    said = capsys.readouterr()
+    assert said.out.startswith("50.0 ± ") and "of 2 episodes" in said.out and "interrupted" in said.err
     again = ["record", "Corridor-v0", "--steps", "1540", "--out", source, "--policy", line[1], "--horizon", "4"]
     before = len(read_recording(Path(source))[0])
     assert main([*again, "--every", "2", "--temperature", "0.5"]) == 0

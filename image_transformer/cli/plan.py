@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from image_transformer.cli import UsageError
 from image_transformer.cli.flags import at_least, environment_and_flags, model_argument
@@ -12,7 +15,7 @@ from image_transformer.cli.flags import at_least, environment_and_flags, model_a
 if TYPE_CHECKING:
     from image_transformer.play.dream import World
     from image_transformer.play.environments import Screen
-    from image_transformer.play.planning import Search
+    from image_transformer.play.planning import Score, Search
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,9 @@ def run(args: list[str]) -> None:
 
     from time import perf_counter
 
-    from image_transformer.measures.found import mean_and_error
     from image_transformer.play.environments import Screen
     from image_transformer.play.episodes import at_random
-    from image_transformer.play.planning import imagined, planner, trial, tried
+    from image_transformer.play.planning import Score, imagined, planner, scores, tried
     from image_transformer.show.progress import bar
 
     search, world = search_and_world(path, chosen)
@@ -74,18 +76,26 @@ def run(args: list[str]) -> None:
         "simulator": planner(tried(screen), count, search),
         "model": planner(imagined(world), count, search),
     }[chosen.by]
-    begun = perf_counter()
+    begun, found = perf_counter(), list[Score]()
     try:
         with bar("episodes") as progress:
-            found = trial(screen, player, chosen.episodes, chosen.limit, seed=chosen.seed, progress=progress)
-    finally:
+            for score in islice(scores(screen, player, chosen.limit, seed=chosen.seed), chosen.episodes):
+                found.append(score)
+                progress(len(found), chosen.episodes)
+    finally:  # stopped, it says what has been played
         screen.close()
-    share, error = mean_and_error(100.0 * found.solved, 1)
-    print(
-        f"{share} ± {error or '?'} % of {chosen.episodes} episodes ended with a reward in at most {chosen.limit} steps"
-    )
-    print(f"return {' ± '.join(mean_and_error(found.returns, 2))}")
-    print(f"{found.steps.mean():.1f} steps an episode, planned by {chosen.by}, {perf_counter() - begun:.0f} s")
+        if found:
+            _say(found, chosen, perf_counter() - begun, world)
+
+
+def _say(found: list[Score], chosen: PlanPlay, seconds: float, world: World) -> None:
+    from image_transformer.measures.found import mean_and_error
+
+    solved, rewards, steps = np.array(found).T
+    share, error = mean_and_error(100.0 * solved, 1)
+    print(f"{share} ± {error or '?'} % of {len(found)} episodes ended with a reward in at most {chosen.limit} steps")
+    print(f"return {' ± '.join(mean_and_error(rewards, 2))}")
+    print(f"{steps.mean():.1f} steps an episode, planned by {chosen.by}, {seconds:.0f} s")
     if chosen.by == "model":
         drawn = world.fixed.settled / max(1, world.fixed.drawings)
         print(f"{world.fixed.drawings:,} frames imagined, {100 * drawn:.1f} % of them from memory")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,6 @@ from image_transformer.play.episodes import SEEDS, Played, Player, play
 
 Outlook = Callable[[Played, NDArray[np.int64], int], Outcome]
 """What actions (n, t) lead to after play so far; the number is a seed of its own for each plan."""
-Progress = Callable[[int, int], None]  # (episodes done, episodes in all)
 
 
 @dataclass(frozen=True)
@@ -96,28 +97,21 @@ def tried(screen: Screen) -> Outlook:
     return outlook
 
 
-@dataclass(frozen=True)
-class Trial:
-    """Episodes played: which ended with a reward, all rewards of each, and its steps, (n,)."""
+class Score(NamedTuple):
+    """An episode: whether it ended with a reward, all its rewards together, and its steps."""
 
-    solved: NDArray[np.bool_]
-    returns: NDArray[np.float64]
-    steps: NDArray[np.int64]
+    solved: bool
+    rewards: float
+    steps: int
 
 
-def trial(
-    screen: Screen, player: Player, episodes: int, limit: int, *, seed: int = 0, progress: Progress | None = None
-) -> Trial:
-    """Play so many episodes of at most `limit` steps; an episode is a function of the seed and its number.
+def scores(screen: Screen, player: Player, limit: int, *, seed: int = 0) -> Iterator[Score]:
+    """Play episode after episode, each of at most `limit` steps, a function of the seed and its number.
 
     They are others than those that `record` plays with the seed.
     """
-    solved, returns, steps = np.zeros(episodes, np.bool_), np.zeros(episodes), np.zeros(episodes, np.int64)
-    for number in range(episodes):
+    for number in count():
         rng = np.random.default_rng([seed, number, 1])
         one = play(screen, player, seed * SEEDS + SEEDS // 2 + number, limit, rng)
-        solved[number] = one.ended[-1] and one.rewards[-1] > 0
-        returns[number], steps[number] = one.rewards.sum(dtype=np.float64), len(one.frames) - 1
-        if progress is not None:
-            progress(number + 1, episodes)
-    return Trial(solved, returns, steps)
+        solved = bool(one.ended[-1] and one.rewards[-1] > 0)
+        yield Score(solved, float(one.rewards.sum(dtype=np.float64)), len(one.frames) - 1)
