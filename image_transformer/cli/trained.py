@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_transformer.checkpoint import find, load, read_config
 from image_transformer.conditions.frames import Frames
+from image_transformer.config.data import DataConfig
 from image_transformer.config.run import RunConfig
 from image_transformer.data import clips, loading
-from image_transformer.data.clips import load_clips
 from image_transformer.data.images import ImageData
-from image_transformer.data.loading import load_data
-from image_transformer.data.stream import HELD_OUT, load_stream
+from image_transformer.data.stream import HELD_OUT
 from image_transformer.model import ImageModel
+from image_transformer.training.run import load_split
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,12 @@ class Trained:
     ) -> ImageData:
         """The data asked for, or what the model was trained on, in the model's shape."""
         own = self.config.data
-        if own.stream and source is None:
-            shape, skip = self.model.config.shape, skip_bad or own.skip_bad
-            found = load_stream(own.source, split, shape=shape, size=size or own.size, skip_bad=skip)
-            return found.some(HELD_OUT)
-        if self.model.config.condition(Frames) is not None:
-            size = size or (None if source else own.size)
-            return load_clips(source or own.source, split, shape=self.model.config.shape, size=size)
-        return load_data(
-            source or own.source, split, shape=self.model.config.shape, size=size or (None if source else own.size),
-            skip_bad=skip_bad or (not source and own.skip_bad), edits=own.edits,
-        )  # fmt: skip
+        if source is None:
+            data = replace(own, size=size or own.size, skip_bad=skip_bad or own.skip_bad)
+        else:
+            data = DataConfig(source, size=size, skip_bad=skip_bad, edits=own.edits)
+        found = load_split(replace(self.config, model=self.model.config, data=data), split)
+        return found.some(HELD_OUT) if data.stream else found
 
     def has_splits(self, source: str) -> bool:
         """Whether data for this model are divided already."""
