@@ -255,16 +255,26 @@ def test_grey_becomes_rgb_and_rgb_grey(tmp_path, images):
     assert np.array_equal(whole(tmp_path / "set.npy", shape=(3, H, W))[0], images[:, :1].repeat(3, axis=1))
 
 
-def test_alpha_is_dropped(tmp_path, images):
-    rgba = np.concatenate([images[0], images[1, :1]]).transpose(1, 2, 0)
-    assert np.array_equal(one(tmp_path, Image.fromarray(rgba)), images[0])
+def test_what_is_transparent_lies_on_white(tmp_path, images):
+    opacity = np.random.default_rng(0).choice([0, 100, 255], images[0, :1].shape).astype(np.uint8)
+    rgba = np.concatenate([images[0], opacity]).transpose(1, 2, 0)
+    found = one(tmp_path, Image.fromarray(rgba))
+    expected = 255 - opacity / 255 * (255.0 - images[0])
+    assert np.abs(found - expected).max() <= 1 and np.array_equal(
+        found[:, opacity[0] == 255], images[0][:, opacity[0] == 255]
+    )
+    assert (found[:, opacity[0] == 0] == 255).all()
+    grey = one(tmp_path, Image.fromarray(rgba[..., 2:]), shape=(1, H, W))
+    assert np.abs(grey - expected[2]).max() <= 1
 
 
 def test_palettes_become_rgb(tmp_path, images):
     palette = Image.fromarray(images[0].transpose(1, 2, 0)).quantize(256)
     expected = np.asarray(palette.convert("RGB")).transpose(2, 0, 1)
-    palette.info["transparency"] = bytes(range(200))
     assert np.array_equal(one(tmp_path, palette), expected)
+    clear = np.asarray(palette) < 100
+    palette.info["transparency"] = bytes(100)
+    assert np.array_equal(one(tmp_path, palette), np.where(clear, 255, expected))
 
 
 def test_exif_orientation_is_applied(tmp_path, images):

@@ -408,6 +408,10 @@ def test_captions_of_a_folder(tmp_path):
     assert it.load_data(str(folder), "all").captions == (("",), ("a\u2028b",), *[("",)] * 6)
     (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "label": 3}')
     assert it.load_data(str(folder), "all").captions is None
+    gone = [json.dumps({"file_name": name, "text": "gone"}) for name in ("0.png", "9.png", "8.jpg")]
+    (folder / "metadata.jsonl").write_text("\n".join(gone))
+    with pytest.raises(DataError, match=r"names .*8\.jpg and 1 more, where no image is"):
+        it.load_data(str(folder), "all")
     for wrong in ("{", "[]", "\xe9", '{"file_name": 1}', '{"text": "a"}'):
         (folder / "metadata.jsonl").write_text(wrong)
         with pytest.raises(DataError, match=r"metadata\.jsonl, line 1: expected"):

@@ -169,6 +169,12 @@ def say(text: str) -> None:
     print(f"{text} ...", file=sys.stderr)
 
 
+def say_guidance(guidance: float) -> None:
+    """Tell the user what guidance costs, if there is any."""
+    if guidance != 1:
+        say(f"guidance {guidance:g}: what is drawn is not from the model's own distribution")
+
+
 def at_least(least: int, **values: int | None) -> None:
     """UsageError if a flag's value is there and below `least`."""
     for name, value in values.items():

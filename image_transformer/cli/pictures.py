@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import say
+from image_transformer.cli.flags import say, say_guidance
 from image_transformer.show import grids
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def draw_files(
     print(f"images: {len(images)}, tiles: {tiles:,}, samples of each: {chosen.samples}", flush=True)
     if tiles * chosen.samples > MANY_TILES:
         say(f"{tiles * chosen.samples:,} tiles take long, often hours; --size HEIGHT WIDTH shrinks the images first")
+    say_guidance(chosen.guidance)
     own = [way.ending for way in ways(images[0]) if way.ending]
     taken, done = names(files, chosen.out, [*own, *numbered(chosen.samples)]), {}
     with bar("steps") as progress:

@@ -13,7 +13,7 @@ from image_transformer.cli.flags import (
     model_argument,
     parse,
     refuse_others,
-    say,
+    say_guidance,
     told,
     with_conditions,
 )
@@ -59,8 +59,7 @@ def run(args: list[str]) -> None:
         if one.name not in rows:
             raise UsageError(f"--{one.name} is missing: {', '.join(one.choices) or one.wanted(model.config.shape)}")
     options = {**chosen.options(), "batch": chosen.batch, **given}
-    if chosen.guidance != 1:
-        say(f"guidance {chosen.guidance:g}: what is drawn is not from the model's own distribution")
+    say_guidance(chosen.guidance)
     with bar("steps") as progress:
         if rows:
             ((name, choices),) = rows.items()

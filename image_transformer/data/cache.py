@@ -20,7 +20,7 @@ from image_transformer.data.decode import Request, write_images
 from image_transformer.data.images import ImageData
 from image_transformer.data.sources import Origin, Pool
 
-CACHE_FORMAT = 2  # raise it when decoding changes: what was cached before is then no longer found
+CACHE_FORMAT = 3  # raise it when decoding changes: what was cached before is then no longer found
 
 
 def cache_file(found: Origin, ask: Request) -> Path:

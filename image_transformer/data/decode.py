@@ -87,9 +87,11 @@ def read_exactly(item: Any, name: str) -> NDArray[np.uint8]:
 
 
 def read_image(item: Any, name: str, channels: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """One image as (c, h, w): upright, grey or RGB, resized if wanted."""
+    """One image as (c, h, w): upright, on white where it is transparent, grey or RGB, resized if wanted."""
     image = _upright(item, name)
-    image.info.pop("transparency", None)  # a palette's would raise a warning
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
     image = image.convert("L" if channels == 1 else "RGB")
     if size is not None:
         image = _resize(image, size)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from image_transformer.data.decode import read_image
 from image_transformer.data.images import DataError, first_line
 
 INDEX = "emoji.json"  # of such a package, unpacked: what lies in img/SET/64
@@ -37,20 +37,10 @@ def read_emoji(indices: Sequence[Path]) -> Iterator[Emoji]:
             ) from None
         for path, names, category in found:
             if path.exists():
-                yield Emoji(_on_white(path), names, category)
+                yield Emoji(read_image(path, str(path), 3, (64, 64)), names, category)
 
 
 def _names(told: dict[str, str]) -> tuple[str, ...]:
     """Its name, such as "grinning face with smiling eyes", and the short ones, which people type."""
     short = [name.replace("_", " ").replace("-", " ") for name in told["short_names"]]
     return tuple(dict.fromkeys([told["name"].lower(), *short]))
-
-
-def _on_white(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            drawn = image.convert("RGBA")
-    except Exception as error:  # whatever Pillow raises of a broken file
-        raise DataError(f"{path}: unreadable image ({first_line(error)})") from None
-    white = Image.new("RGBA", drawn.size, "white")
-    return np.asarray(Image.alpha_composite(white, drawn).convert("RGB").resize((64, 64))).transpose(2, 0, 1)

@@ -37,9 +37,9 @@ def load_data(
 
     `shape=(c, h, w)` is what the model wants: grey becomes RGB, or the reverse; another h or w is refused. Without it,
     files come as RGB and arrays as they are. `size=(h, w)` crops centrally to that aspect, then resizes: by block
-    means (Pillow's `reduce`) when shrinking by a whole factor, by Lanczos otherwise. Palettes become RGB, alpha is
-    dropped, the EXIF orientation is applied. The cache is keyed by the files' paths, sizes and times and these
-    options; for a hub id, by the id instead of files.
+    means (Pillow's `reduce`) when shrinking by a whole factor, by Lanczos otherwise. Palettes become RGB, what
+    is transparent lies on white, the EXIF orientation is applied. The cache is keyed by the files' paths, sizes and
+    times and these options; for a hub id, by the id instead of files.
     `edits` makes each image into a pair: a photograph, and how it looks after an edit that the caption names; "local"
     ones, those of the "whole" image, or "all": see `data/edits.py`. They are held in memory, and data that
     consist of pairs already stay as they are.

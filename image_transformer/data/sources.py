@@ -166,6 +166,9 @@ class World(Mapping[str, Pool]):
 def _read_images(found: Origin) -> dict[str, Pool]:
     """A folder of images; where it has split sub-folders, only these count. All splits number the classes alike."""
     said, made_of = _read_metadata([file for file in found.files if file.name == METADATA])
+    if missing := sorted({*said, *made_of} - set(found.files)):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(f"{METADATA} names {missing[0]}{more}, where no image is")
     groups: dict[str, list[tuple[Path, str]]] = {}  # split, or "" -> files with their class folders, or ""
     for file in found.files:
         if file.name == METADATA or (made_of and file not in made_of):  # of pairs, results are the images
