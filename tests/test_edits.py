@@ -468,10 +468,10 @@ def test_editing_from_the_command_line(tmp_path, monkeypatch, capsys):
     for i, size in enumerate([(11, 9), (8, 8)]):
         Image.fromarray(random_images(1, (*size, 3))[0].numpy()).save(f"{i}.png")
     capsys.readouterr()
-    assert (
-        main(["edit", "photo-edit", "0.png", "1.png", "--text", "make it darker", "--samples", "2", "--out", "o"]) == 0
-    )
-    assert "images: 2, tiles: 5, samples of each: 2" in capsys.readouterr().out
+    line = ["edit", "photo-edit", "0.png", "1.png", "--text", "make it darker", "--samples", "2", "--out", "o"]
+    assert main([*line, "--guidance", "2"]) == 0
+    said = capsys.readouterr()
+    assert "images: 2, tiles: 5, samples of each: 2" in said.out and "guidance 2: what is drawn is not" in said.err
     assert sorted(path.name for path in Path("o").iterdir()) == [
         "0-1.png", "0-2.png", "0.png", "1-1.png", "1-2.png", "1.png"
     ]  # fmt: skip
