@@ -57,12 +57,15 @@ class EntropyGap:
         ends = np.linspace(0, height, min(BANDS, height) + 1).round().astype(int).tolist()
         bands = {"all rows": slice(None)}
         bands |= {f"rows {a + 1} to {b}" if b > a + 1 else f"row {b}": slice(a, b) for a, b in pairwise(ends)}
-        rows = [[name, *(f"{x:.3f}" for x in self.of_rows(part))] for name, part in bands.items()]
+        rows = [
+            [name, *("" if math.isnan(x) else f"{x:.3f}" for x in self.of_rows(part))]  # no error of a single image
+            for name, part in bands.items()
+        ]
         caption = (
             f"The entropy gap, bits/dim: what the model spends on {len(self.samples):,} images that it drew itself, "
-            f"and on {len(self.photographs):,} photographs. A perfect model spends the same on both."
+            f"and on {len(self.photographs):,} test images. A perfect model spends the same on both."
         )
-        return Table(caption, ["", "photographs", "samples", "gap", "±"], rows)
+        return Table(caption, ["", "test images", "samples", "gap", "±"], rows)
 
 
 def entropy_gap(
