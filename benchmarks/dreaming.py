@@ -36,6 +36,7 @@ parser.add_argument("--horizon", type=int, default=20)
 parser.add_argument("--every", type=int, default=5)
 parser.add_argument("--episodes", type=int, default=100, help="for each seed")
 parser.add_argument("--seeds", type=int, default=3)
+parser.add_argument("--temperature", type=float, default=1.0, help="of all that the model imagines")
 parser.add_argument("--dreamt", type=int, default=100_000, help="steps of a policy in dreams")
 parser.add_argument("--rows", nargs="*", help="which of them; all if not given")
 chosen = parser.parse_args()
@@ -86,7 +87,7 @@ def table():
 for name, make in table():
     if chosen.rows and not any(part in name for part in chosen.rows):
         continue
-    world, begun, rates, took = World(model), time.process_time(), [], []  # each row remembers for itself
+    world, begun, rates, took = World(model, chosen.temperature), time.process_time(), [], []  # each row remembers for itself
     for seed in range(chosen.seeds):
         torch.manual_seed(seed)
         played = scores(screen, make(seed, world), chosen.limit, seed=1 + seed)
