@@ -87,7 +87,12 @@ def table():
 for name, make in table():
     if chosen.rows and not any(part in name for part in chosen.rows):
         continue
-    world, begun, rates, took = World(model, chosen.temperature), time.process_time(), [], []  # each row remembers for itself
+    world, begun, rates, took = (
+        World(model, chosen.temperature),
+        time.process_time(),
+        [],
+        [],
+    )  # each row remembers for itself
     for seed in range(chosen.seeds):
         torch.manual_seed(seed)
         played = scores(screen, make(seed, world), chosen.limit, seed=1 + seed)

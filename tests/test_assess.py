@@ -133,6 +133,10 @@ def test_report_and_evaluation_of_classes(capsys):
     assert rows_of(table)["bits/dim given the class"][0] == f"{bits_per_dim(model, some.images, label=label):.4f}"
     assert rows_of(gap)["all rows"][0] == f"{bits_per_dim(model, some.images, label=label):.3f}"
     assert (Path("pets/pictures") / "classes.png").exists()
+    with np.load("pets.npz") as pets:
+        np.savez("others.npz", train=pets["train"][:9], train_labels=pets["train_labels"][:9])
+    assert main(["report", "pets", "--images", "30", "--data", "others.npz"]) == 0
+    assert read_tables("pets")[0].caption == "9 images of others.npz"
     capsys.readouterr()
     assert main(["evaluate", "pets", "--limit", "7", "--classify", "4", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -218,7 +222,7 @@ def test_the_nearest_training_images_are_shown_beside_what_they_are_near_to(monk
     )
     monkeypatch.setattr(assess.grids, "labelled_rows", lambda rows, headers: drawn.extend(row for _, row in rows))
     table, _ = assess._copies({"bicubic": samples, "sample at 1.0": samples}, train[:5], train)
-    assert rows_of(table)["photographs of the test split"] == ["0.0", "0.0"]
+    assert rows_of(table)["test images"] == ["0.0", "0.0"]
     _, distance = measures.nearest_neighbours(samples, train)
     assert rows_of(table)["sample at 1.0"] == [f"{np.median(distance):.1f}", f"{distance.min():.1f}"]
     for i, (sample, its, photograph, its_own) in enumerate(drawn):

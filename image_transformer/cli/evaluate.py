@@ -67,10 +67,7 @@ def run(args: list[str]) -> None:
     model, own = trained.model, trained.config.data
     if (chosen.consistent or chosen.enlarge) and not enlarges(model):
         raise UsageError(f"--consistent and --enlarge are for super-resolution, {path} is another model")
-    other = chosen.data is not None and Path(chosen.data).resolve() != Path(own.source).resolve()
-    whole = other and chosen.split is None and not trained.has_splits(chosen.data)
-    split = chosen.split or ("all" if whole else "test")
-    data = trained.data(split, chosen.data, chosen.size, chosen.skip_bad).some(chosen.limit)
+    data = trained.tested(chosen.data, chosen.split, chosen.size, chosen.skip_bad).some(chosen.limit)
     given = model.of(data, only=model.untold)
     with bar("images") as progress:
         result = evaluate(model, data.images, batch=chosen.batch, progress=progress, **given)

@@ -17,6 +17,9 @@ class Report(Plan):
     unconditional one of the low-resolution images and one of the images, the chain rule of their likelihoods.
     """
 
+    data: str | None = None
+    """Data set, folder or file to measure on, all of it if it has no test split; what the model was trained on if not
+    given."""
     chain: tuple[Path, Path] | None = None
     """Two more models, of the low-resolution images and of the images, both unconditional."""
 
@@ -40,7 +43,7 @@ def run(args: list[str]) -> None:
     home = folder.parent.parent if folder.parent.name == "checkpoints" else folder
     if folder.parent == HOME:  # what came with the package stays as it is
         home = Path("reports") / folder.name
-    train, test = (trained.data(split) for split in ("train", "test"))
+    train, test = trained.data("train"), trained.tested(chosen.data)
     found = assess(trained.model, train, test, chosen, say)
     if chain:
         say("the chain rule")

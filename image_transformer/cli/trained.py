@@ -37,10 +37,15 @@ class Trained:
         found = load_split(replace(self.config, model=self.model.config, data=data), split)
         return found.some(HELD_OUT) if data.stream else found
 
-    def has_splits(self, source: str) -> bool:
-        """Whether data for this model are divided already."""
-        kind = clips if self.model.config.condition(Frames) is not None else loading
-        return kind.has_splits(source)
+    def tested(
+        self, source: str | None = None, split: str | None = None, size: tuple[int, int] | None = None,
+        skip_bad: bool = False,
+    ) -> ImageData:  # fmt: skip
+        """The split asked for; if none is, the test split, or all of other data that are not divided already."""
+        if split is None and source is not None and Path(source).resolve() != Path(self.config.data.source).resolve():
+            kind = clips if self.model.config.condition(Frames) is not None else loading
+            split = None if kind.has_splits(source) else "all"
+        return self.data(split or "test", source, size, skip_bad)
 
 
 def load_trained(path: Path) -> Trained:

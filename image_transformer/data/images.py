@@ -60,6 +60,11 @@ class ImageData:
         """The numbers of all images, shuffled."""
         return rng.permutation(len(self))
 
+    @property
+    def whole_name(self) -> str:
+        """Such as "cifar10, test split"."""
+        return self.name if self.split == "all" else f"{self.name}, {self.split} split"
+
     def digest(self) -> str:
         """Of the images and what is known of them: of all, or of about 1 GiB, evenly spread, where there are more."""
         step = max(1, self.images.nbytes // LARGE)

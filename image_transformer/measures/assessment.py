@@ -32,7 +32,7 @@ ROWS = 10  # choices of a condition in a picture
 def assess(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say: Say = print) -> Assessment:
     """Measure a model on test images: its likelihood, and what its conditions do. `train` is what it learned from."""
     found, some = Assessment(), test.some(plan.images)
-    say(f"bits/dim of {len(some):,} images of {test.name}, {test.split} split")
+    say(f"bits/dim of {len(some):,} images of {test.whole_name}")
     with bar("images") as progress:
         photographs = bits_of_rows(model, some.images, progress=progress, **model.of(some))
     rows = _likelihoods(model, some, photographs.mean(1))
@@ -48,7 +48,7 @@ def assess(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say
     few = test.some(min(len(some), CALIBRATED))
     say(f"how wide the conditionals are on {len(few)} of them")
     rows.append([f"surprise minus expected surprise on {len(few)}", *mean_and_error(overconfidence(model, few))])
-    found.tables.append(Table(f"{len(some):,} images of the {test.split} split", ["", "figure", "±"], rows))
+    found.tables.append(Table(f"{len(some):,} images of {test.whole_name}", ["", "figure", "±"], rows))
     say(f"the bits of {len(some):,} images that the model draws")
     with bar("steps") as progress:
         found.tables.append(

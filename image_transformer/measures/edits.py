@@ -108,7 +108,7 @@ def differences(data: ImageData, ways: Mapping[str, Images]) -> Table:
         for name, own in [*((name, names == name) for name in EDITS), ("all", names == names)]
         if own.any()
     ]
-    caption = f"Mean difference to the true result, levels, {len(data):,} images of the {data.split} split"
+    caption = f"Mean difference to the true result, levels, {len(data):,} images of {data.whole_name}"
     return Table(caption, ["", "edits", *every], rows)
 
 

@@ -153,7 +153,7 @@ def _copies(ways: dict[str, Images], images: Images, train: Images) -> tuple[Tab
     """How far samples are from the nearest training image, beside how far photographs are; and some of them."""
     samples = {name: drawn for name, drawn in ways.items() if name.startswith("sample")}
     rows, columns = [], []
-    for name, drawn in {"photographs of the test split": images, **samples}.items():
+    for name, drawn in {"test images": images, **samples}.items():
         index, distance = quality.nearest_neighbours(drawn, train)
         rows.append([name, f"{np.median(distance):.1f}", f"{distance.min():.1f}"])
         columns.append((drawn[:SHOWN], train[index[:SHOWN]]))

@@ -50,7 +50,7 @@ def words(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say:
     say(f"the right one of {CHOICES} captions of {count} images")
     right, error = mean_and_error(100 * chosen_right(model, some.images[:count], captions), 1)
     rows.append([f"right caption of {CHOICES} by likelihood, of {count} images, %", right, error])
-    found.tables.append(Table(f"Captions of {len(some):,} images of the {test.split} split", ["", "figure", "±"], rows))
+    found.tables.append(Table(f"Captions of {len(some):,} images of {test.whole_name}", ["", "figure", "±"], rows))
     if test.name in WORLDS:
         for name in reversed(WORLDS):  # held-out combinations first
             say(f"samples for {plan.images:,} captions of {name}")
