@@ -13,7 +13,7 @@ from torch import Tensor
 from image_transformer.codec.coder import Images, Progress
 from image_transformer.codec.rans import TOTAL, Decoder, Ints, Narrow, encode
 from image_transformer.inference.steps import Visit, plan_of, walk
-from image_transformer.model import ImageModel
+from image_transformer.model import ImageModel, evaluating
 
 
 def encode_by_model(
@@ -69,16 +69,11 @@ def decode_by_model(
 
 def _walk(model: ImageModel, image: Tensor, visit: Visit, progress: Progress | None) -> None:
     plan = plan_of(model, np.zeros(model.layout.num_positions, bool))
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            decoder = plan.decoder(model.network, model.read(model.given(len(image), {})), len(image))
-            for done in walk(decoder, image, plan, visit):
-                if progress is not None:
-                    progress(done, len(plan.visited))
-    finally:
-        model.train(training)
+    with evaluating(model):
+        decoder = plan.decoder(model.network, model.read(model.given(len(image), {})), len(image))
+        for done in walk(decoder, image, plan, visit):
+            if progress is not None:
+                progress(done, len(plan.visited))
 
 
 def _counts_below(model: ImageModel, params: Tensor, given: Tensor) -> Ints:

@@ -14,7 +14,7 @@ from image_transformer.config.sampling import Sampling
 from image_transformer.inference.drawing import Drawing, noise
 from image_transformer.inference.fixed_point import FixedPoint, first_guess, first_of, keys_of
 from image_transformer.inference.sampling import Method, Progress, generate
-from image_transformer.model import ImageModel
+from image_transformer.model import ImageModel, evaluating
 
 FRAMES = 2**32  # more than a clip has: frame t of clip i is image i FRAMES + t
 PATIENCE = 3  # passes after which frames that are not final are drawn step by step
@@ -116,24 +116,17 @@ class Clips:
         model, count = self.model, len(numbers)
         given = model.given(count, told)
         nothing = torch.zeros(count, *model.config.shape, dtype=torch.uint8)
-        training = model.training
-        if training:
-            model.eval()
-        try:
-            with torch.inference_mode():
-                uniform = noise(self.sampling.seed, numbers, model.layout.num_positions * model.likelihood.num_noise)
-                drawing = Drawing(model, nothing, nothing.bool(), uniform, self.sampling)
-                guess = first_guess(model, count, given, None)
-                for rows in self._rounds(drawing, given):
-                    part, told, its = drawing.of_rows(rows), select(given, rows), [numbers[i] for i in rows.tolist()]
-                    for _ in self.fixed.draw(part, [told], guess[rows], PATIENCE):
-                        pass
-                    if len(self.fixed.left):
-                        self._finish(part, told, its)
-                    drawing.image[rows] = part.image
-        finally:
-            if training:
-                model.train()
+        with evaluating(model):
+            uniform = noise(self.sampling.seed, numbers, model.layout.num_positions * model.likelihood.num_noise)
+            drawing = Drawing(model, nothing, nothing.bool(), uniform, self.sampling)
+            guess = first_guess(model, count, given, None)
+            for rows in self._rounds(drawing, given):
+                part, told, its = drawing.of_rows(rows), select(given, rows), [numbers[i] for i in rows.tolist()]
+                for _ in self.fixed.draw(part, [told], guess[rows], PATIENCE):
+                    pass
+                if len(self.fixed.left):
+                    self._finish(part, told, its)
+                drawing.image[rows] = part.image
         return drawing.image.cpu()
 
     def _rounds(self, drawing: Drawing, given: Given) -> list[Tensor]:

@@ -23,7 +23,7 @@ from image_transformer.inference.fixed_point import FixedPoint, first_guess
 from image_transformer.inference.memory import images_at_once
 from image_transformer.inference.steps import SideBySide, at_once, one_by_one, plan_of, walk
 from image_transformer.likelihoods.base import leaves_out
-from image_transformer.model import ImageModel
+from image_transformer.model import ImageModel, evaluating
 from image_transformer.processes import processes
 
 Method = Literal["cached", "naive", "fixed-point"]
@@ -104,28 +104,24 @@ def generate(
         batch = images_at_once(model, decoding_bytes, plan.most, by_table)
     numbers = range(count) if numbers is None else numbers
     mine = processes().share(count)
-    parts, training = [torch.zeros(0, *model.config.shape, dtype=torch.uint8)], model.training
-    model.eval()
-    try:
+    parts = [torch.zeros(0, *model.config.shape, dtype=torch.uint8)]
+    with evaluating(model):
         for first in mine[::batch]:
             rows = slice(first, min(first + batch, mine.stop))
-            with torch.inference_mode():
-                parts_given = [select(one, rows) for one in contexts]
-                uniform = noise(seed, numbers[rows], model.layout.num_positions * model.likelihood.num_noise)
-                limits = model.limits(parts_given[0]) if consistent else None
-                drawing = Drawing(model, known[rows], known_mask[rows], uniform, sampling, limits)
-                if fixed is not None and guess is not None:
-                    steps, each = fixed.draw(drawing, parts_given, guess[rows]), 1
-                else:
-                    decoders = [plan.decoder(model.network, model.read(part), len(uniform)) for part in parts_given]
-                    decoder = decoders[0] if len(decoders) == 1 else SideBySide(decoders)
-                    steps, each = walk(decoder, drawing.image, plan, drawing, capture=limits is None), len(uniform)
-                for done in steps:
-                    if progress is not None:
-                        progress((first - mine.start) * len(plan.visited) + done * each, len(mine) * len(plan.visited))
+            parts_given = [select(one, rows) for one in contexts]
+            uniform = noise(seed, numbers[rows], model.layout.num_positions * model.likelihood.num_noise)
+            limits = model.limits(parts_given[0]) if consistent else None
+            drawing = Drawing(model, known[rows], known_mask[rows], uniform, sampling, limits)
+            if fixed is not None and guess is not None:
+                steps, each = fixed.draw(drawing, parts_given, guess[rows]), 1
+            else:
+                decoders = [plan.decoder(model.network, model.read(part), len(uniform)) for part in parts_given]
+                decoder = decoders[0] if len(decoders) == 1 else SideBySide(decoders)
+                steps, each = walk(decoder, drawing.image, plan, drawing, capture=limits is None), len(uniform)
+            for done in steps:
+                if progress is not None:
+                    progress((first - mine.start) * len(plan.visited) + done * each, len(mine) * len(plan.visited))
             parts.append(drawing.image.cpu())
-    finally:
-        model.train(training)
     return torch.cat(processes().all(torch.cat(parts)))
 
 

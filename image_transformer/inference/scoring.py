@@ -14,7 +14,7 @@ from torch import Tensor
 
 from image_transformer.conditions.base import Condition, select
 from image_transformer.data.images import ImageData, check_images
-from image_transformer.model import ImageModel
+from image_transformer.model import ImageModel, evaluating
 from image_transformer.processes import processes
 
 Images = Tensor | NDArray[np.uint8]
@@ -170,9 +170,8 @@ def _nats(
     if len(images) == 0:
         raise ValueError("bits/dim of no images is not defined: expected at least one, got none")
     given = model.given(len(images), told, follow=model.following)
-    training, found, team = model.training, {}, processes()
-    model.eval()
-    try:
+    found, team = {}, processes()
+    with evaluating(model):
         for first in range(batch * team.rank, len(images), batch * team.count):
             rows = slice(first, first + batch)
             part = images[rows]
@@ -180,13 +179,10 @@ def _nats(
             check_images(part, model.config.shape)
             untold = set(model.following) - given.keys()
             follows = model.of(ImageData("", "", part.cpu().numpy()), only=untold) if untold else {}
-            with torch.inference_mode():
-                nats = -model.score(part, {**select(given, rows), **follows}, consistent).double().cpu()
+            nats = -model.score(part, {**select(given, rows), **follows}, consistent).double().cpu()
             found[first] = what(nats)
             if progress is not None:
                 progress(min(first + batch, len(images)), len(images))
-    finally:
-        model.train(training)
     everything = {first: part for one in team.all(found) for first, part in one.items()}
     return np.concatenate([everything[first] for first in sorted(everything)])
 

@@ -18,7 +18,7 @@ from image_transformer.data.images import ImageData
 from image_transformer.data.recording import END, ENDED, REWARD
 from image_transformer.inference.rollout import rollout
 from image_transformer.measures.found import Assessment, Say, mean_and_error
-from image_transformer.model import ImageModel
+from image_transformer.model import ImageModel, evaluating
 from image_transformer.show import grids
 from image_transformer.show.progress import bar
 from image_transformer.show.records import Table
@@ -101,10 +101,10 @@ def first_masses(model: ImageModel, data: ImageData, cols: Sequence[int]) -> NDA
     """
     at = torch.from_numpy(model.layout.position_of.reshape(model.config.shape)[0, -1, list(cols)])
     found = []
-    with torch.inference_mode():
+    with evaluating(model):
         for start in range(0, len(data), BATCH):
             batch = data.rows(np.arange(start, min(len(data), start + BATCH)))
-            params = model(torch.from_numpy(batch.images), model.of(batch))[:, at]
+            params = model(torch.from_numpy(batch.images).to(model.device), model.of(batch))[:, at]
             nothing = torch.zeros(*params.shape[:2], 0, dtype=torch.uint8, device=params.device)
             found.append(model.likelihood.conditional(params, nothing).double().exp().cpu().numpy())
     return np.concatenate(found)

@@ -23,7 +23,7 @@ from image_transformer.conditions.base import select
 from image_transformer.data.images import ImageData
 from image_transformer.inference.sampling import Progress, generate
 from image_transformer.inference.scoring import Images, bits, standard_error
-from image_transformer.model import ImageModel
+from image_transformer.model import ImageModel, evaluating
 from image_transformer.show.records import Table
 
 BANDS = 8  # of rows, in the table
@@ -140,15 +140,13 @@ def with_temperature(model: ImageModel, temperature: float) -> ImageModel:
     return other.to(model.device).eval()
 
 
-@torch.inference_mode()
 def overconfidence(model: ImageModel, data: ImageData, *, batch: int = 4) -> NDArray[np.float64]:
     """Surprise minus expected surprise, bits/dim of each image of `data`, (n,): 0 on average if conditionals are right.
 
     Above 0 the conditionals are too narrow, below 0 too wide, where the context is a photograph's.
     """
-    given, found, training = model.of(data), [], model.training
-    model.eval()
-    try:
+    given, found = model.of(data), []
+    with evaluating(model):
         for first in range(0, len(data), batch):
             rows = slice(first, first + batch)
             images = torch.from_numpy(data.images[rows].copy()).to(model.device)
@@ -156,8 +154,6 @@ def overconfidence(model: ImageModel, data: ImageData, *, batch: int = 4) -> NDA
             surprise = -model.likelihood.log_prob(params, values)
             expected = torch.stack([_entropy(model, params, values[..., :i]) for i in range(values.shape[-1])], -1)
             found.append((surprise - expected).flatten(1).double().mean(1).cpu() / math.log(2))
-    finally:
-        model.train(training)
     return torch.cat(found).numpy()
 
 

@@ -96,7 +96,7 @@ class ModernTransformer(LocalTransformer):
         )
         self.head = nn.Linear(width, likelihood.num_params, bias=False)
         likelihood.init_head(self.head.weight)
-        phase = next((one.phase for one in self.local.values()), None)
+        phase = next((one.phase for one in self.local.values() if one.phase is not None), None)
         self.skip = LinearSkip(num_features, likelihood, layout.channels, phase) if likelihood.has_means else None
 
     def features(self, image: Tensor, at: Tensor | slice, given: Given) -> Tensor:

@@ -74,7 +74,7 @@ def _train(
     elif changed:
         run.log.write("resume", images=run.state.images_seen, changed=changed)
     shown = training_bar(run.progress, show_progress and processes.first)
-    with closing(run.saver), shown as advance, _signals() as came:
+    with closing(run.log), closing(run.saver), shown as advance, _signals() as came:
         while not run.finished:
             run.update()
             advance(run.progress, run.state.images_seen, run.images_per_second, run.bits_per_dim)
@@ -88,7 +88,6 @@ def _train(
         run.saver.wait()
     if processes.first:
         write_report(out)
-    run.log.close()
 
 
 def settled(config: RunConfig) -> RunConfig:
