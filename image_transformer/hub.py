@@ -8,8 +8,9 @@ from typing import Any
 from huggingface_hub import ModelHubMixin, snapshot_download
 
 from image_transformer import checkpoint
+from image_transformer.config.run import RunConfig
 from image_transformer.model import ImageModel
-from image_transformer.sharing import export
+from image_transformer.sharing import write
 
 
 class HubModel(ImageModel, ModelHubMixin):
@@ -18,19 +19,25 @@ class HubModel(ImageModel, ModelHubMixin):
     `HubModel.from_run("runs/tiny").push_to_hub("user/name")`, then anywhere `HubModel.from_pretrained("user/name")`.
     """
 
-    source: Path
+    run: tuple[RunConfig, checkpoint.State] | None = None  # that it comes from
 
     @classmethod
     def from_run(cls, path: str | Path) -> HubModel:
         """The model of a run folder, of a checkpoint, or released by name. CheckpointError as in `load`."""
-        found = checkpoint.load(path)
+        folder = checkpoint.find(path)
+        found = checkpoint.load(folder)
         model = cls(found.config)
         model.load_state_dict(found.state_dict())
-        model.source = Path(path)
+        model.run = checkpoint.read_config(folder), checkpoint.read_state(folder)
         return model.to(found.device).eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        made = export(self.source, Path(save_directory) / ".made")
+        if self.run is None:
+            raise ValueError("only a model that comes from a run can be shared: HubModel.from_run(PATH)")
+        config, state = self.run
+        weights = {name: value.cpu() for name, value in self.state_dict().items()}
+        made = Path(save_directory) / ".made"
+        write(config, state, weights, made)
         for file in made.iterdir():
             file.replace(made.parent / file.name)
         made.rmdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,19 @@ def export(path: str | Path, out: str | Path, *, temperature: float | None = Non
     if out.exists():
         raise FileExistsError(f"{out} is there already: choose another folder")
     state, config = checkpoint.read_state(folder), checkpoint.read_config(folder)
-    weights = checkpoint.read_weights(folder)
-    rounded = {name: x.half() if x.dtype == torch.float32 else x for name, x in weights.items()}
-    rounded = {name: x if x.isfinite().all() else weights[name] for name, x in rounded.items()}  # too large for 16 bits
     if temperature is not None:
         state = replace(state, validation_bpd=None)
         config = replace(config, model=replace(config.model, temperature=temperature))
+    write(config, state, checkpoint.read_weights(folder), out, program=program)
+    return out
+
+
+def write(
+    config: RunConfig, state: checkpoint.State, weights: Mapping[str, Tensor], out: Path, *, program: bool = False
+) -> None:
+    """The folder that `export` makes, of a model with these `weights`."""
+    rounded = {name: x.half() if x.dtype == torch.float32 else x for name, x in weights.items()}
+    rounded = {name: x if x.isfinite().all() else weights[name] for name, x in rounded.items()}  # too large for 16 bits
     model = ImageModel(config.model)
     model.load_state_dict(rounded)
     files = checkpoint.model_files(config, state, rounded)
@@ -50,7 +58,6 @@ def export(path: str | Path, out: str | Path, *, temperature: float | None = Non
         files[PROGRAM] = program_of(model.eval())
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_folder(out, files)
-    return out
 
 
 def model_card(model: ImageModel, config: RunConfig, state: checkpoint.State) -> str:

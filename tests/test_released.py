@@ -155,6 +155,13 @@ def test_an_exported_folder_says_what_it_is_and_the_hub_takes_it(tmp_path, relea
     expected = it.load(tmp_path / "pushed").log_prob(images)
     assert torch.equal(HubModel.from_pretrained(str(tmp_path / "pushed")).log_prob(images), expected)
     torch.testing.assert_close(release.eval().log_prob(images), expected, rtol=1e-2, atol=1e-2)
+    tuned = HubModel.from_pretrained(str(tmp_path / "pushed"))
+    with torch.no_grad():
+        tuned.network.head.weight.add_(1.0)
+    tuned.save_pretrained(tmp_path / "tuned")
+    assert not torch.equal(it.load(tmp_path / "tuned").log_prob(images), expected), "what is in memory is shared"
+    with pytest.raises(ValueError, match="comes from a run"):
+        HubModel(tuned.config).save_pretrained(tmp_path / "none")
     config = json.loads((tmp_path / "pushed" / "config.json").read_text())
     assert config["model"]["width"] == 8 and config["library_name"] == "image-transformer"
     card = (tmp_path / "pushed" / "README.md").read_text()

@@ -112,11 +112,12 @@ def run(args: list[str]) -> None:
         photographs, samples, difference, error = gap.of_rows()
         figures |= {"entropy_gap": difference, "entropy_gap_error": error if len(gap.samples) > 1 else None}
         figures |= {"bits_per_dim_of_samples": samples, "samples": len(gap.samples)}
+        by = f" ± {error:.3f}" if len(gap.samples) > 1 else ""
         said.append(
-            f"{difference:+.3f} ± {error:.3f} bits/dim entropy gap: {len(gap.samples):,} samples cost {samples:.3f}, "
+            f"{difference:+.3f}{by} bits/dim entropy gap: {len(gap.samples):,} samples cost {samples:.3f}, "
             f"{len(gap.photographs):,} photographs {photographs:.3f}"
         )
-        if abs(difference) > max(WIDE, 2 * error):
+        if abs(difference) > max(WIDE, 2 * error) and by:
             said.append(f"a temperature closes that gap: image-transformer export {path} --calibrate 500")
     if chosen.enlarge:
         plan = Plan(chosen.enlarge, min(chosen.enlarge, Plan.several))

@@ -179,7 +179,7 @@ def at_least(least: int, **values: int | None) -> None:
     """UsageError if a flag's value is there and below `least`."""
     for name, value in values.items():
         if value is not None and value < least:
-            raise UsageError(f"--{name} must be at least {least}, got {value}")
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
 
 
 def _refuse(word: str, flags: list[str]) -> NoReturn:

@@ -92,9 +92,9 @@ def _say(found: list[Score], chosen: PlanPlay, seconds: float, world: World) -> 
     from image_transformer.measures.found import mean_and_error
 
     solved, rewards, steps = np.array(found).T
-    share, error = mean_and_error(100.0 * solved, 1)
-    print(f"{share} ± {error or '?'} % of {len(found)} episodes ended with a reward in at most {chosen.limit} steps")
-    print(f"return {' ± '.join(mean_and_error(rewards, 2))}")
+    share, returned = ((" ± ".join(filter(None, mean_and_error(*one)))) for one in ((100.0 * solved, 1), (rewards, 2)))
+    print(f"{share} % of {len(found)} episodes ended with a reward in at most {chosen.limit} steps")
+    print(f"return {returned}")
     print(f"{steps.mean():.1f} steps an episode, planned by {chosen.by}, {seconds:.0f} s")
     if chosen.by == "model":
         drawn = world.fixed.settled / max(1, world.fixed.drawings)

@@ -41,7 +41,7 @@ def standing(run: Path) -> dict[str, Any]:
     images = max((line["images"] for line in lines), default=0)
     seconds = max((line.get("seconds", 0.0) for line in lines), default=0.0)
     left = _left(config.train, images, seconds, newest.get("images_per_s"))
-    user, folders = user_of(run), sorted((run / "checkpoints").glob("images-*"), key=lambda path: path.stat().st_mtime)
+    user, folders = user_of(run), sorted((run / "checkpoints").glob("images-*"))
     return {
         "recipe": config.recipe,
         "state": "training" if user else "finished" if left == 0 else "stopped",
@@ -60,8 +60,16 @@ def standing(run: Path) -> dict[str, Any]:
         "updates_left_out": newest.get("left_out"),
         "gib_of_memory": newest.get("memory"),
         "checkpoints": [folder.name for folder in folders],
-        "saved_ago": time.time() - folders[-1].stat().st_mtime if folders else None,
+        "saved_ago": _age(folders[-1]) if folders else None,
     }
+
+
+def _age(path: Path) -> float | None:
+    """Seconds since it was written; None if it has just been taken away."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def _left(train: TrainConfig, images: int, seconds: float, rate: float | None) -> float | None:
@@ -103,7 +111,8 @@ def in_words(run: Path, found: dict[str, Any]) -> list[str]:
         out = found["updates_left_out"]
         said.append(line + (f", {out:,} updates left out as not finite" if out else ""))
     if found["checkpoints"]:
-        said.append(f"  newest checkpoint {found['checkpoints'][-1]}, {_time(found['saved_ago'])} ago")
+        ago = "" if found["saved_ago"] is None else f", {_time(found['saved_ago'])} ago"
+        said.append(f"  newest checkpoint {found['checkpoints'][-1]}{ago}")
     return said
 
 

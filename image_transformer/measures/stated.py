@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 
 from image_transformer.data.images import Images
 from image_transformer.measures.fitting import answers, classifier, descend, seeded, shuffled, tensor, to_unit
-from image_transformer.measures.found import mean_and_error
 from image_transformer.show.records import Table
 
 WORDS = 10
@@ -51,8 +51,16 @@ def stated(
     seen, drawn = (answers(network, some) > 0 for some in (photographs, samples))
     both = [_balanced(some == truth, truth) for some in (seen, drawn)]
     for i, word in enumerate(words):
-        rows.append([word, f"{100 * truth[:, i].mean():.0f}", *(f"{100 * each[i]:.1f}" for each in both)])
-    rows.append(["mean", "", *(mean_and_error(100 * each, 1)[0] for each in both)])
+        rows.append(
+            [
+                word,
+                f"{100 * truth[:, i].mean():.0f}",
+                *("" if math.isnan(each[i]) else f"{100 * each[i]:.1f}" for each in both),
+            ]
+        )
+    tried = np.isfinite(both[0])  # words that some of the captions have, and some have not
+    if tried.any():
+        rows.append(["mean", "", *(f"{100 * each[tried].mean():.1f}" for each in both)])
     caption = (
         f"Whether {len(told):,} images show a word of their caption, by a classifier that learned from {len(images):,} "
         "photographs: balanced accuracy, %; 50 is chance"

@@ -190,7 +190,9 @@ def _all(verdicts: Sequence[str]) -> str:
 def write_page(found: Results, out: Path) -> None:
     """`NAME.md` and `NAME.png` beside the raw figures."""
     study = found.study
-    draw(found, out / f"{study.name}.png")
+    drawn = any("failed" not in one for one in found.lines)
+    if drawn:
+        draw(found, out / f"{study.name}.png")
     machines = sorted({tuple(sorted(one["where"].items())) for one in found.lines})
     where = [f"{w['processor']}, torch {w['torch']}, commit {w['commit']}, {w['date']}" for w in map(dict, machines)]
     if len({dict(one)["processor"] for one in machines}) > 1:
@@ -201,7 +203,7 @@ def write_page(found: Results, out: Path) -> None:
 
 {study.question}
 
-![{study.title}]({study.name}.png)
+{f"![{study.title}]({study.name}.png)" if drawn else "No trial went well."}
 
 {(found.costs() if study.kind == "cost" else found.table()).markdown()}
 
