@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from image_transformer.cli.flags import parse
-from image_transformer.recipes import RECIPES, recipe_names
+from image_transformer.recipes import RECIPES
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ def run(args: list[str]) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("recipe", no_wrap=True)
     table.add_column("what it is")
-    for name, recipe in zip(recipe_names(), RECIPES, strict=True):
-        table.add_row(name, (recipe.__doc__ or "").splitlines()[0])
+    for name, make in RECIPES.items():
+        table.add_row(name, (make.__doc__ or "").splitlines()[0])
     Console().print(table)

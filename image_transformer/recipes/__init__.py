@@ -1,60 +1,26 @@
 """Recipes: one function for each claimed result. `image-transformer train RECIPE` runs one, with any field by flag.
 
-To add one: a function in `modern.py`, `paper.py` or `rivals.py`, and its name in `RECIPES`.
+To add one: a function without parameters in `modern.py`, `paper.py` or `rivals.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from inspect import signature
 from typing import Any
 
 from image_transformer.config.run import RunConfig
 from image_transformer.recipes import modern, paper, rivals
 from image_transformer.words import did_you_mean
 
-RECIPES: tuple[Callable[[], RunConfig], ...] = (
-    modern.tiny,
-    modern.tiny_2d,
-    paper.tiny_paper,
-    paper.tiny_categorical,
-    modern.small,
-    modern.small_class,
-    modern.superres_cifar10,
-    modern.superres_faces,
-    modern.shapes_text,
-    modern.shapes_edit,
-    modern.photo_edit,
-    modern.bouncing,
-    modern.world,
-    modern.cifar10,
-    modern.cifar10_class,
-    modern.cifar10_superres,
-    modern.cifar10_large,
-    modern.coding_small,
-    modern.coding_fast,
-    modern.coding_medium,
-    modern.coding_large,
-    modern.imagenet64,
-    modern.imagenet128,
-    paper.paper_cifar10_categorical,
-    paper.paper_cifar10_dmol,
-    paper.paper_ablation_8,
-    paper.paper_ablation_16,
-    paper.paper_ablation_64,
-    paper.paper_ablation_256,
-    paper.paper_superres_celeba_1d,
-    paper.paper_superres_celeba_2d,
-    paper.paper_superres_cifar10_1d,
-    paper.paper_superres_cifar10_2d,
-    paper.paper_imagenet32,
-    rivals.pixelrnn_row,
-    rivals.pixelrnn_diagonal,
-    rivals.pixelcnn,
-    rivals.gated_pixelcnn,
-    rivals.pixelcnn_pp,
-    rivals.dense_transformer,
-)
+RECIPES: Mapping[str, Callable[[], RunConfig]] = {
+    name.replace("_", "-"): make
+    for room in (modern, paper, rivals)
+    for name, make in vars(room).items()
+    if getattr(make, "__module__", None) == room.__name__ and not signature(make).parameters
+}
+"""All functions of these modules that make a RunConfig of nothing, by name."""
 
 
 def recipe_names() -> list[str]:
@@ -63,7 +29,7 @@ def recipe_names() -> list[str]:
     >>> it.recipe_names()[:2]
     ['tiny', 'tiny-2d']
     """
-    return [one.__name__.replace("_", "-") for one in RECIPES]
+    return list(RECIPES)
 
 
 def recipe(
@@ -78,16 +44,16 @@ def recipe(
     >>> it.recipe("tiny", model={"depth": 6}, train={"images": 600}).model.depth
     6
     """
-    for one, its_name in zip(RECIPES, recipe_names(), strict=True):
-        if name == its_name:
-            config = starting_from(one(), (train or {}).get("init"))
-            return replace(
-                config,
-                model=_changed(config.model, "model", model or {}),
-                data=_changed(config.data, "data", data or {}),
-                train=_changed(config.train, "train", train or {}),
-            )
-    raise ValueError(f"unknown recipe {name!r}; {did_you_mean(name, recipe_names())}")
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}; {did_you_mean(name, recipe_names())}")
+    config = starting_from(RECIPES[name](), (train or {}).get("init"))
+    return replace(
+        config,
+        recipe=name,
+        model=_changed(config.model, "model", model or {}),
+        data=_changed(config.data, "data", data or {}),
+        train=_changed(config.train, "train", train or {}),
+    )
 
 
 def starting_from(config: RunConfig, init: str | None) -> RunConfig:

@@ -24,7 +24,6 @@ from image_transformer.geometry.patterns import Local1D, Local2D, Nothing
 def tiny() -> RunConfig:
     """Modern, 0.37 M parameters, by wavefront, cifar10-mini: what `make demo` trains, some minutes on 2 cores."""
     return RunConfig(
-        recipe="tiny",
         model=Modern(attention=(Nothing(), Local1D(128, 128)), depth=5, width=96, heads=2, feed_forward=192),
         data=DataConfig(source="cifar10-mini"),
         train=TrainConfig(
@@ -44,14 +43,12 @@ def tiny() -> RunConfig:
 
 def tiny_2d() -> RunConfig:
     """`tiny` with the paper's 2D local attention, blocks of 8x8; to be compared with `tiny`, not measured yet."""
-    return variant(
-        tiny(), "tiny-2d", order=BlockRaster((8, 8)), attention=(Nothing(), Local2D(query=(8, 8), memory=(8, 8)))
-    )
+    return variant(tiny(), order=BlockRaster((8, 8)), attention=(Nothing(), Local2D(query=(8, 8), memory=(8, 8))))
 
 
 def small() -> RunConfig:
     """Modern, 0.8 M parameters, by wavefront, all of CIFAR-10, 20 minutes on 2 cores."""
-    config = variant(tiny(), "small", depth=6, width=128, heads=2, feed_forward=256)
+    config = variant(tiny(), depth=6, width=128, heads=2, feed_forward=256)
     train = replace(
         config.train,
         images=200_000,
@@ -66,23 +63,22 @@ def small() -> RunConfig:
 
 def small_class() -> RunConfig:
     """`small` told the class of each image, 20 minutes on 2 cores."""
-    return variant(small(), "small-class", conditions=(Label(),))
+    return variant(small(), conditions=(Label(),))
 
 
 def superres_cifar10() -> RunConfig:
     """Modern, super-resolution of CIFAR-10 from 8x8 to 32x32 by `small` with an encoder, 20 minutes on 2 cores."""
-    return variant(small(), "superres-cifar10", conditions=(Low(4),))
+    return variant(small(), conditions=(Low(4),))
 
 
 def superres_faces() -> RunConfig:
     """`superres-cifar10` on the faces in the folder `celeba32` (or another --data), 20 minutes on 2 cores."""
-    return replace(variant(superres_cifar10(), "superres-faces"), data=DataConfig(source="celeba32", flips=True))
+    return replace(superres_cifar10(), data=DataConfig(source="celeba32", flips=True))
 
 
 def shapes_text() -> RunConfig:
     """Modern, told a caption, 1.4 M parameters, the made world `shapes`, 60 minutes on 2 cores: see docs/words.md."""
     return RunConfig(
-        recipe="shapes-text",
         model=Modern(
             attention=(Nothing(), Local1D(256, 256)), depth=6, width=96, heads=2, feed_forward=192,
             likelihood="chained", min_log_scale=-8.0, conditions=(Text(112),),
@@ -97,13 +93,13 @@ def shapes_text() -> RunConfig:
 
 def shapes_edit() -> RunConfig:
     """`shapes-text` told what to do to a made scene, and the scene, all of it: 1.7 M parameters; see docs/words.md."""
-    config = variant(shapes_text(), "shapes-edit", conditions=(Source("all"), Text(80)))
+    config = variant(shapes_text(), conditions=(Source("all"), Text(80)))
     return replace(config, data=DataConfig(source="shapes-edits"))
 
 
 def photo_edit() -> RunConfig:
     """Edits of photographs of any size by instruction, darker, warmer, ..., an hour on 2 cores: see docs/words.md."""
-    config = variant(shapes_text(), "photo-edit", shape=(3, 16, 16), depth=4, conditions=(Source("near"), Text(80)))
+    config = variant(shapes_text(), shape=(3, 16, 16), depth=4, conditions=(Source("near"), Text(80)))
     train = replace(
         config.train, batch=16, validation_images=200, validate_every=10_000, save_every=10_000,
         noise=1.0, noise_levels=255.0,  # otherwise neighbours betray the edit, and the text is not heard
@@ -114,7 +110,6 @@ def photo_edit() -> RunConfig:
 def bouncing() -> RunConfig:
     """Clips of a digit that flies and bounces, 16x16, each frame given the two before it: see docs/video.md."""
     return RunConfig(
-        recipe="bouncing",
         model=Modern(
             shape=(1, 16, 16), attention=(Nothing(),), depth=4, width=64, heads=2, feed_forward=128,
             likelihood="chained", min_log_scale=-10.0, conditions=(Frames(2),),
@@ -129,8 +124,7 @@ def bouncing() -> RunConfig:
 
 def world() -> RunConfig:
     """A world model: the next frame, reward and end, given the frame before and the action; see docs/video.md."""
-    config = variant(
-        bouncing(), "world", shape=(3, 33, 32), attention=(Nothing(), Nothing(), Nothing(), Local1D(128, 128)),
+    config = variant(bouncing(), shape=(3, 33, 32), attention=(Nothing(), Nothing(), Nothing(), Local1D(128, 128)),
         encoder_depth=1, conditions=(Frames(1), Action()),
     )  # fmt: skip
     train = replace(
@@ -143,7 +137,6 @@ def cifar10() -> RunConfig:
     """Modern, 1.9 M parameters, all of CIFAR-10 for days of one core: the released model `cifar10`, see docs/models."""
     near, far = Local1D(query=128, memory=128), Local1D(query=256, memory=256)
     return RunConfig(
-        recipe="cifar10",
         model=Modern(
             attention=(Nothing(), near, Nothing(), far), depth=9, width=160, heads=4, feed_forward=320
         ),
@@ -157,18 +150,17 @@ def cifar10() -> RunConfig:
 
 def cifar10_class() -> RunConfig:
     """`cifar10` told the class of each image: the released model `cifar10-class`."""
-    return variant(cifar10(), "cifar10-class", conditions=(Label(),))
+    return variant(cifar10(), conditions=(Label(),))
 
 
 def cifar10_superres() -> RunConfig:
     """`cifar10` for super-resolution from 8x8 to 32x32: the released model `cifar10-superres`."""
-    return variant(cifar10(), "cifar10-superres", conditions=(Low(4),), depth=6)
+    return variant(cifar10(), conditions=(Low(4),), depth=6)
 
 
 def cifar10_large() -> RunConfig:
     """Modern, 7.4 M parameters, for half an hour of one GPU. Not trained yet: no figure is claimed."""
     return RunConfig(
-        recipe="cifar10-large",
         model=Modern(
             attention=(Nothing(), Local1D(query=256, memory=256)), depth=10, width=256, heads=4, feed_forward=768,
             dropout=0.1,
@@ -184,7 +176,6 @@ def cifar10_large() -> RunConfig:
 def coding_small() -> RunConfig:
     """Modern without attention, 0.29 M parameters, two hours of one core: for `compress`, see docs/compression.md."""
     return RunConfig(
-        recipe="coding-small",
         model=Modern(
             attention=(Nothing(),), depth=5, width=96, heads=2, feed_forward=192, places="none", gate="relu",
             min_log_scale=-8.0,
@@ -199,39 +190,38 @@ def coding_small() -> RunConfig:
 
 def coding_fast() -> RunConfig:
     """`coding-small` with 0.04 M parameters, three times as fast to write, twice as fast to read."""
-    return variant(coding_small(), "coding-fast", depth=2, width=48, feed_forward=96)
+    return variant(coding_small(), depth=2, width=48, feed_forward=96)
 
 
 def coding_medium() -> RunConfig:
     """`coding-small` with 0.77 M parameters."""
-    return variant(coding_small(), "coding-medium", depth=6, width=144, feed_forward=288)
+    return variant(coding_small(), depth=6, width=144, feed_forward=288)
 
 
 def coding_large() -> RunConfig:
     """`coding-small` with 1.9 M parameters."""
-    return variant(coding_small(), "coding-large", depth=7, width=208, feed_forward=416)
+    return variant(coding_small(), depth=7, width=208, feed_forward=416)
 
 
 def imagenet64() -> RunConfig:
     """Modern, 46 M parameters, 64x64 pixels, for some GPUs and --data of your own. Not trained yet."""
-    return _of_size("imagenet64", side=64, depth=16, width=512, batch=128, memory=512)
+    return _of_size(side=64, depth=16, width=512, batch=128, memory=512)
 
 
 def imagenet128() -> RunConfig:
     """Modern, 156 M parameters, 128x128 pixels, for many GPUs and --data of your own. Not trained yet."""
-    return _of_size("imagenet128", side=128, depth=24, width=768, batch=256, memory=1024)
+    return _of_size(side=128, depth=24, width=768, batch=256, memory=1024)
 
 
-def _of_size(name: str, *, side: int, depth: int, width: int, batch: int, memory: int) -> RunConfig:
+def _of_size(side: int, depth: int, width: int, batch: int, memory: int) -> RunConfig:
     """Weights cut over processes, blocks run again for their gradients: what large images and models need."""
     near = Local1D(query=memory, memory=memory)
     return RunConfig(
-        recipe=name,
         model=Modern(
             shape=(3, side, side), attention=(Nothing(), near), depth=depth, width=width, heads=width // 64,
             feed_forward=3 * width, dropout=0.1,
         ),
-        data=DataConfig(source=name, size=(side, side), flips=True),
+        data=DataConfig(source=f"imagenet{side}", size=(side, side), flips=True),
         train=TrainConfig(
             images=100_000_000, batch=batch, parallel="fsdp", recompute=True, warmup=100_000, lr=1e-3, clip=1.0,
             ema=0.9999, closed_form_start=True, validation_images=2_000, validate_every=500_000,
@@ -240,6 +230,6 @@ def _of_size(name: str, *, side: int, depth: int, width: int, batch: int, memory
     )  # fmt: skip
 
 
-def variant(config: RunConfig, name: str, **model: object) -> RunConfig:
-    """The recipe under another name, with other fields of its model."""
-    return replace(config, recipe=name, model=replace(config.model, **model))  # type: ignore[arg-type]
+def variant(config: RunConfig, **model: object) -> RunConfig:
+    """The recipe with other fields of its model."""
+    return replace(config, model=replace(config.model, **model))  # type: ignore[arg-type]

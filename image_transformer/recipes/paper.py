@@ -24,12 +24,12 @@ def tiny_paper() -> RunConfig:
         attention=(Local1D(query=128, memory=128),), depth=3, width=96, heads=3, feed_forward=288, positions="learned"
     )
     train = replace(config.train, optimizer="adam", schedule="vaswani", lr=0.1, warmup=400, closed_form_start=False)
-    return replace(config, recipe="tiny-paper", model=model, train=train)
+    return replace(config, model=model, train=train)
 
 
 def tiny_categorical() -> RunConfig:
     """The size of `tiny` in the paper's family, 256-way softmax on sub-pixels; not measured yet."""
-    config = variant(tiny_paper(), "tiny-categorical", likelihood="categorical", positions="sinusoidal")
+    config = variant(tiny_paper(), likelihood="categorical", positions="sinusoidal")
     return replace(config, train=replace(config.train, images=2_000, validate_every=1_000, sample_every=2_000))
 
 
@@ -41,7 +41,6 @@ def paper_cifar10_categorical() -> RunConfig:
     state no number of steps: 10 million images are 200 epochs.
     """
     return RunConfig(
-        recipe="paper-cifar10-categorical",
         model=Paper(
             likelihood="categorical", attention=(Local1D(query=256, memory=256),),
             depth=12, width=512, heads=4, feed_forward=2048, dropout=0.3, positions="sinusoidal",
@@ -59,7 +58,6 @@ def paper_cifar10_dmol() -> RunConfig:
     after just under 4 days on 8 P100 with 8 images each and clipping at 40). 10 million images are 200 epochs.
     """
     return RunConfig(
-        recipe="paper-cifar10-dmol",
         model=Paper(
             likelihood="dmol", attention=(Local1D(query=256, memory=256),), depth=14, width=256,
             heads=8, attention_width=512, feed_forward=512, dropout=0.2, positions="learned",
@@ -97,7 +95,6 @@ def paper_superres_celeba_1d() -> RunConfig:
     holds the images.
     """
     return RunConfig(
-        recipe="paper-superres-celeba-1d",
         model=Paper(
             likelihood="categorical", attention=(Local1D(query=128, memory=128),), conditions=(Low(4),),
             depth=8, encoder_depth=4, width=512, heads=8, feed_forward=2048, dropout=0.1, positions="sinusoidal",
@@ -114,17 +111,17 @@ def paper_superres_celeba_2d() -> RunConfig:
     memory blocks of 16 x 64.
     """
     order, attention = BlockRaster((8, 32)), (Local2D(query=(8, 32), memory=(8, 16)),)
-    return variant(paper_superres_celeba_1d(), "paper-superres-celeba-2d", order=order, attention=attention)
+    return variant(paper_superres_celeba_1d(), order=order, attention=attention)
 
 
 def paper_superres_cifar10_1d() -> RunConfig:
     """Paper, 5.2, CIFAR-10 from 8x8 to 32x32, '1D local' (published: 2.76 bits/dim; not trained here)."""
-    return replace(variant(paper_superres_celeba_1d(), "paper-superres-cifar10-1d"), data=DataConfig(source="cifar10"))
+    return replace(paper_superres_celeba_1d(), data=DataConfig(source="cifar10"))
 
 
 def paper_superres_cifar10_2d() -> RunConfig:
     """Paper, 5.2, CIFAR-10 from 8x8 to 32x32, '2D local' (published: 2.78 bits/dim; not trained here)."""
-    return replace(variant(paper_superres_celeba_2d(), "paper-superres-cifar10-2d"), data=DataConfig(source="cifar10"))
+    return replace(paper_superres_celeba_2d(), data=DataConfig(source="cifar10"))
 
 
 def paper_imagenet32() -> RunConfig:
@@ -135,7 +132,6 @@ def paper_imagenet32() -> RunConfig:
     release of ImageNet 32x32 cannot be compared. The moving average stands for the averaged checkpoints.
     """
     return RunConfig(
-        recipe="paper-imagenet32",
         model=Paper(
             likelihood="categorical", attention=(Local1D(query=256, memory=256),),
             depth=12, width=512, heads=8, feed_forward=2048, dropout=0.1, positions="sinusoidal",
@@ -158,5 +154,5 @@ def _ablation(block: int) -> RunConfig:
     whose figure is in the table. That one is also class-conditional, which the paper says changes bits/dim little.
     """
     attention = (Local1D(query=block, memory=block),)
-    config = variant(paper_cifar10_categorical(), f"paper-ablation-{block}", attention=attention, depth=8, heads=8)
+    config = variant(paper_cifar10_categorical(), attention=attention, depth=8, heads=8)
     return replace(config, train=replace(config.train, lr=0.1))
