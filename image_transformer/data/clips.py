@@ -20,7 +20,7 @@ from image_transformer.data.images import DataError, ImageData, first_line
 from image_transformer.data.loading import choose
 from image_transformer.data.past import START, Past
 from image_transformer.data.recording import is_recording, read_recording
-from image_transformer.data.sources import ALIASES, SPLITS, SUFFIXES, Pool, in_data_folder
+from image_transformer.data.sources import ALIASES, SPLITS, SUFFIXES, Pool, Pools, in_data_folder
 
 IntArray = NDArray[np.int64]
 Images = NDArray[np.uint8]
@@ -33,16 +33,6 @@ class Clip(NamedTuple):
 
     frames: Images
     actions: IntArray | None = None  # (t - 1,)
-
-
-class Pools(dict[str, Any]):
-    """The pools of a source by split, made when they are first asked for: of {split: what gives its clips}."""
-
-    def __getitem__(self, split: str) -> Pool:
-        found = super().__getitem__(split)
-        if not isinstance(found, Pool):
-            self[split] = found = Pool(found())
-        return found
 
 
 def load_clips(
@@ -147,7 +137,7 @@ def _find(source: str, ask: Request) -> tuple[Pools, tuple[str, ...]]:
         play, names = read_recording(path)
         if ask.size not in (None, play[0][0].shape[2:]):
             raise DataError(f"{source}: recorded frames keep their size: record them anew with --size")
-        return Pools({"train": lambda: [Clip(*one) for one in play]}), names
+        return Pools({"train": lambda: Pool([Clip(*one) for one in play])}), names
     if path.is_file():
         return Pools({"train": partial(_all_of, [path], channels, ask.size)}), ()
     groups: dict[str, list[Path]] = {}
@@ -164,13 +154,13 @@ def _find(source: str, ask: Request) -> tuple[Pools, tuple[str, ...]]:
     return Pools({split: partial(_all_of, files, channels, ask.size) for split, files in groups.items()}), ()
 
 
-def _made(name: str, split: str, channels: int | None, size: tuple[int, int] | None) -> list[Clip]:
+def _made(name: str, split: str, channels: int | None, size: tuple[int, int] | None) -> Pool:
     clips = make_clips(name, split)  # (n, t, c, h, w)
-    return [Clip(_frames(one.transpose(0, 2, 3, 1), name, channels or one.shape[1], size)) for one in clips]
+    return Pool([Clip(_frames(one.transpose(0, 2, 3, 1), name, channels or one.shape[1], size)) for one in clips])
 
 
-def _all_of(files: Sequence[Path], channels: int | None, size: tuple[int, int] | None) -> list[Clip]:
-    return [clip for file in files for clip in _several(file, channels, size)]
+def _all_of(files: Sequence[Path], channels: int | None, size: tuple[int, int] | None) -> Pool:
+    return Pool([clip for file in files for clip in _several(file, channels, size)])
 
 
 def _clips_in(root: Path) -> Iterator[Path]:

@@ -9,8 +9,9 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_transformer.data.captions import face_captions
-from image_transformer.data.emoji import INDEX, read_emoji
+from image_transformer.data.captions import Wordings, face_captions
 from image_transformer.data.images import DataError, first_line
 from image_transformer.data.made import MADE, make_splits
 from image_transformer.data.shape_edits import EDIT_WORLDS, make_edits
@@ -30,6 +30,7 @@ SPLITS = ("train", "validation", "test")
 ALIASES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 TEXTS = ("text", "texts", "caption", "captions")  # columns of captions
+INDEX = "emoji.json"  # of a package of emoji, unpacked: what lies in img/SET/64
 METADATA = "metadata.jsonl"  # captions of the images beside it, as Hugging Face has them
 MINI = Path(__file__).parent / "cifar10_mini"
 
@@ -63,7 +64,7 @@ def locate(source: str) -> Origin:
     if source in MADE and not path.exists():
         return Origin(source, (), lambda found: {split: Pool(part) for split, part in make_splits(found.root).items()})
     if source in WORLDS | EDIT_WORLDS and not path.exists():
-        return Origin(source, (), lambda found: World(found.root))
+        return Origin(source, (), _read_made)
     if source == "cifar10" or (re.fullmatch(r"[\w-]+", source) and not path.exists()):
         path = in_data_folder(source) or path
     if path.is_dir():
@@ -131,36 +132,49 @@ def _read_mini(found: Origin) -> dict[str, Pool]:
 
 
 def _read_packages(found: Origin) -> dict[str, Pool]:
-    """Drawings of emoji, with all that they are called."""
-    emoji = list(read_emoji([file for file in found.files if file.name == INDEX]))
-    if not emoji:
+    """Drawings of emoji with all their names, as the emoji-datasource packages of npm have them."""
+    drawings: list[tuple[Path, Wordings, str]] = []
+    for index in (file for file in found.files if file.name == INDEX):
+        folders = sorted(index.parent.glob("img/*/64"))
+        try:
+            for one in json.loads(index.read_bytes()):
+                short = [name.replace("_", " ").replace("-", " ") for name in one["short_names"]]  # which people type
+                names = tuple(dict.fromkeys([one["name"].lower(), *short]))
+                drawings += [(folder / one["image"], names, one["category"]) for folder in folders]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{index}: expected the index of an emoji-datasource package ({first_line(error)})"
+            ) from None
+    drawings = [one for one in drawings if one[0].exists()]
+    if not drawings:
         raise DataError(f"{found.root}: {INDEX} found, but none of its drawings in img/*/64")
-    classes = tuple(sorted({one.category for one in emoji}))
-    labels = np.array([classes.index(one.category) for one in emoji])
-    return {"train": Pool(np.stack([one.image for one in emoji]), labels, classes, [one.names for one in emoji])}
+    files, names_of_each, categories = zip(*drawings, strict=True)
+    classes = tuple(sorted(set(categories)))
+    labels = np.array([classes.index(one) for one in categories])
+    return {"train": Pool(list(files), labels, classes, list(names_of_each))}
 
 
-class World(Mapping[str, Pool]):
-    """The pools of a made world; one is made when it is asked for."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.splits = name, (WORLDS | EDIT_WORLDS)[name]
+class Pools(dict[str, Any]):
+    """The pools of a source by split, made when they are first asked for: of {split: what gives its pool}."""
 
     def __getitem__(self, split: str) -> Pool:
-        if self.name in EDIT_WORLDS:
-            sources, images, captions = make_edits(self.name, split)
-            return Pool(images, captions=captions, sources=sources)
-        images, captions = make_shapes(self.name, split)
-        return Pool(images, captions=captions)
+        found = super().__getitem__(split)
+        if not isinstance(found, Pool):
+            self[split] = found = found()
+        return found
 
-    def __contains__(self, split: object) -> bool:  # without making it
-        return split in self.splits
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.splits)
+def _read_made(found: Origin) -> dict[str, Pool]:
+    """A made world; a split is made when it is asked for."""
+    return Pools({split: partial(_made, found.root, split) for split in (WORLDS | EDIT_WORLDS)[found.root]})
 
-    def __len__(self) -> int:
-        return len(self.splits)
+
+def _made(name: str, split: str) -> Pool:
+    if name in EDIT_WORLDS:
+        sources, images, captions = make_edits(name, split)
+        return Pool(images, captions=captions, sources=sources)
+    images, captions = make_shapes(name, split)
+    return Pool(images, captions=captions)
 
 
 def _read_images(found: Origin) -> dict[str, Pool]:
