@@ -23,7 +23,7 @@ import image_transformer as it
 from image_transformer.data.recording import parts_of, read_about, read_episodes
 from image_transformer.play.dream import World
 from image_transformer.play.episodes import at_random
-from image_transformer.play.planning import Search, imagined, planner, scores, tried
+from image_transformer.play.planning import Search, planner, scores, tried
 
 ENVS = 8
 
@@ -75,7 +75,7 @@ def policy(make, total, seed):
 def table():
     yield "at random", lambda seed, world: at_random(count)
     yield "plans, true simulator", lambda seed, world: planner(tried(screen), count, search)
-    yield "plans, model", lambda seed, world: planner(imagined(world), count, search)
+    yield "plans, model", lambda seed, world: planner(world.imagine, count, search)
     yield f"policy, {steps:,} real steps", lambda seed, world: policy(real, steps, seed)
     yield (
         f"policy, {chosen.dreamt:,} dreamt steps",

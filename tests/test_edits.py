@@ -164,7 +164,7 @@ def test_what_is_no_source_is_refused():
     model = editor()
     for wrong, message in (
         (None, "source= is missing"),
-        (random_images(2, SHAPE), "source must hold one image for each of 1, got 2"),
+        (random_images(2, SHAPE), "source must hold 1 images, as many as there are, got 2"),
         (random_images(1, (3, 4, 7)), "source must have shape"),
         (random_images(1, SHAPE).float(), "source must be a torch.uint8 tensor"),
     ):

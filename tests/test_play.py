@@ -32,7 +32,7 @@ from image_transformer.measures.clips import first_masses
 from image_transformer.play import episodes
 from image_transformer.play.dream import Outcome, World
 from image_transformer.play.episodes import Played, at_random, play
-from image_transformer.play.planning import Search, imagined, planner, scores, tried
+from image_transformer.play.planning import Search, planner, scores, tried
 
 LENGTH = 4
 SHAPE = (3, 3, LENGTH)  # a row more than the corridor
@@ -346,7 +346,7 @@ def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsy
     assert [float(row[4]) for row in outcomes.rows] == [0, 100, 0, 100], "certain of the right ones"
     assert float(continued.rows[0][1]) > 90, "each frame follows from the action before it"
     search, world = Search(30, 4, 2), World(trained)
-    players = planner(imagined(world), 2, search), planner(tried(screen), 2, search), at_random(2)
+    players = planner(world.imagine, 2, search), planner(tried(screen), 2, search), at_random(2)
     by_model, by_truth, blind = (solved(first(40, scores(screen, one, 4))) for one in players)
     assert by_truth == 1 and by_model > 0.9 > blind
     assert world.fixed.settled > 0.8 * world.fixed.drawings, "what is certain is remembered"

@@ -14,7 +14,10 @@ SAMPLES, COMPLETED, COMPLETIONS, MAPPED = 48, 8, 6, 16
 
 @dataclass(frozen=True)
 class Demo:
-    """Train a small model on real photographs and show what it learned, all in one folder."""
+    """Train a small model on real photographs and show what it learned, all in one folder.
+
+    A demo that was stopped goes on; one that is done is only measured and drawn again.
+    """
 
     out: Path = Path("demo")
     """Folder for everything that is made."""
@@ -24,11 +27,8 @@ class Demo:
 
 def run(args: list[str]) -> None:
     chosen = parse(Demo, "demo", args)
-    make_demo(chosen.out, chosen.images)
+    out = chosen.out
 
-
-def make_demo(out: Path, images: int | None = None) -> None:
-    """Fill the folder `out`. A demo that was stopped goes on; one that is done is only measured and drawn again."""
     import numpy as np
     from rich.console import Console
 
@@ -44,12 +44,13 @@ def make_demo(out: Path, images: int | None = None) -> None:
     from image_transformer.show.progress import bar
     from image_transformer.show.records import read_metrics
     from image_transformer.training.errors import Interrupted
+    from image_transformer.training.log import MetricsLog
     from image_transformer.training.loop import train
 
     console = Console(highlight=False)
     config = recipe("tiny")
-    if images is not None:
-        config = replace(config, train=replace(config.train, images=images))
+    if chosen.images is not None:
+        config = replace(config, train=replace(config.train, images=chosen.images))
     model_config = config.model
     console.print(
         f"[bold]1. Train[/] an Image Transformer ({config.recipe}, width {model_config.width}) "
@@ -74,9 +75,13 @@ def make_demo(out: Path, images: int | None = None) -> None:
     }
     for name, value in figures.items():
         console.print(f"   {name:<18} {value:6.3f} bits/dim")
-    _log_test(out, result.bits_per_dim, len(held_out), figures)
+    lines = read_metrics(out / "metrics.jsonl")
+    MetricsLog(out).write(
+        "test", images=max(line.get("images", 0) for line in lines), bpd=result.bits_per_dim, count=len(held_out),
+        split="test", png=figures["PNG"], webp=figures["WebP lossless"],
+    )  # fmt: skip
     grids.save_png(charts.bars(figures, highlight="Image Transformer"), out / "bits-per-dim.png")
-    curve = training_curve(read_metrics(out / "metrics.jsonl"))
+    curve = training_curve(lines)
     if curve is not None:
         grids.save_png(curve, out / "curve.png")
     mapped = held_out[:MAPPED]
@@ -93,22 +98,6 @@ def make_demo(out: Path, images: int | None = None) -> None:
     report = write_report(out)
     console.print(
         f"\n[bold]Everything is in {out}/[/]: open {report} · next, type: "
-        f"{shlex.quote(sys.argv[0])} sample {out} --seed 1 --out more.png",
+        f"{shlex.quote(sys.argv[0])} sample {shlex.quote(str(out))} --seed 1 --out more.png",
         soft_wrap=True,
-    )
-
-
-def _log_test(run: Path, bpd: float, count: int, figures: dict[str, float]) -> None:
-    from image_transformer.show.records import read_metrics
-    from image_transformer.training.log import MetricsLog
-
-    seen = max(line.get("images", 0) for line in read_metrics(run / "metrics.jsonl"))
-    MetricsLog(run).write(
-        "test",
-        images=seen,
-        bpd=bpd,
-        count=count,
-        split="test",
-        png=figures["PNG"],
-        webp=figures["WebP lossless"],
     )

@@ -64,7 +64,7 @@ def run(args: list[str]) -> None:
 
     from image_transformer.play.environments import Screen
     from image_transformer.play.episodes import at_random
-    from image_transformer.play.planning import Score, imagined, planner, scores, tried
+    from image_transformer.play.planning import Score, planner, scores, tried
     from image_transformer.show.progress import bar
 
     search, world = search_and_world(path, chosen)
@@ -74,7 +74,7 @@ def run(args: list[str]) -> None:
     player = {
         "random": at_random(count),
         "simulator": planner(tried(screen), count, search),
-        "model": planner(imagined(world), count, search),
+        "model": planner(world.imagine, count, search),
     }[chosen.by]
     begun, found = perf_counter(), list[Score]()
     try:
@@ -98,7 +98,7 @@ def _say(found: list[Score], chosen: PlanPlay, seconds: float, world: World) -> 
     print(f"{steps.mean():.1f} steps an episode, planned by {chosen.by}, {seconds:.0f} s")
     if chosen.by == "model":
         drawn = world.fixed.settled / max(1, world.fixed.drawings)
-        print(f"{world.fixed.drawings:,} frames imagined, {100 * drawn:.1f} % of them from memory")
+        print(f"{world.fixed.drawings:,} frames {100 * drawn:.1f} % of them from memory")
 
 
 def search_and_world(path: str | Path, chosen: Planning) -> tuple[Search, World]:

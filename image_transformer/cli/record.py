@@ -51,10 +51,10 @@ def run(args: list[str]) -> None:
     out = chosen.out or Path("recordings") / environment.replace("/", "-")
     world = player = None
     if chosen.policy != RANDOM:
-        from image_transformer.play.planning import imagined, planner
+        from image_transformer.play.planning import planner
 
         search, world = search_and_world(chosen.policy, chosen)
-        player = planner(imagined(world), len(world.actions), search)
+        player = planner(world.imagine, len(world.actions), search)
     actions = chosen.actions or (world.actions if world else ())
     screen = Screen(environment, size=chosen.size, tile_size=chosen.tile_size, actions=actions)
     if world:

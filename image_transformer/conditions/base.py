@@ -77,8 +77,8 @@ class Condition:
         return None
 
     def turned(self, value: Tensor, how: Orientation) -> Tensor:
-        """The value for images in another orientation."""
-        return value
+        """The value for images in another orientation: pictures (n, ..., c, h, w) are turned with them."""
+        return how.apply(value) if value.dim() > 3 else value
 
     def example(self, images: Tensor) -> Tensor:
         """What could be told of images, uint8 (b, c, h, w), as long as it can be: to trace a model with."""

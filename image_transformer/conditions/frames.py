@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from image_transformer.conditions.base import Condition, Shape, check_sight
 from image_transformer.data.images import DataError, ImageData
 from image_transformer.data.past import NONE
-from image_transformer.geometry.orientation import Orientation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,9 +79,6 @@ class Frames(Condition):
 
     def example(self, images: Tensor) -> Tensor:
         return images[:, None].repeat_interleave(self.count, 1).short()
-
-    def turned(self, value: Tensor, how: Orientation) -> Tensor:
-        return how.apply(value)
 
     def shown(self, value: Tensor) -> NDArray[np.uint8]:
         """The last frame; black where there is none."""

@@ -12,7 +12,6 @@ from image_transformer.conditions.base import Condition, Shape
 from image_transformer.data.images import ImageData, check_images
 from image_transformer.geometry.boxes import box_mean, nearest
 from image_transformer.geometry.order import Layout
-from image_transformer.geometry.orientation import Orientation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,18 +47,13 @@ class Low(Condition):
         return f"{self.shape(shape)} images"
 
     def check(self, value: Any, count: int, shape: Shape) -> Tensor:
-        check_images(value, self.shape(shape), "low")
-        if len(value) != count:
-            raise ValueError(f"low must hold {count} images, as many as there are, got {len(value)}")
+        check_images(value, self.shape(shape), "low", count)
         return value
 
     def of(self, data: ImageData) -> Tensor:
         import torch
 
         return torch.from_numpy(box_mean(np.asarray(data.images), self.factor))
-
-    def turned(self, value: Tensor, how: Orientation) -> Tensor:
-        return how.apply(value)
 
     def shown(self, value: Tensor) -> NDArray[np.uint8]:
         return nearest(value.cpu().numpy(), self.factor)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from image_transformer.conditions.base import Condition, Shape, check_sight
 from image_transformer.data.images import DataError, ImageData, check_images
-from image_transformer.geometry.orientation import Orientation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,11 +37,8 @@ class Source(Condition):
         return f"uint8 images (n, {', '.join(map(str, shape))})"
 
     def check(self, value: Any, count: int, shape: Shape) -> Tensor:
-        check_images(value, shape, "source")
-        if len(value) != count:
-            raise ValueError(f"source must hold one image for each of {count}, got {len(value)}")
-        checked: Tensor = value
-        return checked
+        check_images(value, shape, "source", count)
+        return value
 
     def of(self, data: ImageData) -> Tensor:
         import torch
@@ -59,9 +55,6 @@ class Source(Condition):
 
     def example(self, images: Tensor) -> Tensor:
         return images
-
-    def turned(self, value: Tensor, how: Orientation) -> Tensor:
-        return how.apply(value)
 
     def shown(self, value: Tensor) -> NDArray[np.uint8]:
         return value.cpu().numpy()

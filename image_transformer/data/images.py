@@ -135,8 +135,11 @@ def class_labels(data: ImageData, classes: Sequence[str]) -> NDArray[np.int64]:
     return np.array([number[name] for name in names])[data.labels]
 
 
-def check_images(images: Any, shape: tuple[int, int, int], name: str = "images") -> None:
-    """ValueError, saying what was expected and what came, unless `images` is a uint8 tensor of (b, *shape)."""
+def check_images(images: Any, shape: tuple[int, int, int], name: str = "images", count: int | None = None) -> None:
+    """ValueError, saying what was expected and what came, unless `images` is a uint8 tensor of (b, *shape).
+
+    count: how many there must be, if that is settled.
+    """
     kind = str(getattr(images, "dtype", ""))
     if kind != "torch.uint8":
         came = kind if kind.startswith("torch.") else type(images).__name__
@@ -144,6 +147,8 @@ def check_images(images: Any, shape: tuple[int, int, int], name: str = "images")
     if images.dim() != 4 or tuple(images.shape[1:]) != shape:
         expected = ", ".join(map(str, shape))
         raise ValueError(f"{name} must have shape (b, {expected}) for this model, got {tuple(images.shape)}")
+    if count not in (None, len(images)):
+        raise ValueError(f"{name} must hold {count} images, as many as there are, got {len(images)}")
 
 
 def check_arrays(*arrays: Images) -> None:

@@ -178,9 +178,7 @@ class _Read:
 def first_guess(model: ImageModel, count: int, given: Given, guess: Tensor | None) -> Tensor:
     """The `guess`, checked; or that of a condition, as from the last frame; or grey. uint8 (count, c, h, w)."""
     if guess is not None:
-        check_images(guess, model.config.shape, "guess")
-        if len(guess) != count:
-            raise ValueError(f"guess must hold {count} images, as many as are asked for, got {len(guess)}")
+        check_images(guess, model.config.shape, "guess", count)
         return guess
     for condition in model.config.conditions:
         found = condition.guess(given[condition.name])

@@ -161,9 +161,7 @@ def _check_known(
         raise ValueError("known and known_mask are given together or not at all")
     if known is None or known_mask is None:
         return torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.bool)
-    check_images(known, model.config.shape, "known")
-    if len(known) != count:
-        raise ValueError(f"known must hold {count} images, as many as are asked for, got {len(known)}")
+    check_images(known, model.config.shape, "known", count)
     if known_mask.dtype != torch.bool:
         raise ValueError(f"known_mask must be a torch.bool tensor, got {known_mask.dtype}")
     try:

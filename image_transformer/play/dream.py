@@ -67,7 +67,7 @@ class World:
         begun = so_far.expand(len(numbers), -1, -1, -1, -1)
         return Clips(self.model, begun, Sampling(seed, self.temperature), numbers=numbers, fixed=self.fixed)
 
-    def imagine(self, played: Played, actions: NDArray[np.int64], *, seed: int = 0) -> Outcome:
+    def imagine(self, played: Played, actions: NDArray[np.int64], seed: int = 0) -> Outcome:
         """What `actions` (n, t), numbers of `self.actions`, lead to after what was `played`.
 
         The noise of a sequence follows from the seed, its number and the time.

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.play.dream import Outcome, World
+from image_transformer.play.dream import Outcome
 from image_transformer.play.environments import Screen
 from image_transformer.play.episodes import SEEDS, Played, Player, play
 
 Outlook = Callable[[Played, NDArray[np.int64], int], Outcome]
-"""What actions (n, t) lead to after play so far; the number is a seed of its own for each plan."""
+"""What actions (n, t) lead to after play so far, as `World.imagine`; the number is a seed of its own for each plan."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,6 @@ def planner(outlook: Outlook, actions: int, search: Search) -> Player:
         return plan
 
     return play
-
-
-def imagined(world: World) -> Outlook:
-    """The outlook of a world model."""
-    return lambda played, actions, seed: world.imagine(played, actions, seed=seed)
 
 
 def tried(screen: Screen) -> Outlook:
