@@ -48,7 +48,7 @@ def draw_files(
     say_guidance(chosen.guidance)
     own = [way.ending for way in ways(images[0]) if way.ending]
     taken, done = names(files, chosen.out, [*own, *numbered(chosen.samples)]), {}
-    with bar("steps") as progress:
+    with bar("pixels") as progress:
         for number, drawn in draw_each(
             model, name, images, factor, samples=chosen.samples, progress=progress, **chosen.options(), **how
         ):

@@ -13,9 +13,8 @@ from torch import Tensor
 from image_transformer.conditions.base import repeated
 from image_transformer.conditions.low import Low
 from image_transformer.conditions.source import Source
-from image_transformer.geometry.tiles import Group, Tiling
+from image_transformer.geometry.tiles import Tiling
 from image_transformer.inference.sampling import Progress, generate
-from image_transformer.inference.steps import plan_of
 from image_transformer.model import ImageModel
 
 MOST_BYTES = 2**28  # of images drawn together
@@ -36,14 +35,14 @@ def draw(
 
     told: uint8 (n, c, h, w) of any size, of which a tile of the model's size / `factor` is told of each tile.
     options: as in `generate`; of other conditions one value for each image, or one for all.
-    progress: called with (steps done, steps in all), over all tiles of all samples.
+    progress: called with (pixels drawn, pixels in all), of all tiles of all samples.
     ValueError for images of another type or number of channels, and for arguments out of range.
     """
     check_told(model, name, told, samples)
     n, channels, height, width = told.shape
     plan = tiling(model, (height, width), factor)
     groups = plan.groups()
-    steps = _steps(model, groups, factor, consistent) if progress else [0] * len(groups)
+    pixels = [n * samples * len(group.tiles) * int((~group.known).sum()) * factor**2 for group in groups]
     rows, cols = torch.arange(plan.size[0]).clamp(max=height - 1), torch.arange(plan.size[1]).clamp(max=width - 1)
     told = told.cpu()[:, :, rows][..., cols]
     names = [condition.name for condition in model.config.conditions]
@@ -52,9 +51,8 @@ def draw(
     also = {key: options.pop(key) for key in list(options) if key in names}
     also = repeated(model.given(n, also, follow=[name]), samples)
     images = torch.zeros(n, samples, channels, factor * plan.size[0], factor * plan.size[1], dtype=torch.uint8)
-    each, done = n * samples, 0  # a tile is drawn for each sample of each image
-    total = each * sum(len(group.tiles) * most for group, most in zip(groups, steps, strict=True))
-    for group, most in zip(groups, steps, strict=True):
+    done = 0
+    for group, its in zip(groups, pixels, strict=True):
         windows = [plan.window(number, factor) for number in group.tiles]
         parts = torch.stack([told[plan.window(number)] for number in group.tiles])
         numbers = [sample * plan.tiles + tile for tile in group.tiles for _ in range(n) for sample in range(samples)]
@@ -64,11 +62,11 @@ def draw(
             model, len(numbers), consistent=consistent, numbers=numbers,
             known=torch.stack([images[window] for window in windows]).flatten(0, 2),
             known_mask=torch.from_numpy(group.known.repeat(factor, 0).repeat(factor, 1)),
-            progress=_after(progress, done, total), **of_tiles, **options,
+            progress=_after(progress, done, its, sum(pixels)), **of_tiles, **options,
         )  # fmt: skip
         for window, part in zip(windows, drawn.unflatten(0, (-1, n, samples)), strict=True):
             images[window] = part
-        done += most * len(numbers)
+        done += its
     return images[..., : factor * height, : factor * width]
 
 
@@ -79,7 +77,6 @@ def draw_each(
     factor: int = 1,
     *,
     samples: int = 1,
-    consistent: bool = False,
     progress: Progress | None = None,
     **how: Any,
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -91,19 +88,16 @@ def draw_each(
     by_size: dict[tuple[int, int], list[int]] = {}
     for number, image in enumerate(told):
         by_size.setdefault((image.shape[1], image.shape[2]), []).append(number)
-    steps = {size: samples * _total_steps(model, size, factor, consistent) if progress else 0 for size in by_size}
-    total, done = sum(steps[size] * len(numbers) for size, numbers in by_size.items()), 0
-    for size, numbers in by_size.items():
+    done, total = 0, sum(image.size for image in told)
+    for numbers in by_size.values():
         most = max(1, MOST_BYTES // (area * told[numbers[0]].size))
         for first in range(0, len(numbers), most):
             part = numbers[first : first + most]
             together = torch.from_numpy(np.stack([told[number] for number in part]))
-            part_done = _after(progress, done, total)
-            images = draw(
-                model, name, together, factor, samples=samples, consistent=consistent, progress=part_done, **how
-            )
+            part_done = _after(progress, done, together.numel(), total)
+            images = draw(model, name, together, factor, samples=samples, progress=part_done, **how)
             yield from zip(part, images.numpy(), strict=True)
-            done += steps[size] * len(part)
+            done += together.numel()
 
 
 def tiling(model: ImageModel, size: tuple[int, int], factor: int = 1) -> Tiling:
@@ -127,20 +121,6 @@ def check_told(model: ImageModel, name: str, told: Tensor, samples: int) -> None
         raise ValueError(f"samples must be at least 1, got {samples}")
 
 
-def _steps(model: ImageModel, groups: Sequence[Group], factor: int, consistent: bool) -> list[int]:
-    """How many steps `generate` takes for each group."""
-    p = model.layout.positions
-    known = {group.known.tobytes(): group.known[p.row // factor, p.col // factor] for group in groups}
-    steps = {key: len(plan_of(model, mask, in_order=consistent).visited) for key, mask in known.items()}
-    return [steps[group.known.tobytes()] for group in groups]
-
-
-def _total_steps(model: ImageModel, size: tuple[int, int], factor: int, consistent: bool) -> int:
-    groups = tiling(model, size, factor).groups()
-    steps = _steps(model, groups, factor, consistent)
-    return sum(most * len(group.tiles) for most, group in zip(steps, groups, strict=True))
-
-
-def _after(progress: Progress | None, before: int, total: int) -> Progress | None:
-    """`progress` of a part, as one over the `total`; `before` are the steps done before it."""
-    return None if progress is None else lambda done, _: progress(before + done, total)
+def _after(progress: Progress | None, before: int, its: int, total: int) -> Progress | None:
+    """`progress` of a part, which draws `its` pixels, as one of the `total`; `before` are drawn before it."""
+    return None if progress is None else lambda done, of: progress(before + its * done // of, total)

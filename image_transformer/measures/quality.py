@@ -22,7 +22,6 @@ from image_transformer.geometry.boxes import box_mean
 from image_transformer.measures.fitting import LEVELS, tensor
 
 SSIM_WINDOW = 11  # px
-EXACT = 1024  # products of two centred sub-pixels that float32 can add without rounding: 2^10 of at most 2^14
 
 
 # ---- against the truth ----
@@ -107,11 +106,11 @@ def nearest_neighbours(
     """
     check_arrays(images[:1], train[:1])
     a = _centred(images)
-    size = np.square(a).sum(axis=1, dtype=np.float64)
+    size = np.square(a).sum(axis=1)
     index, least = np.zeros(len(images), np.int64), np.full(len(images), np.inf)
     for first in range(0, len(train), batch):
         b = _centred(train[first : first + batch])
-        squares = size[:, None] - 2 * _products(a, b) + np.square(b).sum(axis=1, dtype=np.float64)
+        squares = size[:, None] - 2 * a @ b.T + np.square(b).sum(axis=1)
         near = squares.argmin(axis=1)
         found = squares[np.arange(len(a)), near]
         index = np.where(found < least, first + near, index)
@@ -119,17 +118,6 @@ def nearest_neighbours(
     return index, np.sqrt(least / a.shape[1])
 
 
-def _centred(images: Images) -> NDArray[np.float32]:
-    """The images as rows (n, dims) of whole numbers from -128 to 127."""
-    return images.reshape(len(images), -1).astype(np.float32) - 128
-
-
-def _products(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The inner products (n, m) of rows (n, dims) and (m, dims) of `_centred` values, exact.
-
-    No partial sum over 1,024 sub-pixels exceeds 2^24, below which float32 holds every whole number.
-    """
-    total = np.zeros((len(a), len(b)))
-    for first in range(0, a.shape[1], EXACT):
-        total += a[:, first : first + EXACT] @ b[:, first : first + EXACT].T
-    return total
+def _centred(images: Images) -> NDArray[np.float64]:
+    """The images as rows (n, dims) of whole numbers from -128 to 127, whose products float64 adds without rounding."""
+    return images.reshape(len(images), -1).astype(np.float64) - 128
