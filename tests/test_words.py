@@ -590,7 +590,7 @@ def test_wrong_lines_about_words_are_refused_in_one_line(words_run, capsys):
         "only one of the two": ["sample", "run", "--text", "a", "--texts", "texts.txt"],
         "cannot be read as text": ["sample", "run", "--texts", "photos/0.png"],
         "has 200 bytes": ["sample", "run", "--text", "x" * 200],
-        "read needs images and texts": ["read", "run", "photos/0.png"],
+        "read needs texts": ["read", "run", "photos/0.png"],
         "needs a model": ["read"],
     }
     for said, line in wrong.items():

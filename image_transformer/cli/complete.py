@@ -6,15 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from image_transformer.cli.flags import (
-    at_least,
-    file_arguments,
-    model_argument,
-    parse,
-    refuse_others,
-    told,
-    with_conditions,
-)
+from image_transformer.cli.flags import arguments, at_least, refuse_others, told, with_conditions
 from image_transformer.config.sampling import Sampling
 
 
@@ -49,9 +41,7 @@ class Complete(Sampling):
 
 
 def run(args: list[str]) -> None:
-    path, rest = model_argument("complete", args)
-    files, rest = file_arguments(rest)
-    chosen = parse(with_conditions(Complete), "complete MODEL [IMAGE...]", rest)
+    (path, *files), chosen = arguments(with_conditions(Complete), "complete MODEL [IMAGE...]", args)
     at_least(1, samples=chosen.samples, count=chosen.count)
 
     from image_transformer.cli.trained import load_trained

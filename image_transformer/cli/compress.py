@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import files_and_flags
+from image_transformer.cli.flags import arguments
 from image_transformer.files import write_atomically
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Compress:
 
 
 def run(args: list[str]) -> None:
-    files, chosen = files_and_flags("compress", Compress, args, "images")
+    files, chosen = arguments(Compress, "compress IMAGE...", args)
     if chosen.archive is not None and chosen.to is not None:
         raise UsageError("--archive names one file, --to a folder of many: choose one of them")
     if STREAM in files and (len(files) > 1 or chosen.to is not None):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from image_transformer.cli import UsageError
 from image_transformer.cli.compress import STREAM, to_write, write
-from image_transformer.cli.flags import files_and_flags
+from image_transformer.cli.flags import arguments
 from image_transformer.codec.format import LIMIT, DecodeError, Header, alike, check_end, file_name, read_header
 from image_transformer.words import did_you_mean
 
@@ -38,7 +38,7 @@ class Decompress:
 
 
 def run(args: list[str]) -> None:
-    files, chosen = files_and_flags("decompress", Decompress, args)
+    files, chosen = arguments(Decompress, "decompress FILE...", args)
     if STREAM in files and len(files) > 1:
         raise UsageError("- stands alone: one file from standard input")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.cli import UsageError, pictures
-from image_transformer.cli.flags import at_least, file_arguments, model_argument, parse, told, with_conditions
+from image_transformer.cli import pictures
+from image_transformer.cli.flags import arguments, at_least, told, with_conditions
 from image_transformer.config.sampling import Sampling
 
 
@@ -30,11 +30,7 @@ class Edit(Sampling):
 
 
 def run(args: list[str]) -> None:
-    path, rest = model_argument("edit", args)
-    files, rest = file_arguments(rest)
-    chosen = parse(with_conditions(Edit), "edit MODEL IMAGE...", rest)
-    if not files:
-        raise UsageError("edit needs images: image-transformer edit MODEL IMAGE... --text TEXT [flags]")
+    (path, *files), chosen = arguments(with_conditions(Edit), "edit MODEL IMAGE...", args)
     at_least(1, samples=chosen.samples)
 
     from image_transformer.checkpoint import load

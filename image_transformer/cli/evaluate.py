@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import at_least, model_argument, parse, say
+from image_transformer.cli.flags import arguments, at_least, say
 
 WIDE = 0.1  # bits/dim, an entropy gap that is worth closing
 
@@ -47,8 +47,7 @@ class Evaluate:
 
 
 def run(args: list[str]) -> None:
-    path, rest = model_argument("evaluate", args)
-    chosen = parse(Evaluate, "evaluate MODEL", rest)
+    (path,), chosen = arguments(Evaluate, "evaluate MODEL", args)
     at_least(1, batch=chosen.batch, limit=chosen.limit)
     at_least(0, classify=chosen.classify, enlarge=chosen.enlarge, gap=chosen.gap)
 

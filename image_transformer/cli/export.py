@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import at_least, model_argument, parse, say
+from image_transformer.cli.flags import arguments, at_least, say
 
 SCALED_TO = 256  # training images whose hidden values say how large a step of an integer is
 
@@ -30,8 +30,7 @@ class Export:
 
 
 def run(args: list[str]) -> None:
-    path, rest = model_argument("export", args)
-    chosen = parse(Export, "export MODEL", rest)
+    (path,), chosen = arguments(Export, "export MODEL", args)
     at_least(0, calibrate=chosen.calibrate)
     if chosen.to.exists():
         raise UsageError(f"--to {chosen.to} is there already: choose another")

@@ -19,6 +19,15 @@ from image_transformer.geometry.order import Order
 from image_transformer.geometry.patterns import Pattern
 from image_transformer.words import from_text, to_text
 
+NEEDED = {
+    "MODEL": "a model, by its run folder, a checkpoint, or a name that image-transformer models lists",
+    "RUN": "a run, by its folder",
+    "ENVIRONMENT": "an environment, such as MiniGrid-Empty-8x8-v0",
+    "IMAGE...": "images",
+    "FILE...": "files",
+}
+"""What the words of a usage are."""
+
 
 def parse(verb: type, usage: str, args: list[str], default: Any = None) -> Any:
     """The verb's dataclass from its flags. UsageError, in one line, for what cannot be understood."""
@@ -115,42 +124,20 @@ def refuse_others(path: Path, model: ModelConfig, *, following: bool = False) ->
             raise UsageError(f"{path} {does}: image-transformer {command.format(model=path)}")
 
 
-def model_argument(verb: str, args: list[str]) -> tuple[Path, list[str]]:
-    """The model that a verb is about, its first argument, and the others."""
-    if not args:
-        raise UsageError(
-            f"{verb} needs a model: a run folder, a checkpoint, or a name that image-transformer models lists"
-        )
-    if args[0] in ("-h", "--help"):
-        return Path(), args
-    if args[0].startswith("-"):
-        raise UsageError(f"{verb} needs a model first: image-transformer {verb} MODEL [flags]")
-    return Path(args[0]), args[1:]
+def arguments(kind: type, usage: str, args: list[str]) -> tuple[list[Path], Any]:
+    """The words before the flags, and the flags as a `kind`.
 
-
-def environment_and_flags(line: str, usage: str, kind: type, args: list[str]) -> tuple[str, Any]:
-    """The environment that a verb is about, the first of its arguments after `line`, and its dataclass."""
-    if args and args[0] in ("-h", "--help"):
-        return "", parse(kind, usage, args)
-    if not args or args[0].startswith("-"):
-        example = f"image-transformer {line} MiniGrid-Empty-8x8-v0 --tile-size 4"
-        raise UsageError(f"{line.split()[0]} needs an environment: {example}")
-    return args[0], parse(kind, usage, args[1:])
-
-
-def file_arguments(args: list[str]) -> tuple[list[Path], list[str]]:
-    """The arguments before the first flag as files, and the others; `-` is a file, too."""
+    usage: such as "edit MODEL IMAGE..."; what is in brackets may be left out. `-` is a word, too.
+    UsageError, in one line, for what is missing, too much, or cannot be understood.
+    """
+    verb, *words = usage.split()
     number = next((i for i, word in enumerate(args) if word.startswith("-") and word != "-"), len(args))
-    return [Path(word) for word in args[:number]], args[number:]
-
-
-def files_and_flags(verb: str, kind: type, args: list[str], what: str = "files") -> tuple[list[Path], Any]:
-    """The files that a verb is about, at least one, and its dataclass. UsageError for a line without any."""
-    files, rest = file_arguments(args)
-    chosen = parse(kind, f"{verb} FILE...", rest)
-    if not files:
-        raise UsageError(f"{verb} needs {what}: image-transformer {verb} FILE... [flags]")
-    return files, chosen
+    number = number if "..." in usage else min(number, len(words))  # flags cannot be understood if more words come
+    chosen = parse(kind, usage, args[number:])
+    needed = [word for word in words if not word.startswith("[")]
+    if number < len(needed):
+        raise UsageError(f"{verb} needs {NEEDED[needed[number]]}: image-transformer {usage} [flags]")
+    return [Path(word) for word in args[:number]], chosen
 
 
 def lines(file: Path) -> list[str]:

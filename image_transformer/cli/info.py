@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from image_transformer.cli.decompress import read
-from image_transformer.cli.flags import files_and_flags
+from image_transformer.cli.flags import arguments
 
 KINDS = {1: "grey", 2: "grey with opacity", 3: "RGB", 4: "RGB with opacity"}
 
@@ -20,7 +20,7 @@ class Info:
 
 
 def run(args: list[str]) -> None:
-    files, chosen = files_and_flags("info", Info, args)
+    files, chosen = arguments(Info, "info FILE...", args)
 
     from image_transformer.codec.format import DecodeError, check_end, read_header
     from image_transformer.codec.models import CodingModelError, load_coding_model

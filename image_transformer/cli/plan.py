@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import at_least, environment_and_flags, model_argument
+from image_transformer.cli.flags import arguments, at_least
 
 if TYPE_CHECKING:
     from image_transformer.play.dream import World
@@ -55,8 +55,8 @@ class PlanPlay(Planning):
 
 
 def run(args: list[str]) -> None:
-    path, rest = model_argument("plan", args)
-    environment, chosen = environment_and_flags(f"plan {path}", "plan MODEL ENVIRONMENT", PlanPlay, rest)
+    (path, word), chosen = arguments(PlanPlay, "plan MODEL ENVIRONMENT", args)
+    environment = str(word)
     at_least(1, episodes=chosen.episodes, limit=chosen.limit, tile_size=chosen.tile_size, size=min(chosen.size or (1,)))
     at_least(0, seed=chosen.seed)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import file_arguments, lines, model_argument, parse, refuse_others
+from image_transformer.cli.flags import arguments, lines, refuse_others
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,9 @@ class Read:
 
 
 def run(args: list[str]) -> None:
-    path, rest = model_argument("read", args)
-    files, rest = file_arguments(rest)
-    chosen = parse(Read, "read MODEL IMAGE...", rest)
-    if not files or chosen.texts is None:
-        raise UsageError("read needs images and texts: image-transformer read MODEL IMAGE... --texts FILE")
+    (path, *files), chosen = arguments(Read, "read MODEL IMAGE...", args)
+    if chosen.texts is None:
+        raise UsageError("read needs texts: image-transformer read MODEL IMAGE... --texts FILE")
     texts = lines(chosen.texts)
 
     from image_transformer.checkpoint import load

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import at_least, environment_and_flags
+from image_transformer.cli.flags import arguments, at_least
 from image_transformer.cli.plan import Planning, check_known, search_and_world
 
 RANDOM = "random"
@@ -39,7 +39,8 @@ class Record(Planning):
 
 
 def run(args: list[str]) -> None:
-    environment, chosen = environment_and_flags("record", "record ENVIRONMENT", Record, args)
+    (word,), chosen = arguments(Record, "record ENVIRONMENT", args)
+    environment = str(word)
     at_least(1, steps=chosen.steps, tile_size=chosen.tile_size, size=min(chosen.size or (1,)), longest=chosen.longest)
     at_least(0, seed=chosen.seed)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from image_transformer.cli.flags import model_argument, parse, say
+from image_transformer.cli.flags import arguments, say
 from image_transformer.config.measuring import Plan
 
 
@@ -25,8 +25,7 @@ class Report(Plan):
 
 
 def run(args: list[str]) -> None:
-    path, rest = model_argument("report", args)
-    chosen = parse(Report, "report RUN", rest)
+    (path,), chosen = arguments(Report, "report RUN", args)
 
     from image_transformer.checkpoint import load
     from image_transformer.cli.trained import load_trained

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import at_least, parse, say
+from image_transformer.cli.flags import arguments, at_least, say
 from image_transformer.files import locked, write_atomically
 
 if TYPE_CHECKING:
@@ -39,10 +39,8 @@ class Reproduce:
 def run(args: list[str]) -> None:
     from image_transformer.reproduce.study import studies, study
 
-    names: dict[str, None] = {}
-    while args and not args[0].startswith("-"):
-        names[args[0]], args = None, args[1:]
-    chosen = parse(Reproduce, "reproduce NAME... (or all)", args)
+    words, chosen = arguments(Reproduce, "reproduce [NAME...]", args)
+    names = dict.fromkeys(map(str, words))
     at_least(1, jobs=chosen.jobs)
     if not names:
         raise UsageError(f"reproduce needs a study: all, {', '.join(studies())}")

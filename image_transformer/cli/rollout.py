@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import at_least, file_arguments, model_argument, parse
+from image_transformer.cli.flags import arguments, at_least
 from image_transformer.config.sampling import Sampling
 
 LONGEST = 14  # frames of a strip
@@ -46,13 +46,9 @@ class Rollout:
 
 
 def run(args: list[str]) -> None:
-    path, rest = model_argument("rollout", args)
-    files, rest = file_arguments(rest)
-    chosen = parse(Rollout, "rollout MODEL [CLIP]", rest)
+    (path, *files), chosen = arguments(Rollout, "rollout MODEL [CLIP]", args)
     at_least(1, steps=chosen.steps, samples=chosen.samples, size=min(chosen.size or (1,)))
     Sampling(chosen.seed, chosen.temperature, chosen.top_k, chosen.top_p)  # says what is out of range
-    if len(files) > 1:
-        raise UsageError(f"rollout continues one clip, got {len(files)}")
     if chosen.out.exists() and not chosen.out.is_dir():
         raise UsageError(f"--out {chosen.out} is a file, expected a folder")
     if len(chosen.actions) not in (0, 1, chosen.steps):

@@ -7,16 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import (
-    at_least,
-    lines,
-    model_argument,
-    parse,
-    refuse_others,
-    say_guidance,
-    told,
-    with_conditions,
-)
+from image_transformer.cli.flags import arguments, at_least, lines, refuse_others, say_guidance, told, with_conditions
 from image_transformer.config.sampling import Sampling
 
 
@@ -38,8 +29,7 @@ class Sample(Sampling):
 
 
 def run(args: list[str]) -> None:
-    path, rest = model_argument("sample", args)
-    chosen = parse(with_conditions(Sample), "sample MODEL", rest)
+    (path,), chosen = arguments(with_conditions(Sample), "sample MODEL", args)
     at_least(1, columns=chosen.columns, count=chosen.count)
 
     from image_transformer.checkpoint import load

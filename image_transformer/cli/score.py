@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.cli.flags import at_least, files_and_flags, say
+from image_transformer.cli.flags import arguments, at_least, say
 
 if TYPE_CHECKING:
     from image_transformer.codec.models import CodingModel
@@ -43,7 +43,7 @@ class Score:
 
 
 def run(args: list[str]) -> None:
-    files, chosen = files_and_flags("score", Score, args, "images")
+    files, chosen = arguments(Score, "score IMAGE...", args)
     at_least(2, count=chosen.count)
 
     from image_transformer.checkpoint import load

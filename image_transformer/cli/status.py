@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from image_transformer.cli.flags import model_argument, parse
+from image_transformer.cli.flags import arguments
 from image_transformer.config.run import load_config
 from image_transformer.config.train import TrainConfig
 from image_transformer.files import user_of
@@ -25,8 +25,7 @@ class Status:
 
 
 def run(args: list[str]) -> None:
-    path, rest = model_argument("status", args)
-    chosen = parse(Status, "status RUN", rest)
+    (path,), chosen = arguments(Status, "status RUN", args)
     found = standing(Path(path))
     print(json.dumps(found) if chosen.json else "\n".join(in_words(Path(path), found)))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.cli import UsageError, pictures
-from image_transformer.cli.flags import at_least, file_arguments, model_argument, parse, told, with_conditions
+from image_transformer.cli import pictures
+from image_transformer.cli.flags import arguments, at_least, told, with_conditions
 from image_transformer.config.sampling import Sampling
 from image_transformer.geometry.boxes import nearest
 
@@ -36,11 +36,7 @@ class Superres(Sampling):
 
 
 def run(args: list[str]) -> None:
-    path, rest = model_argument("superres", args)
-    files, rest = file_arguments(rest)
-    chosen = parse(with_conditions(Superres), "superres MODEL IMAGE...", rest)
-    if not files:
-        raise UsageError("superres needs images: image-transformer superres MODEL IMAGE... [flags]")
+    (path, *files), chosen = arguments(with_conditions(Superres), "superres MODEL IMAGE...", args)
     at_least(1, samples=chosen.samples)
 
     from image_transformer.checkpoint import load
