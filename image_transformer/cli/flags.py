@@ -132,8 +132,9 @@ def arguments(kind: type, usage: str, args: list[str]) -> tuple[list[Path], Any]
     """
     verb, *words = usage.split()
     number = next((i for i, word in enumerate(args) if word.startswith("-") and word != "-"), len(args))
-    number = number if "..." in usage else min(number, len(words))  # flags cannot be understood if more words come
     chosen = parse(kind, usage, args[number:])
+    if number > len(words) and "..." not in usage:
+        raise UsageError(f"unknown argument {args[len(words)]}: image-transformer {usage} [flags]")
     needed = [word for word in words if not word.startswith("[")]
     if number < len(needed):
         raise UsageError(f"{verb} needs {NEEDED[needed[number]]}: image-transformer {usage} [flags]")
