@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
+from torch import Tensor
 
 from image_transformer import checkpoint
 from image_transformer.config.run import RunConfig
@@ -19,7 +22,7 @@ class HubModel(ImageModel, ModelHubMixin):
     `HubModel.from_run("runs/tiny").push_to_hub("user/name")`, then anywhere `HubModel.from_pretrained("user/name")`.
     """
 
-    run: tuple[RunConfig, checkpoint.State] | None = None  # that it comes from
+    run: tuple[RunConfig, checkpoint.State, dict[str, Tensor]] | None = None  # that it comes from, and its weights
 
     @classmethod
     def from_run(cls, path: str | Path) -> HubModel:
@@ -28,14 +31,17 @@ class HubModel(ImageModel, ModelHubMixin):
         found = checkpoint.load(folder)
         model = cls(found.config)
         model.load_state_dict(found.state_dict())
-        model.run = checkpoint.read_config(folder), checkpoint.read_state(folder)
+        weights = {name: value.cpu().clone() for name, value in found.state_dict().items()}
+        model.run = checkpoint.read_config(folder), checkpoint.read_state(folder), weights
         return model.to(found.device).eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
         if self.run is None:
             raise ValueError("only a model that comes from a run can be shared: HubModel.from_run(PATH)")
-        config, state = self.run
+        config, state, loaded = self.run
         weights = {name: value.cpu() for name, value in self.state_dict().items()}
+        if any(not torch.equal(value, loaded[name]) for name, value in weights.items()):
+            state = replace(state, validation_bpd=None)  # which was of other weights
         made = Path(save_directory) / ".made"
         write(config, state, weights, made)
         for file in made.iterdir():

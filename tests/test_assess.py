@@ -136,7 +136,9 @@ def test_report_and_evaluation_of_classes(capsys):
     with np.load("pets.npz") as pets:
         np.savez("others.npz", train=pets["train"][:9], train_labels=pets["train_labels"][:9])
     assert main(["report", "pets", "--images", "30", "--data", "others.npz"]) == 0
-    assert read_tables("pets")[0].caption == "9 images of others.npz"
+    assert read_tables("reports/pets-others")[0].caption == "9 images of others.npz"
+    assert read_tables("pets")[0] == table, "the page of the run's own data stays"
+    assert main(["report", "high", "--images", "2", "--data", "others.npz", "--size", "12", "12"]) == 0
     capsys.readouterr()
     assert main(["evaluate", "pets", "--limit", "7", "--classify", "4", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)

@@ -410,6 +410,14 @@ def test_clips_are_read_from_files(tmp_path, kind):
     assert read_clip(path, 1, (3, 2)).shape == (12, 1, 3, 2)
 
 
+@pytest.mark.parametrize("kind", ["png", "webp"])
+def test_what_is_transparent_in_a_clip_lies_on_white(tmp_path, kind):
+    frames = [Image.new("RGBA", (6, 5), (9 * number, 0, 0, 255 * (number % 2))) for number in range(4)]
+    frames[0].save(tmp_path / f"clip.{kind}", save_all=True, append_images=frames[1:], lossless=True, disposal=1)
+    clip = read_clip(tmp_path / f"clip.{kind}", 3)
+    assert [frame[:, 0, 0].tolist() for frame in clip] == [[255] * 3, [9, 0, 0], [255] * 3, [27, 0, 0]]
+
+
 @pytest.mark.parametrize("kind", ["folder", "gif", "webp", "png"])
 def test_folders_of_clips_are_data(tmp_path, kind):
     for number in range(5):
@@ -601,6 +609,18 @@ def test_recording_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert more == once[0] + 6, "whole episodes of three steps"
     with np.load(sorted((tmp_path / "twice").glob("*.npz"))[-1]) as part:
         assert part["actions"].tolist() == 2 * [-1, 0, 0, 1] and str(part["policy"]) == "third"
+    plans = iter([[0, 1], [0, 0, 1], KeyboardInterrupt])
+
+    def stopped(played, rng):
+        plan = next(plans)
+        if plan is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        return plan
+
+    before = len(load_clips(str(tmp_path / "twice"), "all"))
+    with pytest.raises(KeyboardInterrupt):
+        recorder.record(Made(), tmp_path / "twice", 10_000, about, stopped)
+    assert len(load_clips(str(tmp_path / "twice"), "all")) == before + 3 + 4, "whole episodes are kept"
     with pytest.raises(ValueError, match="another seed: 3"):
         recorder.record(Made(), tmp_path / "once", 40, replace(about, seed=4))
     parts = sorted((tmp_path / "once").glob("*.npz"))

@@ -360,7 +360,7 @@ def test_missing_unwanted_and_misfit_conditions_are_refused():
             call(label=0, low=images)
         with pytest.raises(ValueError, match=r"low must be a torch\.uint8 tensor"):
             call(label=0, low=low.float())
-        with pytest.raises(ValueError, match="low must hold 2 images"):
+        with pytest.raises(ValueError, match="low must hold one image for each of 2"):
             call(label=0, low=low[:1])
         with pytest.raises(ValueError, match="unknown class 'dogg'; did you mean 'dog'"):
             call(label="dogg", low=low)

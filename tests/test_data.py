@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -275,6 +277,19 @@ def test_palettes_become_rgb(tmp_path, images):
     clear = np.asarray(palette) < 100
     palette.info["transparency"] = bytes(100)
     assert np.array_equal(one(tmp_path, palette), np.where(clear, 255, expected))
+
+
+def test_a_palette_with_more_opacities_than_colours_is_named(tmp_path, images):
+    palette = Image.fromarray(images[0].transpose(1, 2, 0)).quantize(16)
+    palette.save(tmp_path / "one.png", transparency=bytes(16))
+    damaged = (tmp_path / "one.png").read_bytes().replace(_chunk(b"tRNS", bytes(16)), _chunk(b"tRNS", bytes(300)))
+    (tmp_path / "one.png").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"one\.png: unreadable image"):
+        load_files([tmp_path / "one.png"])
+
+
+def _chunk(name, content):
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def test_exif_orientation_is_applied(tmp_path, images):

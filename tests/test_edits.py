@@ -14,6 +14,7 @@ from PIL import Image
 import image_transformer as it
 from image_transformer.cli.main import main
 from image_transformer.conditions.label import Label
+from image_transformer.conditions.low import Low
 from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import Text
 from image_transformer.config.data import DataConfig
@@ -164,7 +165,7 @@ def test_what_is_no_source_is_refused():
     model = editor()
     for wrong, message in (
         (None, "source= is missing"),
-        (random_images(2, SHAPE), "source must hold 1 images, as many as there are, got 2"),
+        (random_images(2, SHAPE), "source must hold one image for each of 1, got 2"),
         (random_images(1, (3, 4, 7)), "source must have shape"),
         (random_images(1, SHAPE).float(), "source must be a torch.uint8 tensor"),
     ):
@@ -564,6 +565,14 @@ def test_local_edits_may_be_learned_in_all_orientations(tmp_path):
 def test_a_program_of_an_editor(tmp_path):
     """`log_prob` by `torch.export`, the text padded to its length."""
     assert program_of(editor(sight="all").float())
+
+
+def test_the_order_of_conditions_does_not_matter_to_the_skip():
+    both = [
+        it.ImageModel(it.Modern(shape=(3, 8, 8), depth=1, width=16, heads=2, encoder_depth=1, conditions=its))
+        for its in ((Source("near"), Low(2)), (Low(2), Source("near")))
+    ]
+    assert [one.network.skip.phases for one in both] == [4, 4], "a map for each place in a box"
 
 
 def test_labels_and_sources_go_together():

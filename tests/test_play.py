@@ -359,13 +359,16 @@ def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsy
             "of 3 episodes" in said
             and "return" in said
             and f"planned by {by}" in said
-            and ("memory" in said) == (by == "model")
+            and (" frames imagined, " in said) == (by == "model")
         )
     for wrong, message in (
         (line[:2], "needs an environment"), ([*line, "--every", "9"], "1 <= every <= horizon"),
         (["plan", "cifar10", *line[2:]], "no world model"), ([*line, "--size", "3", "3"], "shows frames (3, 3, 3)"),
         ([*line[:2], "CorridorX-v0"], "cannot be made"),
         (["record", "Corridor-v0", "--policy", line[1], "--actions", "1", "0"], "knows the actions 0, 1, not 1, 0"),
+        (["record", "Corridor-v0", "--horizon", "3"], "are for plans, with --policy MODEL"),
+        ([*line, "--by", "random", "--temperature", "0.5"], "not of --by random"),
+        ([*line, "--temperature", "0"], "temperature must be positive"),
     ):  # fmt: skip
         assert main(wrong) != 0
         assert message in capsys.readouterr().err
@@ -386,4 +389,4 @@ def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsy
     planned = read_recording(Path(source))[0][before:]
     assert len(planned) >= 5 and max(len(frames) for frames, _ in planned) <= 6, "those at random last longer"
     with np.load(sorted(Path(source).glob("*.npz"))[-1]) as part:
-        assert str(part["policy"]) == line[1]
+        assert str(part["policy"]) == f"plans of {line[1]}: temperature 0.5, candidates 100, horizon 4, every 2"

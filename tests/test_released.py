@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,10 +157,15 @@ def test_an_exported_folder_says_what_it_is_and_the_hub_takes_it(tmp_path, relea
     assert torch.equal(HubModel.from_pretrained(str(tmp_path / "pushed")).log_prob(images), expected)
     torch.testing.assert_close(release.eval().log_prob(images), expected, rtol=1e-2, atol=1e-2)
     tuned = HubModel.from_pretrained(str(tmp_path / "pushed"))
+    config, state, weights = tuned.run
+    tuned.run = config, replace(state, validation_bpd=3.25), weights
+    tuned.save_pretrained(tmp_path / "same")
     with torch.no_grad():
         tuned.network.head.weight.add_(1.0)
     tuned.save_pretrained(tmp_path / "tuned")
     assert not torch.equal(it.load(tmp_path / "tuned").log_prob(images), expected), "what is in memory is shared"
+    said = [(tmp_path / name / "README.md").read_text() for name in ("same", "tuned")]
+    assert "3.2500 bits/dim on validation" in said[0] and "on validation" not in said[1], "no figure of other weights"
     with pytest.raises(ValueError, match="comes from a run"):
         HubModel(tuned.config).save_pretrained(tmp_path / "none")
     config = json.loads((tmp_path / "pushed" / "config.json").read_text())

@@ -233,7 +233,7 @@ def test_a_training_that_diverges_is_a_row_that_says_so(world, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "FIGURES", lambda trial: diverged)
     assert main(["reproduce", "sizes", "--out", "none"]) == 0
     text = (world / "none" / "sizes.md").read_text()
-    assert "No trial went well." in text and "sizes.png" not in text and "| width 32 |  |  | diverged |" in text
+    assert "Every trial failed." in text and "sizes.png" not in text and "| width 32 |  |  | diverged |" in text
 
 
 def test_a_page_of_trials_that_are_defined_otherwise_now_is_left_alone(world, capsys):

@@ -214,7 +214,10 @@ def test_progress_reaches_the_end_and_training_mode_is_kept():
         ({"batch": 0}, "at least 1"),
         ({"top_p": 1.5}, r"top_p must lie in \(0, 1\], got 1.5"),
         ({"known": random_images(2, (3, 5, 4))}, "together or not at all"),
-        ({"known": random_images(3, (3, 5, 4)), "known_mask": torch.ones(5, 4).bool()}, "must hold 2 images"),
+        (
+            {"known": random_images(3, (3, 5, 4)), "known_mask": torch.ones(5, 4).bool()},
+            "one image for each of 2",
+        ),
         ({"known": random_images(2, (3, 5, 4)), "known_mask": torch.ones(5, 4)}, "torch.bool tensor, got torch.float"),
         ({"known": random_images(2, (3, 5, 4)), "known_mask": torch.ones(4, 5).bool()}, r"broadcast to \(2, 3, 5, 4\)"),
         ({"known": torch.zeros(2, 3, 5, 4), "known_mask": torch.ones(5, 4).bool()}, "torch.uint8"),

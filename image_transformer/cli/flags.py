@@ -47,13 +47,13 @@ def parse(verb: type, usage: str, args: list[str], default: Any = None) -> Any:
                 return _words_of(kinds, name, several)
         return None
 
-    arguments: dict[str, Any] = {"prog": f"image-transformer {usage}", "args": args}
+    options: dict[str, Any] = {"prog": f"image-transformer {usage}", "args": args}
     if default is not None:
-        arguments["default"] = default
+        options["default"] = default
     printed = io.StringIO()
     try:
         with registry, contextlib.redirect_stderr(printed):
-            value, unknown = tyro.cli(verb, return_unknown_args=True, **arguments)
+            value, unknown = tyro.cli(verb, return_unknown_args=True, **options)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -132,12 +132,13 @@ def arguments(kind: type, usage: str, args: list[str]) -> tuple[list[Path], Any]
     """
     verb, *words = usage.split()
     number = next((i for i, word in enumerate(args) if word.startswith("-") and word != "-"), len(args))
-    chosen = parse(kind, usage, args[number:])
-    if number > len(words) and "..." not in usage:
-        raise UsageError(f"unknown argument {args[len(words)]}: image-transformer {usage} [flags]")
     needed = [word for word in words if not word.startswith("[")]
-    if number < len(needed):
+    asked = {"-h", "--help"} & set(args)
+    if number < len(needed) and not asked:
         raise UsageError(f"{verb} needs {NEEDED[needed[number]]}: image-transformer {usage} [flags]")
+    if number > len(words) and "..." not in usage and not asked:
+        raise UsageError(f"unknown argument {args[len(words)]}: image-transformer {usage} [flags]")
+    chosen = parse(kind, usage, args[number:])
     return [Path(word) for word in args[:number]], chosen
 
 

@@ -56,9 +56,11 @@ class PlanPlay(Planning):
 
 def run(args: list[str]) -> None:
     (path, word), chosen = arguments(PlanPlay, "plan MODEL ENVIRONMENT", args)
-    environment = str(word)
+    environment = word.as_posix()
     at_least(1, episodes=chosen.episodes, limit=chosen.limit, tile_size=chosen.tile_size, size=min(chosen.size or (1,)))
     at_least(0, seed=chosen.seed)
+    if chosen.by != "model" and chosen.temperature != 1:
+        raise UsageError(f"--temperature is of what a model imagines, not of --by {chosen.by}")
 
     from time import perf_counter
 
@@ -98,7 +100,7 @@ def _say(found: list[Score], chosen: PlanPlay, seconds: float, world: World) -> 
     print(f"{steps.mean():.1f} steps an episode, planned by {chosen.by}, {seconds:.0f} s")
     if chosen.by == "model":
         drawn = world.fixed.settled / max(1, world.fixed.drawings)
-        print(f"{world.fixed.drawings:,} frames {100 * drawn:.1f} % of them from memory")
+        print(f"{world.fixed.drawings:,} frames imagined, {100 * drawn:.1f} % of them from memory")
 
 
 def search_and_world(path: str | Path, chosen: Planning) -> tuple[Search, World]:

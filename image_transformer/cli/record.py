@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from image_transformer.cli import UsageError
@@ -40,9 +40,12 @@ class Record(Planning):
 
 def run(args: list[str]) -> None:
     (word,), chosen = arguments(Record, "record ENVIRONMENT", args)
-    environment = str(word)
+    environment = word.as_posix()
     at_least(1, steps=chosen.steps, tile_size=chosen.tile_size, size=min(chosen.size or (1,)), longest=chosen.longest)
     at_least(0, seed=chosen.seed)
+    how = {f.name: getattr(chosen, f.name) for f in fields(Planning)}
+    if chosen.policy == RANDOM and how != asdict(Planning()):
+        raise UsageError(f"{', '.join(f'--{name}' for name in how)} are for plans, with --policy MODEL")
 
     from image_transformer.data.recording import About
     from image_transformer.play.environments import Screen
@@ -50,12 +53,13 @@ def run(args: list[str]) -> None:
     from image_transformer.show.progress import bar
 
     out = chosen.out or Path("recordings") / environment.replace("/", "-")
-    world = player = None
+    world, player, policy = None, None, RANDOM
     if chosen.policy != RANDOM:
         from image_transformer.play.planning import planner
 
         search, world = search_and_world(chosen.policy, chosen)
         player = planner(world.imagine, len(world.actions), search)
+        policy = f"plans of {chosen.policy}: {', '.join(f'{name} {value}' for name, value in how.items())}"
     actions = chosen.actions or (world.actions if world else ())
     screen = Screen(environment, size=chosen.size, tile_size=chosen.tile_size, actions=actions)
     if world:
@@ -68,7 +72,7 @@ def run(args: list[str]) -> None:
     )  # fmt: skip
     try:
         with bar("steps") as progress:
-            steps, episodes = record(screen, out, chosen.steps, about, player, policy=chosen.policy, progress=progress)
+            steps, episodes = record(screen, out, chosen.steps, about, player, policy=policy, progress=progress)
     finally:
         screen.close()
     print(f"{out}: {steps:,} steps, {episodes:,} episodes, actions {', '.join(screen.actions)}")

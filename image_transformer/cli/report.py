@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from image_transformer.cli.flags import arguments, say
@@ -19,7 +20,11 @@ class Report(Plan):
 
     data: str | None = None
     """Data set, folder or file to measure on, all of it if it has no test split; what the model was trained on if not
-    given."""
+    given. The page is then below reports/."""
+    size: tuple[int, int] | None = None
+    """Crop every image of --data centrally to this aspect, then resize it to this HEIGHT WIDTH."""
+    skip_bad: bool = False
+    """Leave out images that cannot be read."""
     chain: tuple[Path, Path] | None = None
     """Two more models, of the low-resolution images and of the images, both unconditional."""
 
@@ -42,8 +47,10 @@ def run(args: list[str]) -> None:
     home = folder.parent.parent if folder.parent.name == "checkpoints" else folder
     if folder.parent == HOME:  # what came with the package stays as it is
         home = Path("reports") / folder.name
-    train, test = trained.data("train"), trained.tested(chosen.data)
-    found = assess(trained.model, train, test, chosen, say)
+    if chosen.data is not None:
+        home = Path("reports") / f"{path.name}-{Path(chosen.data).stem}"
+    test = trained.tested(chosen.data, None, chosen.size, chosen.skip_bad)
+    found = assess(trained.model, partial(trained.data, "train"), test, chosen, say)
     if chain:
         say("the chain rule")
         found.tables.append(follow_chain_rule(trained.model, *chain, test.some(chosen.images).images))

@@ -39,7 +39,7 @@ class Reproduce:
 def run(args: list[str]) -> None:
     from image_transformer.reproduce.study import studies, study
 
-    words, chosen = arguments(Reproduce, "reproduce [NAME...]", args)
+    words, chosen = arguments(Reproduce, "reproduce [NAME...]", args)  # all of them are named where none is
     names = dict.fromkeys(map(str, words))
     at_least(1, jobs=chosen.jobs)
     if not names:

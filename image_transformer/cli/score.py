@@ -48,14 +48,14 @@ def run(args: list[str]) -> None:
 
     from image_transformer.checkpoint import load
     from image_transformer.codec.models import CodingModel, coding_model_names, load_coding_model
-    from image_transformer.data.decode import read_exactly
+    from image_transformer.data.decode import read_exactly, read_image
     from image_transformer.data.loading import load_data
 
     coding = chosen.model in coding_model_names() or Path(chosen.model).is_file()
     model = load_coding_model(chosen.model) if coding else load(chosen.model)
     shape, than = (None, "webp") if isinstance(model, CodingModel) else (model.config.shape, "small")
-    images = [read_exactly(file, str(file)) for file in files]
-    seen = [image[:1] if len(image) < 3 else image[:3] for image in images]  # without opacity
+    channels = [1 if len(read_exactly(file, str(file))) < 3 else 3 for file in files]
+    seen = [read_image(file, str(file), its, None) for file, its in zip(files, channels, strict=True)]
     for file, image in zip(files, seen, strict=True):
         if shape not in (None, image.shape):
             raise ValueError(f"{file}: an image {image.shape}, but {chosen.model} takes {shape} alone")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from image_transformer.data.bouncing import BOUNCING, make_clips
-from image_transformer.data.decode import Request, check_shape, read_image
+from image_transformer.data.decode import Request, check_shape, on_white, read_image
 from image_transformer.data.images import DataError, ImageData, first_line
 from image_transformer.data.loading import choose
 from image_transformer.data.past import START, Past
@@ -107,7 +107,8 @@ def read_clip(path: Path, channels: int, size: tuple[int, int] | None = None) ->
     try:
         with Image.open(path) as opened:
             shown = [
-                (np.asarray(one.convert("RGB")), one.info.get("duration")) for one in ImageSequence.Iterator(opened)
+                (np.asarray(on_white(one).convert("RGB")), one.info.get("duration"))
+                for one in ImageSequence.Iterator(opened)
             ]
     except Exception as error:  # as in `decode.py`: Pillow meets broken files with errors of many kinds
         raise DataError(f"{path}: unreadable as a clip ({first_line(error)})") from None

@@ -89,13 +89,21 @@ def read_exactly(item: Any, name: str) -> NDArray[np.uint8]:
 def read_image(item: Any, name: str, channels: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     """One image as (c, h, w): upright, on white where it is transparent, grey or RGB, resized if wanted."""
     image = _upright(item, name)
-    if image.has_transparency_data:
-        seen = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
-    image = image.convert("L" if channels == 1 else "RGB")
+    try:
+        image = on_white(image).convert("L" if channels == 1 else "RGB")
+    except ValueError as error:  # of a palette with more opacities than colours
+        raise Unreadable(f"{name}: unreadable image ({first_line(error)})") from None
     if size is not None:
         image = _resize(image, size)
     return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """The image as it looks on white, where it is transparent."""
+    if not image.has_transparency_data:
+        return image
+    seen = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
 
 
 def _upright(item: Any, name: str) -> Image.Image:

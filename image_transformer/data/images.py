@@ -148,7 +148,7 @@ def check_images(images: Any, shape: tuple[int, int, int], name: str = "images",
         expected = ", ".join(map(str, shape))
         raise ValueError(f"{name} must have shape (b, {expected}) for this model, got {tuple(images.shape)}")
     if count not in (None, len(images)):
-        raise ValueError(f"{name} must hold {count} images, as many as there are, got {len(images)}")
+        raise ValueError(f"{name} must hold one image for each of {count}, got {len(images)}")
 
 
 def check_arrays(*arrays: Images) -> None:

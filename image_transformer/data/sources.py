@@ -180,9 +180,6 @@ def _made(name: str, split: str) -> Pool:
 def _read_images(found: Origin) -> dict[str, Pool]:
     """A folder of images; where it has split sub-folders, only these count. All splits number the classes alike."""
     said, made_of = _read_metadata([file for file in found.files if file.name == METADATA])
-    if missing := sorted({*said, *made_of} - set(found.files)):
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise DataError(f"{METADATA} names {missing[0]}{more}, where no image is")
     groups: dict[str, list[tuple[Path, str]]] = {}  # split, or "" -> files with their class folders, or ""
     for file in found.files:
         if file.name == METADATA or (made_of and file not in made_of):  # of pairs, results are the images
@@ -216,12 +213,15 @@ def _read_metadata(files: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], 
                 continue
             try:
                 told = json.loads(line)
-                path = file.parent / told["file_name"]
+                path = Path(os.path.normpath(file.parent / told["file_name"]))
                 wordings = wordings_of(told.get("text", told.get("caption")))
                 if "source" in told:
-                    made_of[path] = file.parent / told["source"]
+                    made_of[path] = Path(os.path.normpath(file.parent / told["source"]))
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise DataError(f'{file}, line {number}: expected {{"file_name": ..., "text": ...}}') from None
+            for image in {path, made_of.get(path, path)}:
+                if not image.is_file():
+                    raise DataError(f"{file}, line {number}: there is no {image}")
             if wordings != ("",):  # there may be a label alone
                 found[path] = wordings
     return found, made_of

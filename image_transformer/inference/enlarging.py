@@ -37,7 +37,7 @@ def enlarge(
     the number of samples, and whichever images are enlarged with it: images of one call share their noise. An image of
     a tile's size becomes what `generate` draws.
     options: as in `generate`; of conditions other than `low` one value for each image, or one for all.
-    progress: called with (steps done, steps in all), over all tiles of all samples.
+    progress: called with (pixels drawn, pixels in all), of all tiles of all samples.
     Raises ValueError for a model that is not for super-resolution, and for arguments out of range or of a wrong shape.
 
     >>> it.enlarge(superres, photo, samples=3).shape         # photo: uint8 (1, 3, 5, 7)

@@ -88,16 +88,17 @@ def draw_each(
     by_size: dict[tuple[int, int], list[int]] = {}
     for number, image in enumerate(told):
         by_size.setdefault((image.shape[1], image.shape[2]), []).append(number)
-    done, total = 0, sum(image.size for image in told)
+    done, total = 0, area * sum(image[0].size for image in told)
     for numbers in by_size.values():
         most = max(1, MOST_BYTES // (area * told[numbers[0]].size))
         for first in range(0, len(numbers), most):
             part = numbers[first : first + most]
             together = torch.from_numpy(np.stack([told[number] for number in part]))
-            part_done = _after(progress, done, together.numel(), total)
+            its = area * together[:, 0].numel()
+            part_done = _after(progress, done, its, total)
             images = draw(model, name, together, factor, samples=samples, progress=part_done, **how)
             yield from zip(part, images.numpy(), strict=True)
-            done += together.numel()
+            done += its
 
 
 def tiling(model: ImageModel, size: tuple[int, int], factor: int = 1) -> Tiling:

@@ -5,6 +5,8 @@ Everything lands in the run's folder (`measures.json`, `pictures/*.png`), from w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,8 +31,10 @@ CALIBRATED = 64  # images whose conditionals are compared with what came
 ROWS = 10  # choices of a condition in a picture
 
 
-def assess(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say: Say = print) -> Assessment:
-    """Measure a model on test images: its likelihood, and what its conditions do. `train` is what it learned from."""
+def assess(
+    model: ImageModel, train: Callable[[], ImageData], test: ImageData, plan: Plan, say: Say = print
+) -> Assessment:
+    """Measure a model on images: its likelihood, and what its conditions do. train: gives what it learned from."""
     found, some = Assessment(), test.some(plan.images)
     say(f"bits/dim of {len(some):,} images of {test.whole_name}")
     with bar("images") as progress:
@@ -55,13 +59,13 @@ def assess(model: ImageModel, train: ImageData, test: ImageData, plan: Plan, say
             entropy_gap(model, some, photographs=photographs, seed=plan.seed, progress=progress).table()
         )
     if enlarges(model):
-        found.add(enlargements(model, train, test, plan, say))
+        found.add(enlargements(model, train(), test, plan, say))
     elif is_editor(model):
-        found.add(edits(model, train, test, plan, say))
+        found.add(edits(model, train(), test, plan, say))
     elif test.past is not None:
         found.add(clips(model, test, some, photographs.mean(1) * model.layout.num_dims, plan, say))
     elif is_told_words(model):
-        found.add(words(model, train, test, plan, say))
+        found.add(words(model, train(), test, plan, say))
     elif chosen is not None and len(model.config.conditions) == 1:
         say(f"new images for each choice of {chosen.noun}")
         names = chosen.choices[:ROWS]

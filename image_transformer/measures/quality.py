@@ -110,7 +110,7 @@ def nearest_neighbours(
     index, least = np.zeros(len(images), np.int64), np.full(len(images), np.inf)
     for first in range(0, len(train), batch):
         b = _centred(train[first : first + batch])
-        squares = size[:, None] - 2 * a @ b.T + np.square(b).sum(axis=1)
+        squares = size[:, None] - 2 * (a @ b.T) + np.square(b).sum(axis=1)
         near = squares.argmin(axis=1)
         found = squares[np.arange(len(a)), near]
         index = np.where(found < least, first + near, index)

@@ -40,7 +40,7 @@ class World:
 
     temperature: below 1 it keeps to what is likely. remember: of how many pairs of frames and actions; as many as half
     a GiB holds, if not given.
-    Raises ValueError for a model that is not told frames and actions.
+    Raises ValueError for a model that is not told frames and actions, and for a temperature out of range.
     """
 
     def __init__(self, model: ImageModel, temperature: float = 1.0, *, remember: int | None = None) -> None:
@@ -48,6 +48,7 @@ class World:
         if frames is None or action is None:
             raise ValueError("this is no world model, told frames and actions; train one with: train world")
         channels, height, width = model.config.shape
+        Sampling(temperature=temperature)  # says what is out of range
         self.model, self.temperature = model, temperature
         self.actions = tuple(name for name in action.choices if name != START)
         self.shape = height - 1, width, channels

@@ -58,13 +58,13 @@ class Search:
 def planner(outlook: Outlook, actions: int, search: Search) -> Player:
     """A player that follows the best of many sequences, and plans anew after `search.every` steps."""
 
-    def play(played: Played, rng: np.random.Generator) -> list[int]:
+    def player(played: Played, rng: np.random.Generator) -> list[int]:
         sequences = search.sequences(actions, rng)
         found = outlook(played, sequences, int(rng.integers(2**62)))
         plan: list[int] = search.best(sequences, found)[: search.every].tolist()
         return plan
 
-    return play
+    return player
 
 
 def tried(screen: Screen) -> Outlook:

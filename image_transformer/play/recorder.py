@@ -62,18 +62,21 @@ def _record(
         held = read_episodes(part)
         episodes, done = episodes + len(held), done + sum(len(one.frames) - 1 for one in held)
     while done < steps:
-        first, new, frames = episodes, [], 0
-        while frames < PART and done < steps:
-            rng = np.random.default_rng([about.seed, episodes])
-            one = play(screen, player, about.seed * SEEDS + episodes, about.longest, rng)
-            new.append(one)
-            episodes, done, frames = episodes + 1, done + len(one.frames) - 1, frames + len(one.frames)
-            if progress is not None:
-                progress(min(done, steps), steps)
-        packed = io.BytesIO()
-        joined = {name: np.concatenate([getattr(one, name) for one in new]) for name in Episode._fields}
-        np.savez_compressed(packed, **joined, policy=policy)  # type: ignore[arg-type]
-        write_atomically(folder / _name(first), packed.getvalue())
+        first, new, frames = episodes, list[Episode](), 0
+        try:
+            while frames < PART and done < steps:
+                rng = np.random.default_rng([about.seed, episodes])
+                one = play(screen, player, about.seed * SEEDS + episodes, about.longest, rng)
+                new.append(one)
+                episodes, done, frames = episodes + 1, done + len(one.frames) - 1, frames + len(one.frames)
+                if progress is not None:
+                    progress(min(done, steps), steps)
+        finally:  # whole episodes are kept, also of what is stopped
+            if new:
+                packed = io.BytesIO()
+                joined = {name: np.concatenate([getattr(one, name) for one in new]) for name in Episode._fields}
+                np.savez_compressed(packed, **joined, policy=policy)  # type: ignore[arg-type]
+                write_atomically(folder / _name(first), packed.getvalue())
     return done, episodes
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from inspect import signature
+from inspect import isfunction, signature
 from typing import Any
 
 from image_transformer.config.run import RunConfig
@@ -18,7 +18,8 @@ RECIPES: Mapping[str, Callable[[], RunConfig]] = {
     name.replace("_", "-"): make
     for room in (modern, paper, rivals)
     for name, make in vars(room).items()
-    if getattr(make, "__module__", None) == room.__name__ and not signature(make).parameters
+    if isfunction(make) and make.__module__ == room.__name__ and not name.startswith("_")
+    if not signature(make).parameters
 }
 """All functions of these modules that make a RunConfig of nothing, by name."""
 

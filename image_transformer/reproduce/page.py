@@ -193,6 +193,8 @@ def write_page(found: Results, out: Path) -> None:
     drawn = any("failed" not in one for one in found.lines)
     if drawn:
         draw(found, out / f"{study.name}.png")
+    else:
+        (out / f"{study.name}.png").unlink(missing_ok=True)
     machines = sorted({tuple(sorted(one["where"].items())) for one in found.lines})
     where = [f"{w['processor']}, torch {w['torch']}, commit {w['commit']}, {w['date']}" for w in map(dict, machines)]
     if len({dict(one)["processor"] for one in machines}) > 1:
@@ -203,7 +205,7 @@ def write_page(found: Results, out: Path) -> None:
 
 {study.question}
 
-{f"![{study.title}]({study.name}.png)" if drawn else "No trial went well."}
+{f"![{study.title}]({study.name}.png)" if drawn else "Every trial failed."}
 
 {(found.costs() if study.kind == "cost" else found.table()).markdown()}
 

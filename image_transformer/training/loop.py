@@ -64,17 +64,25 @@ def _train(
         checkpoint.clear(out)
     newest = processes.told(go_back_to_whole(out) if processes.first else None)
     run = Run(config, out, fresh=newest is None)
-    for line in run.carried:
-        run.say(f"from {config.train.init}: {line}")
-    if newest is not None:
-        run.restore(newest)
-    save_config(config, out / "config.yaml")
-    if newest is None:
-        run.start()
-    elif changed:
-        run.log.write("resume", images=run.state.images_seen, changed=changed)
+    with closing(run.log), closing(run.saver):
+        for line in run.carried:
+            run.say(f"from {config.train.init}: {line}")
+        if newest is not None:
+            run.restore(newest)
+        save_config(config, out / "config.yaml")
+        if newest is None:
+            run.start()
+        elif changed:
+            run.log.write("resume", images=run.state.images_seen, changed=changed)
+        _go_on(run, processes, show_progress)
+    if processes.first:
+        write_report(out)
+
+
+def _go_on(run: Run, processes: Processes, show_progress: bool) -> None:
+    """Update after update, until it is finished or told to stop."""
     shown = training_bar(run.progress, show_progress and processes.first)
-    with closing(run.log), closing(run.saver), shown as advance, _signals() as came:
+    with shown as advance, _signals() as came:
         while not run.finished:
             run.update()
             advance(run.progress, run.state.images_seen, run.images_per_second, run.bits_per_dim)
@@ -86,8 +94,6 @@ def _train(
                 run.saver.wait()
                 raise Interrupted(f"saved at {run.state.images_seen:,} images", signal_number)
         run.saver.wait()
-    if processes.first:
-        write_report(out)
 
 
 def settled(config: RunConfig) -> RunConfig:

@@ -20,7 +20,7 @@ from image_transformer.conditions.frames import Frames
 from image_transformer.conditions.source import Source
 from image_transformer.config.run import RunConfig
 from image_transformer.data.clips import load_clips
-from image_transformer.data.images import DataError
+from image_transformer.data.images import DataError, ImageData
 from image_transformer.data.loading import load_data
 from image_transformer.data.stream import Stream, load_stream
 from image_transformer.model import ImageModel
@@ -51,7 +51,7 @@ class Run:
             whole = f"{count} processes times passes of {config.train.micro_batch or 1} images"
             raise ValueError(f"train.parallel fsdp: train.batch {batch} is not a whole number of {whole}")
         with self.processes.in_turn():
-            self.data, validation = load_split(config, "train"), load_split(config, "validation")
+            self.data, validation = _seen(config, "train"), _seen(config, "validation")
         self.validation = validation.some(config.train.validation_images)
         self.batches = Batches(self.data, config.data, config.train.seed)
         torch.manual_seed(random_seed(config.train.seed, "weights"))
@@ -258,10 +258,7 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 def load_split(config: RunConfig, split: str) -> Any:
-    """A split of a run's data, in the shape of its model: ImageData, or a Stream of the training's.
-
-    Captions and sources only for a model that is told them: what it never sees is no part of its fingerprint.
-    """
+    """A split of a run's data, in the shape of its model: ImageData, or a Stream of the training's."""
     data = config.data
     if data.stream:
         if config.model.condition(Frames) is not None:
@@ -271,9 +268,15 @@ def load_split(config: RunConfig, split: str) -> Any:
         return load_stream(data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad)
     if config.model.condition(Frames) is not None:
         return load_clips(data.source, split, shape=config.model.shape, size=data.size)
-    found = load_data(
+    return load_data(
         data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad, edits=data.edits
     )
-    captioned = config.model.captioned
-    sourced = config.model.condition(Source) is not None
+
+
+def _seen(config: RunConfig, split: str) -> Any:
+    """The split with what the model is told of it: captions that it never sees are no part of the fingerprint."""
+    found = load_split(config, split)
+    if not isinstance(found, ImageData):
+        return found
+    captioned, sourced = config.model.captioned, config.model.condition(Source) is not None
     return replace(found, captions=found.captions if captioned else None, sources=found.sources if sourced else None)
