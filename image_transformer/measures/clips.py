@@ -28,7 +28,7 @@ HORIZON = (1, 2, 5, 10, 20, 50)
 CONTINUED, SHOWN = 32, 4  # clips
 COLUMNS = 12  # frames of a clip that is shown
 BATCH = 50
-JUDGED = 2_000  # frames whose rewards and ends are looked at
+JUDGED = 10_000  # frames whose rewards and ends are looked at
 LEVELS = (0, 0.01, 0.1, 0.5, 0.9, 0.99)  # from which probabilities are counted together
 
 
