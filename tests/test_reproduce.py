@@ -73,6 +73,11 @@ def results(**rows):
         ("first_gap_largest", {"a": (4.00, 4.01), "b": (3.5, 3.51), "c": (3.2, 3.21)}, HOLDS),
         ("first_gap_largest", {"a": (4.00, 4.01), "b": (3.8, 3.81), "c": (3.2, 3.21)}, FAILS),
         ("first_gap_largest", {"a": (4.0,), "b": (3.5,), "c": (3.4,), "d": (2.8,)}, FAILS),
+        (
+            "first_gap_largest",
+            {"a": (4.00, 4.01), "b": (4.0, 4.01), "c": (4.2, 4.21)},
+            OPEN,
+        ),  # less of a loss is no gain
         ("same", {"a": (3.0, 3.0001), "b": (3.001, 3.0011)}, HOLDS),
         ("same", {"a": (3.00, 3.01), "b": (3.1, 3.11)}, FAILS),
         ("same", {"a": (3.0, 3.1), "b": (3.0, 3.14)}, OPEN),

@@ -156,9 +156,9 @@ def falls(results: Results, rows: Sequence[str]) -> tuple[str, str]:
 
 
 def first_gap_largest(results: Results, rows: Sequence[str]) -> tuple[str, str]:
-    """From row to row bits/dim fall the most at first: by how much more than later."""
+    """From row to row bits/dim fall the most at first: by how much, and by how much more than later."""
     first, second = rows[:2]
-    contrasts = []
+    contrasts = [results.difference(second, first)]
     for a, b in pairwise(rows[1:]):
         weights = dict.fromkeys([first, second, a, b], 0.0)
         for row, weight in ((second, 1), (first, -1), (b, -1), (a, 1)):
