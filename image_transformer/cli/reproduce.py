@@ -120,7 +120,8 @@ def _write_pages(
             print(out / f"{one.name}.md")
         else:
             say(f"{one.name}: no results of its trials as they are defined now")
-    write_index([results for results in found.values() if results.rows], out)
+    paged = [results for one, results in found.items() if results.rows and (out / f"{one.name}.md").exists()]
+    write_index(paged, out)  # a trial that several studies share is no page of each
 
 
 def _read(out: Path, one: Study) -> dict[str, Result]:
