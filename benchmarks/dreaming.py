@@ -87,12 +87,8 @@ def table():
 for name, make in table():
     if chosen.rows and not any(part in name for part in chosen.rows):
         continue
-    world, begun, rates, took = (
-        World(model, chosen.temperature),
-        time.process_time(),
-        [],
-        [],
-    )  # each row remembers for itself
+    world = World(model, chosen.temperature)  # each row remembers for itself
+    begun, rates, took = time.process_time(), [], []
     for seed in range(chosen.seeds):
         torch.manual_seed(seed)
         played = scores(screen, make(seed, world), chosen.limit, seed=1 + seed)

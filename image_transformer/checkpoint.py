@@ -18,7 +18,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -33,6 +32,8 @@ from torch import Tensor, nn
 
 from image_transformer.config.earlier import tensors_of_today
 from image_transformer.config.run import RunConfig, load_config, to_dict
+from image_transformer.files import checkpoints as checkpoints
+from image_transformer.files import written
 from image_transformer.model import ImageModel
 from image_transformer.released import folder_of, model_names
 from image_transformer.words import did_you_mean
@@ -83,8 +84,8 @@ def save(run: Path, images_seen: int, files: Mapping[str, bytes], begun: Path | 
     """
     home, name = run / "checkpoints", f"images-{images_seen:09d}"
     home.mkdir(parents=True, exist_ok=True)
-    before = [folder for folder in checkpoints(run) if _number(folder)[0] == images_seen]
-    folder = home / (f"{name}-{_number(before[-1])[1] + 1}" if before else name)
+    before = [folder for folder in checkpoints(run) if written(folder)[0] == images_seen]
+    folder = home / (f"{name}-{written(before[-1])[1] + 1}" if before else name)
     try:
         write_folder(folder, files, begun)
     except OSError as error:
@@ -138,17 +139,6 @@ def remove(folder: Path) -> None:
     partial = folder.parent / f".partial-{uuid.uuid4().hex}"
     folder.rename(partial)
     shutil.rmtree(partial)
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, oldest first."""
-    return sorted((path for path in (run / "checkpoints").glob("images-*") if _number(path)[0] >= 0), key=_number)
-
-
-def _number(folder: Path) -> tuple[int, int]:
-    """The images seen at a checkpoint, and how often it was written; (-1, 0) of another folder."""
-    found = re.fullmatch(r"images-(\d+)(?:-(\d+))?", folder.name)
-    return (int(found[1]), int(found[2] or 1)) if found else (-1, 0)
 
 
 def best(run: Path) -> Path:

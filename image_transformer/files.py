@@ -1,8 +1,9 @@
-"""Files that are there whole or not at all, and folders that one process has to itself."""
+"""Files that are there whole or not at all, folders that one process has to itself, and a run's checkpoints by name."""
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import uuid
 from collections.abc import Iterator
@@ -111,3 +112,14 @@ def user_of(folder: Path) -> str | None:
 def _read(file: TextIO) -> str:
     file.seek(0)
     return file.read().strip() or "another process"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, oldest first."""
+    return sorted((path for path in (run / "checkpoints").glob("images-*") if written(path)[0] >= 0), key=written)
+
+
+def written(folder: Path) -> tuple[int, int]:
+    """The images seen at a checkpoint, and how often it was written; (-1, 0) of another folder."""
+    found = re.fullmatch(r"images-(\d+)(?:-(\d+))?", folder.name)
+    return (int(found[1]), int(found[2] or 1)) if found else (-1, 0)

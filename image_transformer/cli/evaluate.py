@@ -109,14 +109,15 @@ def run(args: list[str]) -> None:
             all_of_them = None if model.config.conditions else result.per_image[:, None]
             gap = entropy_gap(model, data.some(chosen.gap), photographs=all_of_them, progress=progress)
         photographs, samples, difference, error = gap.of_rows()
-        figures |= {"entropy_gap": difference, "entropy_gap_error": error if len(gap.samples) > 1 else None}
+        several = len(gap.samples) > 1  # a single image has no error
+        by = f" ± {error:.3f}" if several else ""
+        figures |= {"entropy_gap": difference, "entropy_gap_error": error if several else None}
         figures |= {"bits_per_dim_of_samples": samples, "samples": len(gap.samples)}
-        by = f" ± {error:.3f}" if len(gap.samples) > 1 else ""
         said.append(
             f"{difference:+.3f}{by} bits/dim entropy gap: {len(gap.samples):,} samples cost {samples:.3f}, "
             f"{len(gap.photographs):,} photographs {photographs:.3f}"
         )
-        if abs(difference) > max(WIDE, 2 * error) and by:
+        if several and abs(difference) > max(WIDE, 2 * error):
             said.append(f"a temperature closes that gap: image-transformer export {path} --calibrate 500")
     if chosen.enlarge:
         plan = Plan(chosen.enlarge, min(chosen.enlarge, Plan.several))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from image_transformer.cli import UsageError
 from image_transformer.cli.flags import arguments, at_least
@@ -93,10 +94,12 @@ def run(args: list[str]) -> None:
 def _say(found: list[Score], chosen: PlanPlay, seconds: float, world: World) -> None:
     from image_transformer.measures.found import mean_and_error
 
+    def said(values: NDArray[np.float64], digits: int) -> str:
+        return " ± ".join(filter(None, mean_and_error(values, digits)))  # a single episode has no error
+
     solved, rewards, steps = np.array(found).T
-    share, returned = ((" ± ".join(filter(None, mean_and_error(*one)))) for one in ((100.0 * solved, 1), (rewards, 2)))
-    print(f"{share} % of {len(found)} episodes ended with a reward in at most {chosen.limit} steps")
-    print(f"return {returned}")
+    print(f"{said(100 * solved, 1)} % of {len(found)} episodes ended with a reward in at most {chosen.limit} steps")
+    print(f"return {said(rewards, 2)}")
     print(f"{steps.mean():.1f} steps an episode, planned by {chosen.by}, {seconds:.0f} s")
     if chosen.by == "model":
         drawn = world.fixed.settled / max(1, world.fixed.drawings)

@@ -67,9 +67,7 @@ def run(args: list[str]) -> None:
     height, width, channels = screen.shape
     if width < 2:
         raise UsageError("frames must be at least 2 pixels wide, for rewards and ends below them")
-    about = About(
-        environment, screen.actions, chosen.seed, chosen.tile_size, chosen.size, chosen.longest
-    )  # fmt: skip
+    about = About(environment, screen.actions, chosen.seed, chosen.tile_size, chosen.size, chosen.longest)
     try:
         with bar("steps") as progress:
             steps, episodes = record(screen, out, chosen.steps, about, player, policy=policy, progress=progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,7 +12,7 @@ from typing import Any
 from image_transformer.cli.flags import arguments
 from image_transformer.config.run import load_config
 from image_transformer.config.train import TrainConfig
-from image_transformer.files import user_of
+from image_transformer.files import checkpoints, user_of
 from image_transformer.show.records import read_metrics
 
 
@@ -41,7 +40,7 @@ def standing(run: Path) -> dict[str, Any]:
     images = max((line["images"] for line in lines), default=0)
     seconds = max((line.get("seconds", 0.0) for line in lines), default=0.0)
     left = _left(config.train, images, seconds, newest.get("images_per_s"))
-    user, folders = user_of(run), sorted((run / "checkpoints").glob("images-*"), key=_numbers)
+    user, folders = user_of(run), checkpoints(run)
     return {
         "recipe": config.recipe,
         "state": "training" if user else "finished" if left == 0 else "stopped",
@@ -62,11 +61,6 @@ def standing(run: Path) -> dict[str, Any]:
         "checkpoints": [folder.name for folder in folders],
         "saved_ago": _age(folders[-1]) if folders else None,
     }
-
-
-def _numbers(path: Path) -> list[int]:
-    """In its name: the images, and how often it was written."""
-    return [int(digits) for digits in re.findall(r"\d+", path.name)]
 
 
 def _age(path: Path) -> float | None:

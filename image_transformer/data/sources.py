@@ -219,8 +219,8 @@ def _read_metadata(files: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], 
                     made_of[path] = Path(os.path.normpath(file.parent / told["source"]))
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise DataError(f'{file}, line {number}: expected {{"file_name": ..., "text": ...}}') from None
-            for image in {path, made_of.get(path, path)}:
-                if not image.is_file():
+            for image in (path, made_of.get(path)):
+                if image is not None and not image.is_file():
                     raise DataError(f"{file}, line {number}: there is no {image}")
             if wordings != ("",):  # there may be a label alone
                 found[path] = wordings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
@@ -48,8 +48,7 @@ class World:
         if frames is None or action is None:
             raise ValueError("this is no world model, told frames and actions; train one with: train world")
         channels, height, width = model.config.shape
-        Sampling(temperature=temperature)  # says what is out of range
-        self.model, self.temperature = model, temperature
+        self.model, self.sampling = model, Sampling(temperature=temperature)
         self.actions = tuple(name for name in action.choices if name != START)
         self.shape = height - 1, width, channels
         most = max(1, MEMORY // (9 * WAYS * model.layout.num_dims))
@@ -66,7 +65,7 @@ class World:
             rewards, ended = np.array(played.rewards, np.float32), np.zeros(len(seen), np.bool_)
             so_far = torch.from_numpy(with_outcome(seen.transpose(0, 3, 1, 2), rewards, ended))
         begun = so_far.expand(len(numbers), -1, -1, -1, -1)
-        return Clips(self.model, begun, Sampling(seed, self.temperature), numbers=numbers, fixed=self.fixed)
+        return Clips(self.model, begun, replace(self.sampling, seed=seed), numbers=numbers, fixed=self.fixed)
 
     def imagine(self, played: Played, actions: NDArray[np.int64], seed: int = 0) -> Outcome:
         """What `actions` (n, t), numbers of `self.actions`, lead to after what was `played`.

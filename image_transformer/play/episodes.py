@@ -29,9 +29,9 @@ def at_random(actions: int) -> Player:
     return lambda played, rng: [int(rng.integers(actions))]
 
 
-def play(screen: Screen, player: Player, number: int, longest: int, rng: np.random.Generator) -> Episode:
-    """The episode of that number, played until it ends, is stopped, or has so many steps."""
-    frame, _ = screen.reset(seed=number)
+def play(screen: Screen, player: Player, seed: int, longest: int, rng: np.random.Generator) -> Episode:
+    """An episode of the environment with that seed, played until it ends, is stopped, or has `longest` steps."""
+    frame, _ = screen.reset(seed=seed)
     played, actions, ended, stopped = Played([frame], [0.0]), [-1], [False], False
     plan: list[int] = []
     while not ended[-1] and not stopped and len(actions) <= longest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,11 +73,15 @@ def _record(
                     progress(min(done, steps), steps)
         finally:  # whole episodes are kept, also of what is stopped
             if new:
-                packed = io.BytesIO()
-                joined = {name: np.concatenate([getattr(one, name) for one in new]) for name in Episode._fields}
-                np.savez_compressed(packed, **joined, policy=policy)  # type: ignore[arg-type]
-                write_atomically(folder / _name(first), packed.getvalue())
+                _write(folder / _name(first), new, policy)
     return done, episodes
+
+
+def _write(part: Path, episodes: Sequence[Episode], policy: str) -> None:
+    packed = io.BytesIO()
+    joined = {name: np.concatenate([getattr(one, name) for one in episodes]) for name in Episode._fields}
+    np.savez_compressed(packed, **joined, policy=policy)  # type: ignore[arg-type]
+    write_atomically(part, packed.getvalue())
 
 
 def _name(first: int) -> str:

@@ -124,7 +124,8 @@ def bouncing() -> RunConfig:
 
 def world() -> RunConfig:
     """A world model: the next frame, reward and end, given the frame before and the action; see docs/video.md."""
-    config = variant(bouncing(), shape=(3, 33, 32), attention=(Nothing(), Nothing(), Nothing(), Local1D(128, 128)),
+    config = variant(
+        bouncing(), shape=(3, 33, 32), attention=(Nothing(), Nothing(), Nothing(), Local1D(128, 128)),
         encoder_depth=1, conditions=(Frames(1), Action()),
     )  # fmt: skip
     train = replace(
