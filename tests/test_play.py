@@ -64,7 +64,20 @@ class Corridor(gymnasium.Env):
         return picture
 
 
+class Endless(Corridor):
+    """Every step is rewarded and none ends it; after three the environment stops."""
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.steps += 1
+        return self.at, 1.0, False, self.steps == 3, {}
+
+
 gymnasium.register("Corridor-v0", Corridor)
+gymnasium.register("Endless-v0", Endless)
 
 
 @pytest.fixture
@@ -301,6 +314,11 @@ def test_scores_say_what_was_solved_and_follow_from_the_seed(screen):
     once, again, other = (first(50, scores(screen, at_random(2), 4, seed=seed)) for seed in (1, 1, 2))
     assert once == again != other
     assert 0 < solved(once) < 1 and all(one.solved == (one.rewards > 0) for one in once)
+
+
+def test_what_the_environment_stops_is_over_and_not_solved():
+    assert first(3, scores(it.Screen("Endless-v0"), at_random(2), 10)) == 3 * [(False, 3.0, 3)]
+    assert first(3, scores(it.Screen("Endless-v0"), at_random(2), 2)) == 3 * [(False, 2.0, 2)]
 
 
 def test_scores_are_of_other_episodes_than_a_recording():
