@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import shrunken
 from PIL import Image
+from test_rooms import ORDER
 
 import image_transformer as it
 from image_transformer.cli.main import main
@@ -112,6 +113,12 @@ def test_files_and_links_exist(text):
         assert target.startswith("http") or (ROOT / target).exists(), target
     for name in re.findall(r"`([a-z_]+\.py)`", text):
         assert list((ROOT / "image_transformer").rglob(name)), name
+
+
+def test_the_map_has_every_room_in_its_order():
+    rows = re.findall(r"^\| (`[^|]+) \| ", CONTRIBUTING.split("## Where is")[0], flags=re.M)
+    found = [room for row in rows for room in re.findall(r"`(\w+)(?:/|\.py)`", row)]
+    assert found == [room for room in ORDER if room != "__main__"]
 
 
 def test_the_pattern_of_contributing_works():

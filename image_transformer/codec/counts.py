@@ -111,7 +111,7 @@ def _normalised(weights: Ints) -> Ints:
 
 
 class _Tables:
-    """exp: e^-x of logits, 16 bits. tanh: 10 bits. inverse: from 1/64 levels to places of a logistic of each scale.
+    """exp: e^-x of logits, 16 bits. tanh: 14 bits. inverse: from 1/64 levels to places of a logistic of each scale.
     logistic: its mass below each place, 20 bits.
     """
 
