@@ -64,7 +64,7 @@ def row(
 ) -> None:
     """A line of the table: the median of some runs of each method, in turns."""
     taken: dict[str, list[float]] = {"naive": [], "cached": [], "fixed-point": []}
-    drawn, seen = {}, list[int]()
+    drawn, seen, passes = {}, list[int](), 0.0
     watch = model.network.register_forward_hook(lambda network, given, params: seen.append(len(params)))
     for _ in range(RUNS):
         for method, times in taken.items():
@@ -74,10 +74,10 @@ def row(
             begun = time.process_time()
             drawn[method] = draw(model, *args, method=method, **options)
             times.append((time.process_time() - begun) / (count * per))
+            passes = sum(seen) / (count * per)  # of the last method, by guesses
     watch.remove()
     naive, cached, guessed = (f"{np.median(times):.3f}" if times else "" for times in taken.values())
     off = 100 * (drawn["cached"] != drawn["fixed-point"]).float().mean().item()
-    passes = sum(seen) / (count * per)
     print(f"| {name} | {count} | {naive} | {cached} | {guessed} | {passes:.1f} | {off:.2f} |", flush=True)
 
 

@@ -17,6 +17,7 @@ from decimal import Context, localcontext
 from functools import lru_cache
 from pathlib import Path
 
+import itc
 import numpy as np
 import pytest
 import torch
@@ -475,6 +476,30 @@ def test_old_files_stay_readable(path):
     assert again == data  # an encoder may change what it writes; if it does, keep this file and add another
 
 
+def model_file(name: str) -> Path:
+    return models.HOME / f"{FINGERPRINTS[name][0]}-{name}.safetensors"
+
+
+@pytest.mark.parametrize("name", FINGERPRINTS)
+def test_a_decoder_written_from_the_page_reads_the_same(name):
+    """Noise, black and white, all kinds of channels, pixels without neighbours, sequences over several lanes."""
+    rng, model = np.random.default_rng(0), it.load_coding_model(name)
+    noise = [rng.integers(0, 256, shape, np.uint8) for shape in [(3, 6, 4), (1, 5, 3), (2, 1, 7), (4, 7, 1), (1, 1, 1)]]
+    sharp = [255 * rng.integers(0, 2, shape, np.uint8) for shape in [(3, 6, 7), (1, 4, 4)]]
+    images = [*noise, *sharp, *smooth(2, (3, 9, 8)), *rng.integers(0, 256, (130, 1, 7, 7), np.uint8)]
+    data = it.compress(images, model, names=[f"no. {i}" for i in range(len(images))])
+    assert max(group.lanes for group in read_header(data).groups) > 1
+    found, names = itc.decode(data, model_file(name))
+    assert names == [f"no. {i}" for i in range(len(images))] and len(found) == len(images)
+    assert all(map(np.array_equal, found, images))
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.itc")), ids=lambda path: path.stem)
+def test_a_decoder_written_from_the_page_reads_old_files(path):
+    found, _ = itc.decode(path.read_bytes(), model_file(path.stem.split("-", 1)[1]))
+    assert all(map(np.array_equal, found, golden_images()))
+
+
 def flip(places: int, side: int) -> None:
     """Every flip is noticed, but for those of bits that the zlib stream of opacities does not use: pixels are right."""
     images = [*smooth(2, (3, side, side)), smooth(1, (4, 3, 4))[0]]
@@ -508,6 +533,13 @@ def test_every_cut_and_every_addition_is_noticed():
             it.decompress(data[:length], small())
     with pytest.raises(it.DecodeError, match="after the end"):
         it.decompress(data + b"\0", small())
+
+
+def test_nothing_hides_behind_the_names(monkeypatch):
+    monkeypatch.setattr(zlib, "compress", lambda data, *level, whole=zlib.compress: whole(data, *level) + b"hidden")
+    data = it.compress(smooth(1, (3, 4, 4)), small(), names=["a"])
+    with pytest.raises(FormatError, match="cannot be"):
+        it.decompress(data, small())
 
 
 def test_files_of_other_kinds_are_refused_in_one_line(tmp_path):

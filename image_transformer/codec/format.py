@@ -178,7 +178,7 @@ def _names(packed: bytes, images: int) -> tuple[str, ...]:
     except (zlib.error, UnicodeDecodeError):
         raise FormatError("the header is damaged") from None
     names = tuple(text.split("\n"))
-    if not unpack.eof or len(names) != images or not all(map(_is_readable, names)):
+    if not unpack.eof or unpack.unused_data or len(names) != images or not all(map(_is_readable, names)):
         raise FormatError("the header says what cannot be")
     return names
 
