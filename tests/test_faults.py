@@ -362,6 +362,16 @@ def test_a_run_that_goes_on_may_change_all_that_is_promised(config, tmp_path):
         train(replace(config, train=replace(training, batch=8)), tmp_path / "run", resume=True, show_progress=False)
 
 
+def test_a_run_goes_on_at_the_learning_rates_that_it_is_given(config, tmp_path):
+    training = replace(config.train, images=4, optimizer="muon")
+    train(replace(config, train=training), tmp_path / "run", show_progress=False)
+    before = checkpoint.read_weights(checkpoint.checkpoints(tmp_path / "run")[-1])
+    slow = replace(training, images=8, lr=1e-12, muon_lr=1e-12)
+    train(replace(config, train=slow), tmp_path / "run", resume=True, show_progress=False)
+    after = checkpoint.read_weights(checkpoint.checkpoints(tmp_path / "run")[-1])
+    assert all(torch.allclose(after[name], before[name], rtol=0, atol=1e-9) for name in before)
+
+
 # ---- files ----
 
 
