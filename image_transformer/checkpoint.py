@@ -96,7 +96,7 @@ def save(run: Path, images_seen: int, files: Mapping[str, bytes], begun: Path | 
     return folder
 
 
-def clear(run: Path) -> None:
+def clear_partial(run: Path) -> None:
     """Delete what processes that were killed while they wrote or deleted checkpoints have left."""
     for left in (run / "checkpoints").glob(".partial-*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -204,7 +204,7 @@ def read_state(folder: Path) -> State:
 
 
 def read_training(folder: Path) -> dict[str, Any]:
-    """What `save` got as `training`. CheckpointError if the file is damaged."""
+    """What `training_file` was given. CheckpointError if the file is damaged."""
     content = read_file(folder, "training.pt")
     try:
         training = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -290,7 +290,10 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 def read_config(folder: Path) -> RunConfig:
     """The configuration of the run of a checkpoint. CheckpointError if the file is damaged."""
     read_file(folder, "config.yaml")
-    return load_config(folder / "config.yaml")
+    try:
+        return load_config(folder / "config.yaml")
+    except ValueError as error:  # of a checkpoint without sums
+        raise CheckpointError(str(error)) from None
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:

@@ -146,7 +146,7 @@ class ImageModel(nn.Module):
         return params
 
     def log_prob(self, images: Tensor, *, consistent: bool = False, **told: Any) -> Tensor:
-        """Log-probability in nats of every sub-pixel given all earlier ones, float32 (b, c, h, w).
+        """Log-probability in nats of every sub-pixel given all earlier ones, (b, c, h, w), as precise as the model.
 
         Exact: its sum over an image is the image's log-likelihood. `images` is uint8 (b, c, h, w).
         consistent: of the model whose box means are `low` by construction: values that would make a mean impossible

@@ -23,7 +23,7 @@ PROGRAM = "log_prob.pt2"
 def export(path: str | Path, out: str | Path, *, temperature: float | None = None, program: bool = False) -> Path:
     """Write the model at `path` alone, its weights rounded to 16 bits, as the folder `out`; returns that.
 
-    About a tenth of a run's checkpoint: it loads as others do, but no run goes on from it. Beside the weights lie
+    About a seventh of a run's checkpoint: it loads as others do, but no run goes on from it. Beside the weights lie
     config.json and a model card, README.md, as the hub of Hugging Face expects them.
     temperature: to build in instead of the model's own. program: also write log_prob.pt2, what `torch.export` makes of
     `log_prob`: `torch.export.load(file).module()(images, *conditions)` needs no more than torch.

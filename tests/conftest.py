@@ -19,7 +19,7 @@ from image_transformer.config.model import ModelConfig, Modern, Transformer
 from image_transformer.config.run import RunConfig
 from image_transformer.config.train import TrainConfig
 from image_transformer.geometry.order import BlockRaster, Layout, Order, Raster, Wavefront, layout
-from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Nothing, Pattern, receptive_field
+from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Nothing, Pattern, Sight
 from image_transformer.model import ImageModel
 from image_transformer.words import to_text
 
@@ -100,6 +100,15 @@ def assert_no_future(model: ImageModel, image: Tensor, given: Given) -> None:
 
 def layouts(scheme: tuple[Order, tuple[Pattern, ...]], shape: tuple[int, int, int]) -> list[Layout]:
     return [layout(scheme[0], shape, sub_pixels) for sub_pixels in (True, False)]
+
+
+def receptive_field(patterns: tuple[Sight, ...], lay: Layout) -> np.ndarray:
+    """(l, l): True where the input of slot k can reach the output of slot q through all layers."""
+    p, reach = lay.positions, np.eye(lay.num_positions, dtype=np.bool_)
+    for pattern in patterns:
+        sees = pattern.sees(p[:, None], p[None]).astype(np.float32)
+        reach = (sees @ reach.astype(np.float32) > 0) | reach
+    return reach
 
 
 def promised(model: ImageModel, slot_inputs: np.ndarray) -> np.ndarray:

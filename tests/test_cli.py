@@ -158,6 +158,26 @@ def test_a_folder_the_model_was_trained_on_is_scored_on_its_held_out_part(run, i
     assert json.loads(capsys.readouterr().out)["split"] == "test"
 
 
+def test_images_of_other_sizes_are_fitted_where_data_are_taken(run, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(40):
+        Image.new("RGB", (14, 12), (i, 2, 3)).save(folder / f"{i}.png")
+    (folder / "broken.png").write_bytes(b"not a picture")
+    Image.new("RGB", (7, 6)).save("one.png")
+    data, fit = ["--data", str(folder)], ["--size", "6", "7", "--skip-bad"]
+    for verb in (
+        ["complete", "run", "--count", "2", "--samples", "1", *data],
+        ["score", "one.png", "--model", "run", "--count", "2", "--against", str(folder)],
+        ["export", "run", "--calibrate", "2", *data],
+        ["evaluate", "run", "--gap", "0", *data],
+    ):
+        assert "pass --size 6 7" in error_of([*verb, "--skip-bad"], capsys)
+        assert main([*verb, *fit]) == 0
+        capsys.readouterr()
+    assert "--data is for" in error_of(["export", "run", "--to", "plain", *data], capsys)
+
+
 def test_skipped_images_are_counted(run, tmp_path, capsys):
     folder = tmp_path / "photos"
     folder.mkdir()

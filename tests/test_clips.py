@@ -41,6 +41,7 @@ from image_transformer.inference.sampling import generate, generate_naive
 from image_transformer.measures import clips as measures
 from image_transformer.play import recorder
 from image_transformer.play.environments import Screen
+from image_transformer.training.run import load_split
 from image_transformer.words import from_text, to_text
 
 SHAPE = (3, 4, 6)
@@ -507,6 +508,9 @@ def test_clips_that_are_read_are_those_that_are_there(tmp_path):
     written(tmp_path / "split" / "b", "gif", frames)
     with pytest.raises(DataError, match=r"b.gif lies beside the folders of splits"):
         load_clips(str(tmp_path / "split"), "all")
+    config = RunConfig(model=of_clips().config, data=DataConfig(str(tmp_path / "webps"), skip_bad=True))
+    with pytest.raises(DataError, match="for images, not for clips"):
+        load_split(config, "train")
     np.save(tmp_path / "nothing.npy", np.zeros((3, 0, 9, 9, 3), np.uint8))
     with pytest.raises(DataError, match="no frames in it"):
         load_clips(str(tmp_path / "nothing.npy"), "all")

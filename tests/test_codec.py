@@ -762,10 +762,14 @@ def test_no_system_takes_two_images_of_an_archive_for_one_file(pictures, tmp_pat
     assert main(["decompress", str(tmp_path / "all.itc"), "--to", str(tmp_path / "out")]) == 0
     assert len(list((tmp_path / "out").iterdir())) == 8
     data = it.compress(smooth(3, (1, 2, 2)))
+    with pytest.raises(ValueError, match="names of their own"):
+        it.compress(smooth(2, (1, 2, 2)), names=["tree", "Tree"])
     header = replace(read_header(data), names=("tree", "Tree", "nul"))
     (tmp_path / "old.itc").write_bytes(write_header(header) + data[read_header(data).size :])
     assert main(["decompress", str(tmp_path / "old.itc"), "--to", str(tmp_path / "old")]) == 2
-    assert "one file on some systems" in capsys.readouterr().err and not (tmp_path / "old").exists()
+    assert (
+        "--only takes one of them by its number, 1 or 2" in capsys.readouterr().err and not (tmp_path / "old").exists()
+    )
     assert main(["decompress", str(tmp_path / "old.itc"), "--to", str(tmp_path / "old"), "--only", "Tree", "nul"]) == 0
     assert sorted(path.name for path in (tmp_path / "old").iterdir()) == ["Tree.png", "_nul.png"]
 
@@ -862,7 +866,7 @@ def test_wrong_command_lines_end_in_one_line(pictures, tmp_path, capsys):
         ["compress", str(pictures[0]), "--archive", "x", "--to", "y"], ["compress", *[str(pictures[0])] * 2],
         ["decompress", str(damaged)], ["decompress", str(pictures[0])], ["info", str(damaged)], ["info"],
         ["decompress"],
-        ["compress", str(pictures[0]), "--float", "--model", "cifar10"],
+        ["compress", str(pictures[0]), "--float", "--model", "cifar10"], ["compress", str(pictures[0]), "--float"],
     ):  # fmt: skip
         assert main(args) in (1, 2), args
         error = capsys.readouterr().err

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from image_transformer.data.clips import load_clips
 from image_transformer.data.images import DataError, ImageData
 from image_transformer.data.loading import carve, load_data, load_file, load_files
-from image_transformer.data.sources import MINI, SPLITS
+from image_transformer.data.sources import MINI, SPLITS, locate
 
 N, C, H, W = 47, 3, 5, 7
 # Where CIFAR-10 may lie: as the user says, or beside the repository. Only the slow test looks there.
@@ -743,3 +744,14 @@ def test_a_strict_load_does_not_take_what_a_lenient_one_cached(tmp_path, images)
     assert load_data(str(tmp_path / "photos"), "all", skip_bad=True).skipped == 1
     with pytest.raises(DataError, match=r"zz\.png"):
         load_data(str(tmp_path / "photos"), "all")
+
+
+def test_what_is_made_has_its_name_everywhere(tmp_path, monkeypatch):
+    """A folder that happens to be called so, such as that of a run, is meant by ./NAME alone."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mirror", "shapes", "bouncing"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "one.png")
+    assert load_data("mirror", "test").images.shape[1:] == (1, 16, 16)
+    assert locate("shapes").files == () and len(locate("./shapes").files) == 1
+    assert load_clips("bouncing", "test").past is not None

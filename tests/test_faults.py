@@ -28,6 +28,7 @@ from image_transformer.checkpoint import CheckpointError
 from image_transformer.cli.main import main
 from image_transformer.config.data import DataConfig
 from image_transformer.config.model import Modern
+from image_transformer.config.rivals import GatedPixelCNN
 from image_transformer.config.run import RunConfig, save_config
 from image_transformer.config.train import TrainConfig
 from image_transformer.data.images import DataError, ImageData
@@ -141,7 +142,12 @@ def test_no_figure_of_a_log_is_not_a_number(config, tmp_path, capsys):
     assert main(["status", str(tmp_path / "run"), "--json"]) == 0
     json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert main(["status", str(tmp_path / "run")]) == 0
-    assert "learning rate 0.1\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "learning rate 0.1\n" in said
+    assert f"go on with: image-transformer train {config.recipe} --out {tmp_path}/run --resume" in said
+    save_config(replace(config, recipe="custom"), tmp_path / "run" / "config.yaml")
+    assert main(["status", str(tmp_path / "run")]) == 0
+    assert f"train {tmp_path}/run/config.yaml --out {tmp_path}/run --resume" in capsys.readouterr().out
 
 
 def test_an_earlier_diagnosis_leaves_nothing_behind(config, tmp_path):
@@ -173,6 +179,7 @@ def little_memory(monkeypatch, most):
      "--train.parallel fsdp"),
     (12, 3, "fsdp", 2, "--train.micro-batch 1, which changes no gradient, or --train.recompute"),
     (4, 1, "ddp", 1, "--train.recompute"),
+    (4, "auto", "ddp", 2, "--train.micro-batch 1, which changes no gradient, or --train.recompute"),
 ])  # fmt: skip
 def test_what_to_try_without_memory_is_allowed(config, batch, micro, parallel, count, tries):
     run = object.__new__(Run)
@@ -182,6 +189,12 @@ def test_what_to_try_without_memory_is_allowed(config, batch, micro, parallel, c
     assert said.endswith(f"each: try {tries}")
     for number in re.findall(r"micro-batch (\d+)", said):
         replace(run.config.train, micro_batch=int(number))  # ValueError if it does not divide the batch
+
+
+def test_a_rival_is_not_told_to_compute_again(config):
+    run = object.__new__(Run)
+    run.processes, run.config = Processes(0, 1), replace(config, model=GatedPixelCNN(shape=(3, 8, 8)))
+    assert "recompute" not in str(run.too_large(4))
 
 
 def test_a_run_out_of_memory_says_what_to_try(config, tmp_path, monkeypatch):

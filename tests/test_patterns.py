@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEMES, every_scheme, every_shape, layouts
+from conftest import SCHEMES, every_scheme, every_shape, layouts, receptive_field
 from torch.nn.functional import scaled_dot_product_attention
 
 from image_transformer.geometry.neighbours import nearest_generated
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
-from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Near, Nothing, receptive_field, tiles
+from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Near, Nothing, tiles
 from image_transformer.networks import attention
 from image_transformer.networks.attention import TiledAttention
 

@@ -11,6 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from image_transformer.conditions.action import Action
+from image_transformer.conditions.frames import Frames
+from image_transformer.conditions.source import Source
+from image_transformer.conditions.text import Text
+from image_transformer.config.model import Modern
+from image_transformer.config.run import RunConfig, save_config
 from image_transformer.show import page as report
 from image_transformer.show.grids import grid, save_png
 from image_transformer.show.records import read_metrics
@@ -143,3 +149,18 @@ def test_a_configuration_of_ones_own_goes_on_from_its_file(tmp_path: Path) -> No
     page = report.write_report(write_run(tmp_path / "run", recipe="custom")).read_text("utf-8")
     run = tmp_path / "run"
     assert f"image-transformer train {run}/config.yaml --out {run} --resume" in page
+
+
+@pytest.mark.parametrize(
+    ("conditions", "command"),
+    [
+        ((Text(8),), "sample its/model --text TEXT"),
+        ((Frames(1), Action()), "rollout its/model CLIP --actions ACTION..."),
+        ((Source("near"), Text(8)), "edit its/model photo.png --text TEXT"),
+    ],
+)
+def test_a_page_elsewhere_names_its_model_and_all_that_it_needs(tmp_path: Path, conditions: Any, command: str) -> None:
+    folder = write_run(tmp_path / "page")
+    save_config(RunConfig(model=Modern(shape=(3, 8, 8), conditions=conditions)), folder / "config.yaml")
+    page = report.write_report(folder, "its/model").read_text("utf-8")
+    assert f"image-transformer {command}\n" in page and "evaluate its/model" in page and "--resume" not in page

@@ -231,6 +231,8 @@ def test_wrong_arguments_are_refused():
         (low[0], {"label": 1}, r"low must have shape \(n, 3, h, w\) for this model, got \(3, 5, 5\)"),
         (low[:, :1], {"label": 1}, r"low must have shape \(n, 3, h, w\)"),
         (low.float(), {"label": 1}, "torch.uint8 tensor"),
+        (low, {"label": 1, "numbers": [0]}, "numbers= is not for images that are drawn by tiles"),
+        (low, {"label": 1, "guess": low}, "guess= is not for images that are drawn by tiles"),
     ):
         with pytest.raises(ValueError, match=message):
             enlarge(model, given, **options)

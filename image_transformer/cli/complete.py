@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from image_transformer.cli.flags import arguments, at_least, refuse_others, told, with_conditions
+from image_transformer.cli.flags import Fitted, arguments, at_least, refuse_others, told, with_conditions
 from image_transformer.config.sampling import Sampling
 
 
 @dataclass(frozen=True)
-class Complete(Sampling):
+class Complete(Fitted, Sampling):
     """Keep a part of each image, draw the rest several times, and write one picture: given, completions, original.
 
     Prints how the images were turned before drawing, how much of what is given a drawn pixel was conditioned on, and
@@ -34,8 +34,6 @@ class Complete(Sampling):
     """Without image files: take test images of this data, a fixed draw; what the model was trained on if not given."""
     count: int = 6
     """Without image files: how many images to take."""
-    size: tuple[int, int] | None = None
-    """Crop the image files centrally to this aspect, then resize them to this HEIGHT WIDTH."""
     out: Path = Path("completions.png")
     """Picture to write."""
 
@@ -59,7 +57,7 @@ def run(args: list[str]) -> None:
     if files:
         originals = load_files(files, shape=shape, size=chosen.size)
     else:
-        data = trained.data("test", chosen.data).some(chosen.count)
+        data = trained.data("test", chosen.data, chosen.size, chosen.skip_bad).some(chosen.count)
         originals, given = data.images, model.of(data) | given
     known = read_mask(chosen.mask, shape) if chosen.mask else known_side(chosen.keep, shape, chosen.keep_side)
     orientations = trained.config.data.trained_orientations

@@ -32,14 +32,14 @@ class Compress:
     writes to standard output. Of a JPEG the pixels are kept, too, which takes several times the room of the JPEG.
     """
 
-    model: str = "small"
-    """A coding model that comes with the package (small, or fast), or the file of one."""
+    model: str | None = None
+    """A coding model that comes with the package (small, or fast), or the file of one; small if not given."""
     archive: Path | None = None
     """Write all images into this one file. Those of one size are coded together, which is many times as fast."""
     to: Path | None = None
     """Folder for the .itc files, instead of that of each image."""
     float: bool = False
-    """Use an ordinary model, for images of its own shape: what it writes can be read on this very machine only."""
+    """--model is an ordinary model, for images of its own shape: this very machine alone can read what it writes."""
     force: bool = False
     """Replace files that are there already."""
     skip_existing: bool = False
@@ -50,6 +50,8 @@ def run(args: list[str]) -> None:
     files, chosen = arguments(Compress, "compress IMAGE...", args)
     if chosen.archive is not None and chosen.to is not None:
         raise UsageError("--archive names one file, --to a folder of many: choose one of them")
+    if chosen.float and chosen.model is None:
+        raise UsageError("--float needs --model: an ordinary model, such as a run folder")
     if STREAM in files and (len(files) > 1 or chosen.to is not None):
         raise UsageError("- stands alone: one image from standard input")
     target = STREAM if chosen.archive is None and files == [STREAM] else chosen.archive
@@ -58,16 +60,16 @@ def run(args: list[str]) -> None:
     if not wanted:
         return
 
-    from image_transformer.codec.models import load_coding_model
+    from image_transformer.codec.models import DEFAULT, load_coding_model
     from image_transformer.data.decode import read_exactly
 
     coder: Coder
     if chosen.float:
         from image_transformer.checkpoint import load
 
-        coder = load(chosen.model)
+        coder = load(str(chosen.model))
     else:
-        coder = load_coding_model(chosen.model)
+        coder = load_coding_model(chosen.model or DEFAULT)
 
     def read(file: Path) -> NDArray[np.uint8]:
         if file == STREAM:

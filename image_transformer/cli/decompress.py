@@ -104,8 +104,9 @@ def _paths(header: Header, numbers: Sequence[int], file: Path, to: Path | None) 
     one = header.images == 1 and not header.names
     own = [file_name(name) for name in header.names]  # those of older files may not do
     names = own or ([stem] if one else [f"{stem}-{i + 1}" for i in range(header.images)])
-    seen: dict[str, str] = {}
-    for name in (names[i] for i in numbers):
-        if (other := seen.setdefault(alike(name), name)) != name:
-            raise UsageError(f"{other}.png and {name}.png are one file on some systems: --only takes one of them")
+    seen: dict[str, int] = {}
+    for i in numbers:
+        if (other := seen.setdefault(alike(names[i]), i)) != i:
+            both = f"{names[other]}.png and {names[i]}.png are one file on some systems"
+            raise UsageError(f"{both}: --only takes one of them by its number, {other + 1} or {i + 1}")
     return [(to or file.parent) / f"{names[i]}.png" for i in numbers]

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import arguments, at_least, say
+from image_transformer.cli.flags import Fitted, arguments, at_least, say
 
 WIDE = 0.1  # bits/dim, an entropy gap that is worth closing
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Fitted):
     """Print the exact bits/dim of a split, every image once."""
 
     data: str | None = None
@@ -25,10 +25,6 @@ class Evaluate:
     """Use only so many of the images, a fixed random subset."""
     batch: int = 32
     """Images at once."""
-    size: tuple[int, int] | None = None
-    """Crop every image centrally to this aspect, then resize it to this HEIGHT WIDTH."""
-    skip_bad: bool = False
-    """Leave out images that cannot be read, and say how many."""
     json: bool = False
     """Print machine-readable figures."""
     consistent: bool = False
@@ -75,7 +71,8 @@ def run(args: list[str]) -> None:
         write_atomically(chosen.per_image, "\n".join([*lines, ""]).encode())
     if chosen.picture:
         shown = data.some(16)
-        save_png(bits_map(shown.images, bits(model, shown.images, **model.of(shown)).sum(1), columns=8), chosen.picture)
+        cost = bits(model, shown.images, batch=chosen.batch, **model.of(shown)).sum(1)
+        save_png(bits_map(shown.images, cost, columns=8), chosen.picture)
     figures: dict[str, Any] = {
         "model": str(trained.folder),
         "data": data.name,
@@ -107,7 +104,8 @@ def run(args: list[str]) -> None:
         say(f"the bits of {min(chosen.gap, len(data))} images that the model draws; --gap 0 leaves this out")
         with bar("steps") as progress:
             all_of_them = None if model.config.conditions else result.per_image[:, None]
-            gap = entropy_gap(model, data.some(chosen.gap), photographs=all_of_them, progress=progress)
+            some = data.some(chosen.gap)
+            gap = entropy_gap(model, some, photographs=all_of_them, batch=chosen.batch, progress=progress)
         photographs, samples, difference, error = gap.of_rows()
         several = len(gap.samples) > 1  # a single image has no error
         by = f" ± {error:.3f}" if several else ""

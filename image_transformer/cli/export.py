@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import arguments, at_least, say
+from image_transformer.cli.flags import Fitted, arguments, at_least, say
 
 SCALED_TO = 256  # training images whose hidden values say how large a step of an integer is
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(Fitted):
     """Write the model of a run, with weights rounded to 16 bits, a model card, and no state of the training."""
 
     to: Path = Path("exported")
@@ -35,6 +35,8 @@ def run(args: list[str]) -> None:
     if chosen.to.exists():
         raise UsageError(f"--to {chosen.to} is there already: choose another")
 
+    if chosen.data is not None and not (chosen.coding or chosen.calibrate):
+        raise UsageError("--data is for --calibrate and --coding")
     if chosen.coding:
         if chosen.program or chosen.calibrate:
             raise UsageError("--coding goes without --program and --calibrate")
@@ -54,7 +56,7 @@ def run(args: list[str]) -> None:
             say(f"temperature {temperature:g}: {photographs:.4f} bits/dim, gap {difference:+.3f} ± {error:.3f}")
 
         trained = load_trained(path)
-        data = trained.data("validation", chosen.data).some(chosen.calibrate)
+        data = trained.data("validation", chosen.data, chosen.size, chosen.skip_bad).some(chosen.calibrate)
         with bar("steps") as progress:
             temperature, left = calibrate(trained.model, data, tell=tell, progress=progress)
         *_, gap, error = left.of_rows()
@@ -69,7 +71,8 @@ def _coding(path: Path, chosen: Export) -> None:
     from image_transformer.codec.models import CodingModel
 
     trained = load_trained(path)
-    images = torch.from_numpy(trained.data("train", chosen.data).some(SCALED_TO).images.copy())
+    data = trained.data("train", chosen.data, chosen.size, chosen.skip_bad)
+    images = torch.from_numpy(data.some(SCALED_TO).images.copy())
     model = CodingModel.of(trained.model, images)
     model.save(chosen.to)
     print(f"{chosen.to}: {chosen.to.stat().st_size:,} bytes, fingerprint {model.fingerprint.hex()}")

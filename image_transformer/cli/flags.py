@@ -8,16 +8,27 @@ import io
 import re
 import sys
 import typing
-from dataclasses import field, fields, is_dataclass, make_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from image_transformer.cli import UsageError
-from image_transformer.conditions.base import Condition
+from image_transformer.conditions.base import Condition, drawing
 from image_transformer.config.model import CONDITIONS, ORDERS, PATTERNS, ModelConfig
 from image_transformer.geometry.order import Order
 from image_transformer.geometry.patterns import Pattern
 from image_transformer.words import from_text, to_text
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How images are made to fit."""
+
+    size: tuple[int, int] | None = None
+    """Crop every image centrally to this aspect, then resize it to this HEIGHT WIDTH."""
+    skip_bad: bool = False
+    """Leave out images of a data set that cannot be read."""
+
 
 NEEDED = {
     "MODEL": "a model, by its run folder, a checkpoint, or a name that image-transformer models lists",
@@ -120,8 +131,7 @@ def refuse_others(path: Path, model: ModelConfig, *, following: bool = False) ->
     """
     for condition in model.conditions:
         if condition.instead and not (following and condition.follows):
-            does, command = condition.instead
-            raise UsageError(f"{path} {does}: image-transformer {command.format(model=path)}")
+            raise UsageError(f"{path} {condition.instead[0]}: {drawing(model.conditions, path)}")
 
 
 def arguments(kind: type, usage: str, args: list[str]) -> tuple[list[Path], Any]:

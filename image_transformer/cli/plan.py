@@ -38,7 +38,7 @@ class PlanPlay(Planning):
     """Play an environment by plans: the best of many sequences of actions, as a world model imagines them.
 
     Says how many episodes ended with a reward, and what all of them returned. The environment, the tile size
-    and the size are those that were recorded.
+    and the size must be those that were recorded.
     """
 
     by: Literal["model", "simulator", "random"] = "model"

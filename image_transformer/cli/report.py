@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from image_transformer.cli.flags import arguments, say
+from image_transformer.cli.flags import Fitted, arguments, say
 from image_transformer.config.measuring import Plan
 
 
 @dataclass(frozen=True)
-class Report(Plan):
+class Report(Fitted, Plan):
     """Measure a model on test images, and write the run's page with all figures and pictures: report.html.
 
     For super-resolution: samples beside nearest, bicubic and regression enlargements. With two more models, an
@@ -21,10 +21,6 @@ class Report(Plan):
     data: str | None = None
     """Data set, folder or file to measure on, all of it if it has no test split; what the model was trained on if not
     given. The page is then below reports/."""
-    size: tuple[int, int] | None = None
-    """Crop every image of --data centrally to this aspect, then resize it to this HEIGHT WIDTH."""
-    skip_bad: bool = False
-    """Leave out images that cannot be read."""
     chain: tuple[Path, Path] | None = None
     """Two more models, of the low-resolution images and of the images, both unconditional."""
 
@@ -56,4 +52,5 @@ def run(args: list[str]) -> None:
         found.tables.append(follow_chain_rule(trained.model, *chain, test.some(chosen.images).images))
     found.save(home)
     print("\n\n".join(table.markdown() for table in found.tables))
-    print(f"\nreport: {write_report(home)}")
+    elsewhere = home not in (folder, folder.parent.parent)
+    print(f"\nreport: {write_report(home, path if elsewhere else None)}")

@@ -23,7 +23,7 @@ class Sample(Sampling):
     out: Path = Path("samples.png")
     """Picture to write."""
     columns: int = 8
-    """Images in a row of the picture."""
+    """Images in a row of the picture, where rows are not classes or texts."""
     batch: int | None = None
     """Images generated at once, which does not change them; as many as fit into memory if not given."""
 

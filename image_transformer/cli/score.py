@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.cli.flags import arguments, at_least, say
+from image_transformer.cli.flags import Fitted, arguments, at_least, say
 
 if TYPE_CHECKING:
     from image_transformer.codec.models import CodingModel
@@ -23,7 +23,7 @@ AT_ONCE = 64  # images of one size
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Fitted):
     """Print bits/dim of each image file as CSV, and with --against its rank among images of a data set.
 
     Few bits/dim alone do not mean that an image is an ordinary one: smooth images take few bits under every model. So
@@ -37,7 +37,8 @@ class Score:
     the images should be like, by its name or run folder: for images of its shape. That one also tells other kinds of
     photographs apart."""
     against: str | None = None
-    """A data set, of which training images are scored, too: what `train --data` takes."""
+    """A data set, of which training images are scored, too: what `train --data` takes. --size and --skip-bad are for
+    it; the files are scored as they are."""
     count: int = 500
     """How many of them."""
 
@@ -63,8 +64,9 @@ def run(args: list[str]) -> None:
     columns = ["file", "bits_per_dim", f"{than}_bits_per_dim", "relative"]
     ranks = np.zeros((len(files), 0))
     if chosen.against is not None:
+        data = load_data(chosen.against, "train", shape=shape, size=chosen.size, skip_bad=chosen.skip_bad)
         say(f"scoring images of {chosen.against}")
-        others = scored(model, list(load_data(chosen.against, "train", shape=shape).some(chosen.count).images))
+        others = scored(model, list(data.some(chosen.count).images))
         columns += ["rank", "relative_rank"]
         ranks = np.stack([(others[:, i] < scores[:, i, None]).mean(1) for i in (0, 2)], 1)
     table = csv.writer(sys.stdout)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from image_transformer.cli.flags import arguments
-from image_transformer.config.run import load_config
+from image_transformer.config.run import load_config, resuming
 from image_transformer.config.train import TrainConfig
 from image_transformer.files import checkpoints, user_of
 from image_transformer.show.records import read_metrics
@@ -84,7 +84,7 @@ def _left(train: TrainConfig, images: int, seconds: float, rate: float | None) -
 def in_words(run: Path, found: dict[str, Any]) -> list[str]:
     """What a user wants to read of it."""
     who = f", by {found['process']}" if found["process"] else ""
-    again = f"; go on with: image-transformer train {found['recipe']} --out {run} --resume"
+    again = f"; go on with: {resuming(found['recipe'], run)}"
     said = [f"{run}: {found['recipe']}, {found['state']}{who}{again if found['state'] == 'stopped' else ''}"]
     of = (
         f"{_time(found['seconds'])} of {_time(found['of_seconds'])}" if found["of_seconds"] else _time(found["seconds"])

@@ -27,6 +27,7 @@ from image_transformer.codec.format import (
     FormatError,
     Group,
     Header,
+    alike,
     check_end,
     file_name,
     payload,
@@ -60,7 +61,8 @@ def compress(
     model: a coding model by its name or file, see `coding_model_names`: then the bytes can be read on every machine.
         Or an `ImageModel` of the images' shape, whose numbers another machine may round otherwise: such bytes are for
         the machine that made them, and others refuse them.
-    names: of the images, which `decompress` and the command line give back: as file names without a folder.
+    names: of the images, each another one, as file names without a folder; `image-transformer decompress` gives them
+        back.
     progress: called with (pixels done, pixels in all).
     Raises ValueError for what cannot be coded.
 
@@ -74,6 +76,8 @@ def compress(
     if names and len(names) != len(arrays):
         raise ValueError(f"{len(names)} names for {len(arrays)} images")
     wrong = [name for name in names if file_name(name) != name]
+    if len({alike(name) for name in names}) < len(names):
+        raise ValueError("two names are one file on some systems: images need names of their own")
     if wrong:
         better = file_name(wrong[0])
         raise ValueError(f"{wrong[0]!r} cannot name an image: not every system takes it for a file, as {better!r}")
@@ -97,7 +101,7 @@ def decompress(
 
     model: needed if it was not one of those that come with the package.
     only: the numbers of some images, from 0: nothing is decoded but them and those coded together with them.
-    limit: pixels that may be made in all; a file of more is refused before anything is.
+    limit: pixels that may be decoded in all; if it were more, nothing is.
     Raises ValueError, in one line: for data that are damaged or cut off (DecodeError), that are no such file
     (FormatError), or that this machine or the given model cannot decode.
 

@@ -15,7 +15,7 @@ from image_transformer.codec.integers import IntegerNetwork, exactly
 from image_transformer.codec.rans import BITS, Decoder, Ints, Narrow, encode
 
 Images = NDArray[np.uint8]  # (n, c, h, w)
-Progress = Callable[[int, int], None]  # (fronts done, fronts in all)
+Progress = Callable[[int, int], None]  # (done, in all): fronts or pixels
 AT_ONCE = 8_192  # pixels that one pass of an encoder works on: more do not make it faster
 PIXELS_PER_LANE = 2_048  # a lane costs six bytes, and saves time by being one of many
 
@@ -40,10 +40,10 @@ def encode_images(
     return encode(symbols, lanes, mark)
 
 
-def image_bits(network: IntegerNetwork, images: Images, progress: Progress | None = None) -> NDArray[np.float64]:
+def image_bits(network: IntegerNetwork, images: Images) -> NDArray[np.float64]:
     """The bits `(n,)` that each image costs, as `encode_images` would write it."""
     bits = np.zeros(len(images))
-    for _, held in _holds(network, images, progress):
+    for _, held in _holds(network, images, None):
         for _, freqs in held:
             bits += (BITS - np.log2(freqs)).reshape(-1, len(images)).sum(0)
     return bits

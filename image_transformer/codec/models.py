@@ -1,6 +1,6 @@
 """Coding models: networks in integers, in files, and those that come with the package.
 
-codec/models/1-small.safetensors    int8 and int16 weights, float32 scales; beside them its number and its known answer
+codec/models/1-small.safetensors    int8 and int16 weights, float32 scales; beside them its number and its known answers
 
 A released one is never replaced: files that it wrote say its number and its fingerprint.
 """
@@ -52,7 +52,8 @@ class CodingModel:
         them: some that are like those to be coded.
 
         Raises ValueError unless the model is of the modern family with `attention=none`, `places=none`, `gate=relu`,
-        mixing, RGB and a mixture of logistics: what a network in integers has.
+        mixing, `order=wavefront:1`, a mixture of logistics with `min_log_scale=-8` and `temperature=1`, RGB, and no
+        conditions: what a network in integers has.
         """
         network = IntegerNetwork.of(model, images)
         return cls(network, _fingerprint(network), number, name)

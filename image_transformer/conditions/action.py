@@ -18,5 +18,6 @@ class Action(Label):
     name: ClassVar[str] = "action"
     adjective: ClassVar[str] = "told actions"
     noun: ClassVar[str] = "the action"
+    needs: ClassVar[str] = "--actions ACTION..."
     flag: ClassVar[str] = "Of play: the action before the frame, by name or number."
     word: ClassVar[tuple[str, str]] = ("action", "actions")

@@ -6,7 +6,8 @@ To add one: a file beside this one, a line in `config/model.py`, and what a netw
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,6 +36,7 @@ class Condition:
     noun: ClassVar[str]  # of what is told: bits/dim given "the class"
     flag: ClassVar[str | None] = None  # help of --NAME on the command line, where a word can say it
     instead: ClassVar[tuple[str, str] | None] = None  # what such a model does and by which command, if not `sample`
+    needs: ClassVar[str] = ""  # flags that such a command cannot do without
     follows: ClassVar[bool] = False  # whether it follows from the image itself, so that scoring need not be told
     captioned: ClassVar[bool] = False  # whether it is taken from the captions of images
 
@@ -112,6 +114,13 @@ class Condition:
     def limits(self, value: Tensor, layout: Layout) -> BoxLimits | None:
         """The bounds that the value puts on the values of an image, if it does: `consistent=` keeps to them."""
         return None
+
+
+def drawing(conditions: Iterable[Condition | type[Condition]], model: str | os.PathLike[str]) -> str:
+    """The command that draws by a model of these conditions."""
+    said = list(conditions)
+    command = next((one.instead[1] for one in said if one.instead), "sample {model}").format(model=model)
+    return " ".join(["image-transformer", command, *(one.needs for one in said if one.needs)])
 
 
 def check_sight(name: str, sight: str) -> None:

@@ -28,7 +28,7 @@ class Source(Condition):
     name: ClassVar[str] = "source"
     adjective: ClassVar[str] = "for editing"
     noun: ClassVar[str] = "the source"
-    instead: ClassVar[tuple[str, str]] = ("edits images", "edit {model} IMAGE... --text TEXT")
+    instead: ClassVar[tuple[str, str]] = ("edits images", "edit {model} IMAGE...")
 
     def __post_init__(self) -> None:
         check_sight(self.name, self.sight)

@@ -44,6 +44,7 @@ class Text(Condition):
     adjective: ClassVar[str] = "text-conditional"
     noun: ClassVar[str] = "the text"
     captioned: ClassVar[bool] = True
+    needs: ClassVar[str] = "--text TEXT"
     flag: ClassVar[str] = 'Text-conditional: what the images show, or what to do, in words; "" says nothing.'
 
     def __post_init__(self) -> None:

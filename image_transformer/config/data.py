@@ -14,7 +14,9 @@ class DataConfig:
     """Where the images come from."""
 
     source: str = "cifar10-mini"
-    """cifar10-mini, cifar10, a folder of images, Parquet file(s), a .npy or .npz of uint8, or a hub id."""
+    """cifar10-mini, cifar10 or another folder in $IMAGE_TRANSFORMER_DATA, a folder of images, Parquet file(s), a .npy
+    or .npz of uint8, or a hub id; made: shapes, shapes-edits, mirror, twins, bar (a folder called so is ./shapes). Of
+    clips: a folder of videos, animated pictures or frames, what record wrote, a .npy, or bouncing."""
     stream: bool = False
     """Read shards (.tar as of WebDataset, or .parquet; a folder, a pattern, or an address such as hf://...) while they
     are needed, for more data than a disk holds."""

@@ -1,7 +1,7 @@
 """The families of networks by name.
 
-To add one: a dataclass like those in `model.py` or `rivals.py`, a place in `FAMILIES`, and its network in `networks/`,
-named in `NETWORKS` of `model.py`.
+To add one: a dataclass like those in `config/model.py` or `config/rivals.py`, a place in `KINDS`, and its network in
+`networks/`, named in `NETWORKS` of `image_transformer/model.py`.
 """
 
 from __future__ import annotations

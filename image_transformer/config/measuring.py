@@ -10,7 +10,8 @@ class Plan:
     """How much to measure of a model on test images. ValueError, at once, for what cannot be measured."""
 
     images: int = 1000
-    """Test images; a model for super-resolution draws each once at each temperature."""
+    """Test images, and samples for the entropy gap; for super-resolution each is drawn once at each temperature, and
+    with texts and edits once more. This says how long a report takes."""
     several: int = 64
     """Super-resolution: of these, images that are drawn several times, for their mean and diversity."""
     samples: int = 16

@@ -88,7 +88,7 @@ class PixelCNNpp(Rival):
     width: int = 160
     """Feature maps."""
     depth: int = 5
-    """Residual layers of each size, on the way down and, one more at the smaller sizes, on the way up."""
+    """Residual layers of each size, on the way down, and on the way up, with one more at the two larger ones."""
     dropout: float = 0.5
     """Dropout in every residual layer."""
 

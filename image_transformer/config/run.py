@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import types
 import typing
 from dataclasses import dataclass, field, fields
@@ -58,6 +59,13 @@ def load_config(path: Path) -> RunConfig:
         return from_dict(RunConfig, yaml.safe_load(path.read_text()))
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def resuming(recipe: str, run: Path) -> str:
+    """The command that goes on with a run of a recipe, or of a configuration of one's own."""
+    folder = shlex.quote(str(run))
+    what = f"{folder}/config.yaml" if recipe == "custom" else recipe
+    return f"image-transformer train {what} --out {folder} --resume"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

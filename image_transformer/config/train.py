@@ -69,7 +69,7 @@ class TrainConfig:
     validation_images: int | None = None
     """Validation images to use; all if not given."""
     sample_every: int | None = 50_000
-    """Images between sample pictures; none are drawn if not given."""
+    """Images between sample pictures; None: none are drawn."""
     save_every: int = 50_000
     """Images between checkpoints."""
     keep: int = 2

@@ -127,7 +127,7 @@ def _times(durations: Sequence[float | None]) -> list[int]:
 def _find(source: str, ask: Request) -> tuple[Pools, tuple[str, ...]]:
     """The clips of a source by split, and the names of its actions."""
     path, channels = Path(source).expanduser(), ask.shape[0] if ask.shape else None
-    if source in BOUNCING and not path.exists():
+    if source in BOUNCING:
         return Pools({split: partial(_made, source, split, channels, ask.size) for split in SPLITS}), ()
     if re.fullmatch(r"[\w-]+", source) and not path.exists():
         path = in_data_folder(source) or path

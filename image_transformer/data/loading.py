@@ -29,8 +29,9 @@ def load_data(
 
     `source` is `cifar10-mini`; `cifar10` or another name of a folder in `$IMAGE_TRANSFORMER_DATA` (`cifar10` also from
     the hub); a folder of images, whose train/validation/test sub-folders are splits and whose class sub-folders are
-    labels; Parquet file(s) in the Hugging Face image layout; a uint8 `.npy` or `.npz`, or a folder of `train.npy`, ...;
-    or a hub id.
+    labels, and where `metadata.jsonl` may hold captions; packages of emoji; Parquet file(s) in the Hugging Face image
+    layout; a uint8 `.npy` or `.npz`, or a folder of `train.npy`, ...; a hub id; or one of the made data sets: shapes,
+    shapes-unseen, shapes-edits, shapes-edits-unseen, mirror, twins, bar.
     A source without validation images has some carved off its training images, and test images too if it has nothing
     but training images: see `carve`; "all" is the whole of such a source.
     A `.npy` that needs no carving or conversion is mapped where it lies.

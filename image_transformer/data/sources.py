@@ -57,13 +57,13 @@ class Origin:
 
 
 def locate(source: str) -> Origin:
-    """The files behind a source and their reader, found without opening any."""
+    """The files behind a source and their reader, found without opening any. What is made has its name everywhere."""
     if source == "cifar10-mini":
         return Origin(str(MINI), tuple(sorted(MINI.iterdir())), _read_mini)
     path = Path(source).expanduser()
-    if source in MADE and not path.exists():
+    if source in MADE:
         return Origin(source, (), lambda found: {split: Pool(part) for split, part in make_splits(found.root).items()})
-    if source in WORLDS | EDIT_WORLDS and not path.exists():
+    if source in WORLDS | EDIT_WORLDS:
         return Origin(source, (), _read_made)
     if source == "cifar10" or (re.fullmatch(r"[\w-]+", source) and not path.exists()):
         path = in_data_folder(source) or path

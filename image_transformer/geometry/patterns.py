@@ -265,16 +265,3 @@ def _stacked(group: list[tuple[IntArray, IntArray, BoolArray]]) -> Tiles:
     queries, keys, masks = zip(*group, strict=True)
     shared = all(np.array_equal(mask, masks[0]) for mask in masks)
     return Tiles(np.stack(queries), np.stack(keys), np.stack(masks[:1] if shared else masks))
-
-
-def receptive_field(patterns: tuple[Sight, ...], layout: Layout) -> BoolArray:
-    """`(l, l)`: True where the input of slot k can reach the output of slot q through all layers.
-
-    Multiplies l x l matrices: for small images and for drawing, not for the fast path.
-    """
-    p = layout.positions
-    reach = np.eye(layout.num_positions, dtype=np.bool_)
-    for pattern in patterns:
-        sees = pattern.sees(p[:, None], p[None]).astype(np.float32)
-        reach = (sees @ reach.astype(np.float32) > 0) | reach
-    return reach

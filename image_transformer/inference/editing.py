@@ -19,7 +19,8 @@ def edit(
 
     By a model with `Source("near")`, images of any size: in tiles of the model's size that begin half a tile apart, as
     in `enlarge`. By one with `Source("all")`, images of the model's size alone.
-    options: as in `generate`; of other conditions one value for each image, or one for all: text="make it darker".
+    options: as in `generate`, but for what says which pixels are known, `numbers` and `guess`; of other conditions one
+        value for each image, or one for all: text="make it darker".
     progress: called with (pixels drawn, pixels in all), of all tiles of all samples.
     Raises ValueError for a model that is not for editing, for images of another size than it can edit, and for
     arguments out of range or of a wrong shape.

@@ -36,7 +36,8 @@ def enlarge(
     The noise of a tile is a function of (seed, sample, place of the tile). So sample i of an image is the same whatever
     the number of samples, and whichever images are enlarged with it: images of one call share their noise. An image of
     a tile's size becomes what `generate` draws.
-    options: as in `generate`; of conditions other than `low` one value for each image, or one for all.
+    options: as in `generate`, but for what says which pixels are known, `numbers` and `guess`; of conditions other than
+        `low` one value for each image, or one for all.
     progress: called with (pixels drawn, pixels in all), of all tiles of all samples.
     Raises ValueError for a model that is not for super-resolution, and for arguments out of range or of a wrong shape.
 

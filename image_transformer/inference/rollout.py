@@ -39,8 +39,9 @@ def rollout(
 
     frames: the clips so far, of any length, or none yet: (n, 0, c, h, w). The noise of a frame is a function of (seed,
     number of the clip, number of the frame), so a clip that is cut and continued is the clip.
-    method: "fixed-point" guesses that a frame is the one before it, corrects that by passes over the whole frame, and
-    draws step by step what is not settled after a few; "cached" and "naive" do so at once. The frames are the same but
+    method: "fixed-point" guesses a frame, the one before it, moved as the picture has moved before, corrects that by
+    passes over the whole frame, and draws step by step what is not settled after a few; "cached" and "naive" draw step
+    by step at once. If not given, "fixed-point" for up to four clips and "cached" for more. The frames are the same but
     for rounding, and in float64 to the bit.
     seed, temperature, top_k, top_p: as in `generate`.
     told: what else the model is told, one value for each clip and step: action=[["left", "forward"]] of n x steps.

@@ -70,7 +70,8 @@ def generate(
     progress: called after every step; an exception that it raises stops the generation there.
     method: "cached"; "naive": the whole network again for every single position, the slow form that it equals; or
         "fixed-point": all positions at once from a guess, until nothing changes, for what is predictable.
-    guess: where "fixed-point" starts, uint8 (count, c, h, w): the last frame, the enlarged pixels, grey if not given.
+    guess: where "fixed-point" starts, uint8 (count, c, h, w). If not given: the last frame, moved as the picture has
+        moved before, the enlarged pixels, the source, or grey.
     told: what the model is told of each image, or of all: label="cat" (by name or number, one or one for each image),
         low=uint8 (count, c, h / f, w / f), text="a red circle", and so on.
     Raises ValueError for arguments out of range or of the wrong shape.

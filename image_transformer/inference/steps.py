@@ -1,6 +1,6 @@
 """One walk over the steps in which an image is generated; what happens at each is up to a visitor.
 
-Drawing is a visitor (`sampling.py`), scoring can be one, and so can a codec: all see the same parameters in the same
+Drawing is a visitor (`drawing.py`), scoring can be one, and so can a codec: all see the same parameters in the same
 order. The walk is a generator: whoever drives it can report each step, and stop between two.
 """
 

@@ -46,7 +46,7 @@ def draw(
     rows, cols = torch.arange(plan.size[0]).clamp(max=height - 1), torch.arange(plan.size[1]).clamp(max=width - 1)
     told = told.cpu()[:, :, rows][..., cols]
     names = [condition.name for condition in model.config.conditions]
-    for one in {"known", "known_mask", "numbers", name} & options.keys():
+    for one in {"known", "known_mask", "numbers", "guess", name} & options.keys():
         raise ValueError(f"{one}= is not for images that are drawn by tiles")
     also = {key: options.pop(key) for key in list(options) if key in names}
     also = repeated(model.given(n, also, follow=[name]), samples)

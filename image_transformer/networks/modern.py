@@ -384,7 +384,7 @@ class Rotary2D(nn.Module):
     def __init__(self, row: NDArray[Any], col: NDArray[Any], head_width: int) -> None:
         super().__init__()
         pairs = head_width // 4
-        rates = 100.0 ** -(np.arange(pairs) / pairs)  # radians per pixel: wavelengths from 6 to 600 pixels
+        rates = 100.0 ** -(np.arange(pairs) / pairs)  # radians per pixel: wavelengths from 6 to some hundred pixels
         angles = np.concatenate([row[:, None] * rates, col[:, None] * rates], axis=1)
         self.register_buffer("cos", torch.from_numpy(np.cos(angles)).float(), persistent=False)
         self.register_buffer("sin", torch.from_numpy(np.sin(angles)).float(), persistent=False)

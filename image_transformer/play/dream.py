@@ -46,7 +46,9 @@ class World:
     def __init__(self, model: ImageModel, temperature: float = 1.0, *, remember: int | None = None) -> None:
         frames, action = model.config.condition(Frames), model.config.condition(Action)
         if frames is None or action is None:
-            raise ValueError("this is no world model, told frames and actions; train one with: train world")
+            raise ValueError(
+                "this is no world model, told frames and actions; train one with: image-transformer train world"
+            )
         channels, height, width = model.config.shape
         self.model, self.sampling = model, Sampling(temperature=temperature)
         self.actions = tuple(name for name in action.choices if name != START)

@@ -40,7 +40,7 @@ def recipe(
     """The recipe called `name`, with other fields of its model, data and training if wanted.
 
     With train={"init": ...} it has the network of that model, to start from its weights. ValueError offers the nearest
-    name, or says what is wrong with a field.
+    name, or says which value of a field is out of range.
 
     >>> it.recipe("tiny", model={"depth": 6}, train={"images": 600}).model.depth
     6

@@ -135,7 +135,7 @@ def world() -> RunConfig:
 
 
 def cifar10() -> RunConfig:
-    """Modern, 1.9 M parameters, all of CIFAR-10 for days of one core: the released model `cifar10`, see docs/models."""
+    """Modern, 1.8 M parameters, all of CIFAR-10 for days of one core: the released model `cifar10`, see docs/models."""
     near, far = Local1D(query=128, memory=128), Local1D(query=256, memory=256)
     return RunConfig(
         model=Modern(
@@ -160,7 +160,7 @@ def cifar10_superres() -> RunConfig:
 
 
 def cifar10_large() -> RunConfig:
-    """Modern, 7.4 M parameters, for half an hour of one GPU. Not trained yet: no figure is claimed."""
+    """Modern, 7.3 M parameters, for half an hour of one GPU. Not trained yet: no figure is claimed."""
     return RunConfig(
         model=Modern(
             attention=(Nothing(), Local1D(query=256, memory=256)), depth=10, width=256, heads=4, feed_forward=768,

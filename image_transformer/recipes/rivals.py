@@ -19,7 +19,7 @@ from image_transformer.geometry.patterns import Full
 
 
 def pixelrnn_row() -> RunConfig:
-    """PixelRNN with Row LSTMs, 0.4 M parameters, CIFAR-10, 10 minutes of one core."""
+    """PixelRNN with Row LSTMs, 0.3 M parameters, CIFAR-10, 10 minutes of one core."""
     return _rival(PixelRNN(depth=4, width=48, head_width=128), lr=4e-3)
 
 
@@ -29,12 +29,12 @@ def pixelrnn_diagonal() -> RunConfig:
 
 
 def pixelcnn() -> RunConfig:
-    """PixelCNN, 0.4 M parameters, CIFAR-10, 10 minutes of one core."""
+    """PixelCNN, 0.3 M parameters, CIFAR-10, 10 minutes of one core."""
     return _rival(PixelCNN(depth=8, width=56, head_width=128), lr=8e-3)
 
 
 def gated_pixelcnn() -> RunConfig:
-    """Gated PixelCNN, 0.8 M parameters, CIFAR-10, 10 minutes of one core."""
+    """Gated PixelCNN, 0.7 M parameters, CIFAR-10, 10 minutes of one core."""
     return _rival(GatedPixelCNN(depth=8, width=48, head_width=128), lr=4e-3)
 
 

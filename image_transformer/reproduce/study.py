@@ -95,11 +95,6 @@ class Study:
     by_name: bool = False
     """Whether it runs when it is asked for by name alone, and not with `all`."""
 
-    @property
-    def cpu_seconds(self) -> float:
-        """Of all trainings."""
-        return self.seconds * self.seeds * len(self.rows)
-
     def trials(self, quick: bool = False) -> list[Trial]:
         """All trials, seed by seed; `quick`: two rows of a second on cifar10-mini, to see that everything runs."""
         rows = list(self.rows)[:QUICK_ROWS] if quick else list(self.rows)

@@ -18,8 +18,10 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from image_transformer.conditions.base import drawing
 from image_transformer.config.earlier import fields_of_today
 from image_transformer.config.model import CONDITIONS
+from image_transformer.config.run import resuming
 from image_transformer.files import write_atomically
 from image_transformer.show.charts import bars, curve
 from image_transformer.show.grids import png_bytes
@@ -30,7 +32,7 @@ EARLIER = 6  # sample pictures shown beside the newest
 
 
 def training_curve(metrics: Metrics) -> Image.Image | None:
-    """The chart of bits/dim over images seen, beside PNG and WebP once an evaluation has measured them."""
+    """The chart of bits/dim over images seen, beside PNG and WebP where `demo` has measured them."""
     series = {
         name: ([m["images"] for m in lines], [m["bpd"] for m in lines])
         for name, kind in (("training", "train"), ("validation", "validation"))
@@ -41,13 +43,17 @@ def training_curve(metrics: Metrics) -> Image.Image | None:
     return curve(series, "images seen", "bits/dim", _references(metrics), smoothed=["training"])
 
 
-def write_report(run: str | os.PathLike[str]) -> Path:
-    """Writes `report.html` into the folder of a run, from what is there so far, and returns its path."""
+def write_report(run: str | os.PathLike[str], model: str | os.PathLike[str] | None = None) -> Path:
+    """Writes `report.html` into the folder of a run, from what is there so far, and returns its path.
+
+    model: that the page is about, where it does not lie in that folder.
+    """
     run = Path(run)
     metrics = read_metrics(run / "metrics.jsonl")
     config = (run / "config.yaml").read_text("utf-8") if (run / "config.yaml").exists() else ""
     values = yaml.safe_load(config) or {}
-    recipe, model = str(values.get("recipe", run.resolve().name)), values.get("model") or {}
+    recipe = str(values.get("recipe", run.resolve().name))
+    told = {one.get("name") for one in fields_of_today(values.get("model") or {}).get("conditions", [])}
     samples = sorted((run / "samples").glob("images-*.png"))
     assessed = sorted((run / "pictures").glob("*.png"))
     found = {*run.glob("*.png"), *run.glob("*/*.png")}  # not within checkpoints, which come and go meanwhile
@@ -64,7 +70,7 @@ def write_report(run: str | os.PathLike[str]) -> Path:
         _section("Newest samples", pictures(samples[-1:])),
         _section("Earlier samples", pictures(spread, SMALL), "strip"),
         _section("More pictures", pictures(others)),
-        _section("Go on from here", [f"<pre>{escape(_commands(run, recipe, model))}</pre>"]),
+        _section("Go on from here", [f"<pre>{escape(_commands(run, recipe, told, model))}</pre>"]),
         f"<details><summary>Configuration</summary><pre>{escape(config)}</pre></details>" if config else "",
     ]
     page = PAGE.format(
@@ -135,18 +141,11 @@ def _about(metrics: Metrics) -> str:
     return " · ".join(filter(None, parts)) or "Nothing has been measured yet."
 
 
-def _commands(run: Path, recipe: str, model: dict[str, Any]) -> str:
-    folder = shlex.quote(str(run))
-    recipe = f"{folder}/config.yaml" if recipe == "custom" else shlex.quote(recipe)
-    told = [told.get("name") for told in fields_of_today(model).get("conditions", [])]
-    instead = [kind.instead[1] for kind in CONDITIONS if kind.instead and kind.name in told]
-    draw = [*instead, "sample {model}"][0].format(model=folder).replace("IMAGE...", "photo.png")
-    return (
-        f"image-transformer {draw}\n"
-        f"image-transformer report {folder}\n"
-        f"image-transformer evaluate {folder}\n"
-        f"image-transformer train {recipe} --out {folder} --resume"
-    )
+def _commands(run: Path, recipe: str, told: set[str], model: str | os.PathLike[str] | None) -> str:
+    its = shlex.quote(str(model or run))
+    draw = drawing([kind for kind in CONDITIONS if kind.name in told], its).replace("IMAGE...", "photo.png")
+    commands = [draw, f"image-transformer report {its}", f"image-transformer evaluate {its}"]
+    return "\n".join(commands if model else [*commands, resuming(recipe, run)])
 
 
 def _duration(seconds: float) -> str:

@@ -36,9 +36,11 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, show_prog
     """Train as `config` says and leave everything in the run folder `out`; returns the best checkpoint.
 
     With `resume` the run in `out` goes on from its newest checkpoint that is whole; damaged ones are named on stderr.
-    Raises TrainingError if the loss stops being finite, CheckpointError or DataError for a folder or data that do not
-    fit, Interrupted (a KeyboardInterrupt) after Ctrl-C, when the run has been saved. What of the model `train.init`
-    could not be taken over as it was is said on stderr.
+    An update whose loss or gradient is not finite is left out. Raises TrainingError if there are more than
+    `train.max_left_out` in a row, if weights are not finite, or if memory runs out; CheckpointError, DataError or
+    ValueError for a folder, data or a configuration that do not fit, InUseError while another process trains in `out`,
+    Interrupted (a KeyboardInterrupt) after Ctrl-C or SIGTERM, when the run has been saved. What of the model
+    `train.init` could not be taken over as it was is said on stderr.
 
     >>> best = it.train(config, "runs/new", show_progress=False)        # config = it.recipe("tiny"), for example
     >>> it.load(best).config == config.model
@@ -61,7 +63,7 @@ def _train(
 ) -> None:
     """What each of the processes does."""
     if processes.first:
-        checkpoint.clear(out)
+        checkpoint.clear_partial(out)
     newest = processes.told(go_back_to_whole(out) if processes.first else None)
     run = Run(config, out, fresh=newest is None)
     with closing(run.log), closing(run.saver):

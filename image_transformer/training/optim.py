@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules of the two families."""
+"""Optimizers and learning-rate schedules."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from image_transformer import __version__, checkpoint
 from image_transformer.checkpoint import State, default_device
 from image_transformer.conditions.frames import Frames
 from image_transformer.conditions.source import Source
+from image_transformer.config.model import Transformer
 from image_transformer.config.run import RunConfig
 from image_transformer.data.clips import load_clips
 from image_transformer.data.images import DataError, ImageData
@@ -175,11 +176,11 @@ class Run:
         train, count = self.config.train, self.processes.count
         per_pass = count if train.parallel == "fsdp" else 1
         smaller = next((n for n in range(size // 2, 0, -1) if train.batch % (n * per_pass) == 0), None)
-        tries = ["--train.recompute"] * (not train.recompute)
+        tries = ["--train.recompute"] * (isinstance(self.config.model, Transformer) and not train.recompute)
         if smaller is not None:
             auto = " or auto" if per_pass == 1 and train.micro_batch != "auto" else ""
             tries = [f"--train.micro-batch {smaller}{auto}, which changes no gradient", *tries]
-        if per_pass == 1 and count > 1:
+        if per_pass == 1 and count > 1 and train.micro_batch != "auto":
             tries.append("--train.parallel fsdp")
         return TrainingError(
             f"out of memory in passes of {size} images each: try {', or '.join(tries) or 'a smaller model'}"
@@ -267,6 +268,8 @@ def load_split(config: RunConfig, split: str) -> Any:
             raise DataError("data.edits does not work with data.stream yet")
         return load_stream(data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad)
     if config.model.condition(Frames) is not None:
+        if data.skip_bad or data.edits != "none":
+            raise DataError("data.skip_bad and data.edits are for images, not for clips")
         return load_clips(data.source, split, shape=config.model.shape, size=data.size)
     return load_data(
         data.source, split, shape=config.model.shape, size=data.size, skip_bad=data.skip_bad, edits=data.edits

@@ -76,7 +76,7 @@ class Saver:
         """Let what was begun end, and leave no half of it."""
         self._thread.shutdown()
         if self.processes.first:
-            checkpoint.clear(self.run)
+            checkpoint.clear_partial(self.run)
 
     def restore(self, folder: Path) -> dict[str, Any]:
         """Take the learner back to a checkpoint, however many processes have written it; the log that came with it."""

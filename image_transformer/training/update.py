@@ -152,7 +152,7 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take in a state, in one piece or cut as this one is, of a model of the same weights; not the learning rates."""
+        """Take in a state, whole or cut as this one is, of a model of the same weights, but keep the learning rates."""
         load_whole(self.model, state["model"])
         if self.average is not None:
             load_whole(self.average, state["average"])
