@@ -185,6 +185,19 @@ def test_it_ends_at_a_fixed_point_after_at_most_as_many_passes_as_fronts_and_one
     assert torch.equal(again.image, drawing.image)
 
 
+def test_a_consistent_image_ends_after_at_most_as_many_passes_as_turns_and_one():
+    """Pixels of a front that share a box take turns."""
+    torch.manual_seed(0)
+    model = make_model(SCHEMES["wavefront"], (3, 8, 8), conditions=(Low(4),), encoder_depth=1).double()
+    low, front = random_images(1, (3, 2, 2)), model.layout.positions.front
+    limits = model.limits(model.given(1, {"low": low}))
+    turns = [len(list(limits.turns(model.values[np.flatnonzero(front == one), 0]))) for one in np.unique(front)]
+    passes = []
+    model.network.register_forward_hook(lambda *_: passes.append(1))
+    generate(model, 1, low=low, consistent=True, method="fixed-point")
+    assert len(passes) <= sum(turns) + 1 and max(turns) > 1
+
+
 def test_each_pass_makes_at_least_a_front_final():
     model = make_model(SCHEMES["wavefront"], SHAPE)
     true, front = generate(model, 2), model.layout.positions.front

@@ -2,9 +2,9 @@
 
 The noise of an image is fixed by its seed, number and places, so a pass of the network over a whole image maps what it
 sees to what is then drawn. The image that step by step drawing gives is the one fixed point of that map, since every
-position depends on earlier ones alone. Each pass makes at least one more front final, so it is reached from any guess;
-from a good one after two or three passes (Wiggers and Hoogeboom, 2020, arXiv:2002.09928; Song et al., 2021,
-arXiv:2002.03629).
+position depends on earlier ones alone. Each pass makes at least one more front final (of a consistent enlargement, one
+more position in each box of a front), so it is reached from any guess; from a good one after two or three passes
+(Wiggers and Hoogeboom, 2020, arXiv:2002.09928; Song et al., 2021, arXiv:2002.03629).
 
 Images that are told the same and guessed the same share their pass, whatever their noise. Of what was drawn the
 interval of each value's noise is remembered, between the masses of smaller values and that with its own: noise within
@@ -53,7 +53,8 @@ class FixedPoint:
         """Replace the images of `drawing` by those that it draws, from a `guess`, uint8 (b, c, h, w).
 
         contexts: the conditions, and those without what guidance leaves out. most: passes after which to give up; then
-        `left` has the numbers of the images that are not final (m,), and `final` which positions of theirs are (m, l).
+        `left` has the numbers of the images that are not final (m,), and `final` which positions of theirs are (m, l),
+        where there are no limits.
         Yields after each pass how many images are.
         """
         held = drawing.fixed.view_as(drawing.image)
