@@ -54,6 +54,15 @@ def run(images_file, capsys):
     return Path("run")
 
 
+def photos(folder, count, size):
+    """A folder of images (width, height) of one colour each, and a file that is none."""
+    folder.mkdir()
+    for i in range(count):
+        Image.new("RGB", size, (i, 2, 3)).save(folder / f"{i}.png")
+    (folder / "broken.png").write_bytes(b"not a picture")
+    return folder
+
+
 def error_of(args, capsys):
     """The one line on stderr of a command that must fail."""
     code = main(args)
@@ -159,11 +168,7 @@ def test_a_folder_the_model_was_trained_on_is_scored_on_its_held_out_part(run, i
 
 
 def test_images_of_other_sizes_are_fitted_where_data_are_taken(run, tmp_path, capsys):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(40):
-        Image.new("RGB", (14, 12), (i, 2, 3)).save(folder / f"{i}.png")
-    (folder / "broken.png").write_bytes(b"not a picture")
+    folder = photos(tmp_path / "photos", 40, (14, 12))
     Image.new("RGB", (7, 6)).save("one.png")
     data, fit = ["--data", str(folder)], ["--size", "6", "7", "--skip-bad"]
     for verb in (
@@ -179,11 +184,7 @@ def test_images_of_other_sizes_are_fitted_where_data_are_taken(run, tmp_path, ca
 
 
 def test_skipped_images_are_counted(run, tmp_path, capsys):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(3):
-        Image.new("RGB", (7, 6), (i, 2, 3)).save(folder / f"{i}.png")
-    (folder / "broken.png").write_bytes(b"not a picture")
+    folder = photos(tmp_path / "photos", 3, (7, 6))
     assert "broken.png" in error_of(["evaluate", "run", "--data", str(folder)], capsys)
     assert main(["evaluate", "run", "--data", str(folder), "--skip-bad"]) == 0
     assert "3 images" in (out := capsys.readouterr().out)

@@ -40,7 +40,7 @@ def run(args: list[str]) -> None:
     if chain:
         check_chain(trained.model, *chain)
     folder = trained.folder
-    home = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    home = own = folder.parent.parent if folder.parent.name == "checkpoints" else folder
     if folder.parent == HOME:  # what came with the package stays as it is
         home = Path("reports") / folder.name
     if chosen.data is not None:
@@ -52,5 +52,4 @@ def run(args: list[str]) -> None:
         found.tables.append(follow_chain_rule(trained.model, *chain, test.some(chosen.images).images))
     found.save(home)
     print("\n\n".join(table.markdown() for table in found.tables))
-    elsewhere = home not in (folder, folder.parent.parent)
-    print(f"\nreport: {write_report(home, path if elsewhere else None)}")
+    print(f"\nreport: {write_report(home, None if home == own else path)}")

@@ -11,7 +11,7 @@ from image_transformer.cli.flags import parse
 from image_transformer.config.data import DataConfig
 from image_transformer.config.families import FAMILIES
 from image_transformer.config.model import ModelConfig, Paper
-from image_transformer.config.run import RunConfig, load_config
+from image_transformer.config.run import RunConfig, load_config, resuming
 from image_transformer.config.train import TrainConfig
 from image_transformer.files import begun_here
 from image_transformer.geometry.patterns import attends
@@ -68,7 +68,7 @@ def run(args: list[str]) -> None:
     from image_transformer.training.errors import Interrupted
     from image_transformer.training.loop import train
 
-    onward = f"image-transformer train {name} --out {out} --resume"
+    onward = resuming(name, out)
     try:
         best = train(RunConfig(base.recipe, chosen.model, chosen.data, chosen.train), out, resume=chosen.resume)
     except Interrupted as stop:

@@ -64,7 +64,7 @@ def load_config(path: Path) -> RunConfig:
 def resuming(recipe: str, run: Path) -> str:
     """The command that goes on with a run of a recipe, or of a configuration of one's own."""
     folder = shlex.quote(str(run))
-    what = f"{folder}/config.yaml" if recipe == "custom" else recipe
+    what = f"{folder}/config.yaml" if recipe == "custom" else shlex.quote(recipe)
     return f"image-transformer train {what} --out {folder} --resume"
 
 

@@ -22,14 +22,6 @@ def make_optimizers(
 
     bf16: whether the device is fast at it. processes: those that have the same model, and the same gradients.
     """
-    made = _made(model, config, bf16, processes)
-    for optimizer in made:
-        for group in optimizer.param_groups:
-            group["base_lr"] = group["lr"]
-    return made
-
-
-def _made(model: nn.Module, config: TrainConfig, bf16: bool, processes: Processes | None) -> list[Optimizer]:
     parameters = list(model.parameters())
     if config.optimizer == "adam":  # Vaswani et al. (2017), 5.3
         return [Adam(parameters, lr=config.lr, betas=(0.9, 0.98), eps=1e-9)]
@@ -162,14 +154,18 @@ def _adamw(parameters: Iterable[torch.Tensor], config: TrainConfig) -> AdamW:
 def set_learning_rates(
     optimizers: Iterable[Optimizer], config: TrainConfig, *, width: int, images_seen: int, progress: float
 ) -> float:
-    """Set every group's rate for the update after `images_seen` images, `progress` of the way; returns the factor."""
+    """Set every rate for the update after `images_seen` images, `progress` of the way; returns the factor.
+
+    They follow from the configuration, not from the state of an optimizer, which a resumed run has from before.
+    """
     if config.schedule == "vaswani":
         factor = vaswani(images_seen // config.batch, config.warmup, width)
     else:
         factor = warmup_constant_decay(images_seen + config.batch, progress, config.warmup, config.decay)
     for optimizer in optimizers:
+        rate = config.muon_lr if isinstance(optimizer, Muon) else config.lr
         for group in optimizer.param_groups:
-            group["lr"] = factor * group["base_lr"]
+            group["lr"] = factor * rate
     return factor
 
 

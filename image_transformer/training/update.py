@@ -152,15 +152,12 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take in a state, whole or cut as this one is, of a model of the same weights, but keep the learning rates."""
+        """Take in a state, in one piece or cut as this one is, of a model of the same weights."""
         load_whole(self.model, state["model"])
         if self.average is not None:
             load_whole(self.average, state["average"])
         for optimizer, one in zip(self.optimizers, state["optimizers"], strict=True):
-            rates = [group["base_lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(one)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["base_lr"] = rate
             cut_states(optimizer)
 
 
