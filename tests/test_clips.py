@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import LIKELIHOODS, assert_no_future, make_model, random_images
 from PIL import Image
+from torch import nn
 
 import image_transformer as it
 from image_transformer.cli.main import main
@@ -56,7 +57,7 @@ every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS)
 
 def of_clips(scheme="wavefront", likelihood="dmol", sight="near", count=2, actions=False, **fields):
     conditions = (Frames(count, sight), *([Action(ACTIONS)] if actions else []))
-    options = {"shape": SHAPE, "encoder_depth": 1, "conditions": conditions} | fields
+    options = {"shape": SHAPE, "encoder_depth": 1, "conditions": conditions, "look": True} | fields
     return make_model(SCHEMES[scheme], likelihood=likelihood, **options)
 
 
@@ -109,7 +110,8 @@ def test_total_probability_of_all_clips_is_one(likelihood):
 def test_gradients_reach_every_weight_of_the_reader():
     model = of_clips(actions=True)
     model.log_prob(random_images(2, SHAPE), frames=clips(2, 2), action=[1, 2]).sum().backward()
-    for name, weight in [*model.network.placed.named_parameters(), *model.network.stem.named_parameters()]:
+    network, looks = model.network, [block.looks for block in model.network.blocks]
+    for name, weight in [*nn.ModuleList([network.placed, network.stem, *looks]).named_parameters()]:
         assert weight.grad is not None and weight.grad.abs().sum() > 0, name
 
 

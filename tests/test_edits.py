@@ -29,6 +29,7 @@ from image_transformer.inference import tiled
 from image_transformer.inference.sampling import generate, generate_naive
 from image_transformer.measures import edits as measures
 from image_transformer.measures.scenes import is_scene, read_scene
+from image_transformer.networks.attention import Look
 from image_transformer.recipes import recipe
 from image_transformer.sharing import program_of
 from image_transformer.training.batches import Batches
@@ -49,7 +50,7 @@ every_editor = pytest.mark.parametrize(
 
 def editor(scheme="wavefront", likelihood="dmol", sight="near", text=True, **fields):
     conditions = (Source(sight), *([Text(24)] if text else []))
-    options = {"shape": SHAPE, "encoder_depth": 1, "conditions": conditions} | fields
+    options = {"shape": SHAPE, "encoder_depth": 1, "conditions": conditions, "look": sight == "all"} | fields
     return make_model(SCHEMES[scheme], likelihood=likelihood, **options)
 
 
@@ -74,21 +75,26 @@ def test_all_of_a_source_and_the_text_reach_every_prediction(likelihood):
         assert (model(image, {"source": source, "text": Text(24).codes(["darkes"])}) != params).any(-1).all()
 
 
-def test_a_near_source_moves_what_is_drawn_around_it():
-    """Where pixels see no others: those of the blocks of 8 x 8 that see it, 4 on each side, and 1 by the features."""
+@pytest.mark.parametrize("look", [False, True])
+def test_a_near_source_moves_what_is_drawn_around_it(look):
+    """Where pixels see no others: those of blocks whose reader sees it, or that look at what such a reader reads."""
     shape = (1, 20, 24)
-    model = make_model((Wavefront(1), (Nothing(),)), shape=shape, mix=0, encoder_depth=1, conditions=(Source(),))
+    fields = {"shape": shape, "mix": 0, "encoder_depth": 1, "conditions": (Source(),), "look": look}
+    model = make_model((Wavefront(1), (Nothing(),)), **fields)
     image, source, p = random_images(1, shape), random_images(1, shape, 2), model.layout.positions
-    row, col = np.divmod(np.arange(20 * 24), 24)
-    top, left = p.row // 8 * 8, p.col // 8 * 8
+    pixels = layout(Raster(), shape, False).positions
+    down, right = abs(pixels.row[:, None] - pixels.row), abs(pixels.col[:, None] - pixels.col)
+    read = Around((8, 8), (4, 4)).sees(pixels[:, None], pixels[None]) @ ((down <= 1) & (right <= 1))
+    looked_at = Around((8, 8), (4, 4)).sees(p[:, None], pixels[None]) @ read  # (positions, pixels of the source)
+    told = looked_at if look else read[p.row * 24 + p.col]
     with torch.inference_mode():
         params = model(image, {"source": source})
-        for pixel in range(0, len(row), 7):
+        for pixel in range(0, len(pixels), 7):
             other = source.clone()
             other.view(-1)[pixel] ^= 0x80
             moved = (model(image, {"source": other}) != params).any(-1)[0].numpy()
-            near = (row[pixel] >= top - 5) & (row[pixel] < top + 13) & (col[pixel] >= left - 5)
-            assert (moved == (near & (col[pixel] < left + 13))).all(), pixel
+            assert (moved == told[:, pixel]).all(), pixel
+    assert not told.all(), "or nothing is far"
 
 
 def test_a_near_reader_does_not_know_where_it_is():
@@ -97,7 +103,7 @@ def test_a_near_reader_does_not_know_where_it_is():
     model, source = editor("raster", shape=shape), random_images(1, shape)
     reader, read = model.network.placed["source"], [model.network.encoders["text"](Text(24).codes(["darker"]))]
     with torch.inference_mode():
-        before, after = (reader(one, read).view(40, 40, -1) for one in (source, source.roll((8, 8), (2, 3))))
+        before, after = (reader(one, read)[0].view(40, 40, -1) for one in (source, source.roll((8, 8), (2, 3))))
     torch.testing.assert_close(before[8:24, 8:24], after[16:32, 16:32], rtol=0, atol=1e-6)
     assert (before[8:24, 8:24] - before[16:32, 16:32]).abs().max() > 1e-3
 
@@ -116,6 +122,21 @@ def test_tiles_around_are_what_a_block_sees(size):
     assert (found == sees).all()
     later = p.index[None] > p.index[:, None]
     assert (sees & later).any() and (sees & later.T).any(), "what comes before, and what comes after"
+
+
+@pytest.mark.parametrize("sub_pixels", [False, True])
+def test_a_look_sees_the_pixels_around_of_a_whole_image_as_of_some_positions(sub_pixels):
+    pattern, shape = Around((2, 3), (1, 2)), (3, 5, 8)
+    image, picture = layout(Wavefront(1), shape, sub_pixels), layout(Raster(), shape, False)
+    look, p = Look(pattern, image, picture), image.positions
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, len(its), 4, dtype=torch.float64) for its in (p, *[picture.positions] * 2))
+    sees = torch.from_numpy(pattern.sees(p[:, None], picture.positions[None]))
+    assert not sees.all() and len(p) == len(sees) == (120 if sub_pixels else 40)
+    expected = (q @ k.mT / 2).masked_fill(~sees, -torch.inf).softmax(-1) @ v
+    torch.testing.assert_close(look.of(slice(None))(q, k, v), expected)
+    for at in torch.randperm(len(p)).split(7):
+        torch.testing.assert_close(look.of(at)(q[:, :, at], k, v), expected[:, :, at])
 
 
 def test_gradients_reach_every_weight_of_the_reader():

@@ -170,6 +170,9 @@ class Modern(Transformer):
     """Nearest generated pixels whose states every feed-forward layer mixes into a position's own; 0 for none."""
     places: Literal["learned", "none"] = "learned"
     """Codes of rows and columns; with none, and no attention, a model does not know where in an image it is."""
+    look: bool = False
+    """Whether every layer attends to a source, or to the frames before, near or all as these say; if not, a pixel is
+    only given what is read at its own place. It pays where things move, and costs time where they do not."""
     gate: Literal["silu", "relu"] = "silu"
     """What opens the gates of the feed-forward layers."""
 

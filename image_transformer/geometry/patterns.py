@@ -242,21 +242,22 @@ class Tiles:
 
 
 @lru_cache(maxsize=64)
-def tiles(pattern: Sight, layout: Layout) -> tuple[Tiles, ...]:
+def tiles(pattern: Sight, layout: Layout, seen: Layout | None = None) -> tuple[Tiles, ...]:
     """The pattern as full tiles: every query is in exactly one, beside all keys that its block sees.
 
-    Derived from `sees`. Blocks cut off by an edge of the image form tiles of their own, so nothing is padded.
+    Derived from `sees`. Blocks cut off by an edge of the image form tiles of their own, so nothing is padded. seen: the
+    layout of the keys, where they are not the queries themselves.
     """
-    p = layout.positions
+    p, k = layout.positions, (seen or layout).positions
     block = pattern.block(p)
     by_block = np.argsort(block, kind="stable")
     members = np.split(by_block, np.flatnonzero(np.diff(block[by_block])) + 1)
     groups: dict[tuple[int, ...], list[tuple[IntArray, IntArray, BoolArray]]] = {}
     for queries in members:
-        keys = pattern.nearby(p[queries], layout)
-        allowed = pattern.sees(p[queries][:, None], p[keys][None])
-        seen = allowed.any(0)
-        keys, allowed = keys[seen], allowed[:, seen]
+        keys = pattern.nearby(p[queries], seen or layout)
+        allowed = pattern.sees(p[queries][:, None], k[keys][None])
+        useful = allowed.any(0)
+        keys, allowed = keys[useful], allowed[:, useful]
         groups.setdefault(allowed.shape, []).append((queries, keys, allowed))
     return tuple(_stacked(group) for group in groups.values())
 

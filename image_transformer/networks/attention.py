@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 from image_transformer.geometry.order import IntArray, Layout
-from image_transformer.geometry.patterns import Sight, tiles
+from image_transformer.geometry.patterns import Around, Sight, tiles
 
 CHUNK = 2**20  # attention scores that are worked on at once on a CPU: 2 MB in bfloat16
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, a, l, e) queries, keys, values -> (b, a, l, e)
@@ -49,15 +50,16 @@ class TiledAttention(nn.Module):
     """Attention of all positions of an image under a pattern: dense calls on full tiles, never an l x l mask.
 
     The tiles are derived from `pattern.sees`; see `patterns.tiles`. Called with queries `(b, a, l, e)`, keys and values
-    `(b, a / groups, l, e)`: that many consecutive heads of the queries share the keys and values of one.
+    `(b, a / groups, l, e)`: that many consecutive heads of the queries share the keys and values of one. Those of
+    another layout if `seen` says so.
     """
 
     restore: Tensor
 
-    def __init__(self, pattern: Sight, layout: Layout, groups: int = 1) -> None:
+    def __init__(self, pattern: Sight, layout: Layout, groups: int = 1, seen: Layout | None = None) -> None:
         super().__init__()
         self.groups = groups
-        parts = tiles(pattern, layout)
+        parts = tiles(pattern, layout, seen)
         self.queries = nn.ModuleList(_Gather(part.queries) for part in parts)
         self.keys = nn.ModuleList(_Gather(part.keys) for part in parts)
         self.causal = [groups == 1 and _is_triangle(part.allowed) for part in parts]
@@ -83,10 +85,38 @@ class TiledAttention(nn.Module):
         return out if self.in_order else out.index_select(2, self.restore)
 
 
+class Look(nn.Module):
+    """Attention of the positions of an image to the pixels of a picture that is given: those `Around`, or all.
+
+    Whole images look by tiles, the positions of one step by a mask.
+    """
+
+    block: Tensor
+    seen: Tensor
+
+    def __init__(self, pattern: Around | None, layout: Layout, picture: Layout) -> None:
+        super().__init__()
+        self.tiled = None if pattern is None else TiledAttention(pattern, layout, seen=picture)
+        if pattern is not None:
+            p = layout.positions
+            _, first, block = np.unique(pattern.block(p), return_index=True, return_inverse=True)
+            self.register_buffer("block", torch.from_numpy(block), persistent=False)
+            seen = pattern.sees(p[first][:, None], picture.positions[None])  # (blocks, m)
+            self.register_buffer("seen", torch.from_numpy(seen), persistent=False)
+
+    def of(self, at: Tensor | slice) -> Attend:
+        """The attention of the positions `at`: of some, or `slice(None)`."""
+        if self.tiled is None:
+            return full_attention
+        if isinstance(at, slice):
+            return self.tiled
+        return partial(full_attention, there=self.seen[self.block[at]][None, None])
+
+
 def full_attention(q: Tensor, k: Tensor, v: Tensor, there: Tensor | None = None) -> Tensor:
     """Attention of queries `(b, a, l, e)` to all of the keys and values `(b, a, m, e)` that are `there`.
 
-    there: bool (b, 1, 1, m), False where a key is padding; all are if not given.
+    there: bool (b, 1, 1, m), False where a key is padding, or (1, 1, l, m); all are if not given.
     """
     k, v = k.to(q.dtype), v.to(q.dtype)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:

@@ -7,7 +7,7 @@ best linear predictor of the data (`closed_form_start`) instead of from noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -31,12 +31,21 @@ from image_transformer.geometry.order import Layout, Raster
 from image_transformer.geometry.order import layout as layout_of
 from image_transformer.geometry.patterns import Around, Near, attends
 from image_transformer.likelihoods.base import Likelihood, to_unit
-from image_transformer.networks.attention import Attend, TiledAttention, full_attention
+from image_transformer.networks.attention import Attend, Look, TiledAttention, full_attention
 from image_transformer.networks.noise import Dropout
 from image_transformer.networks.skip import LinearSkip, Neighbours
-from image_transformer.networks.transformer import Context, LocalTransformer, Memory, Reach, Vector, joined
+from image_transformer.networks.transformer import (
+    Context,
+    KeysAndValues,
+    LocalTransformer,
+    Memory,
+    Reach,
+    Vector,
+    joined,
+)
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines
+Picture = tuple[Tensor, Tensor, Attend]  # the keys and values of its pixels, and how positions attend to them
 RUNS, RUN_CODES = (3, 4, 5, 6, 8), 4096  # lengths of runs of bytes, and how many codes they are hashed to
 BLOCK, BESIDE = (8, 8), (4, 4)  # pixels of a source that are read together, and those seen around them
 Seen = Source | Frames  # what a pixel is told of by sight, near or all
@@ -91,8 +100,9 @@ class ModernTransformer(LocalTransformer):
         self.placed = self.readers(self.PLACED, config, layout)
         everywhere = config.condition(Text) is not None  # words are heard in layers, too, that see no other pixels
         cross = [everywhere or (len(self.encoders) > 0 and attends(p)) for p in config.patterns]
+        looks = tuple(self.placed) if config.look else ()
         self.blocks = nn.ModuleList(
-            Block(config, its, config.mix, attends(p)) for its, p in zip(cross, config.patterns, strict=True)
+            Block(config, its, config.mix, attends(p), looks) for its, p in zip(cross, config.patterns, strict=True)
         )
         self.head = nn.Linear(width, likelihood.num_params, bias=False)
         likelihood.init_head(self.head.weight)
@@ -118,8 +128,11 @@ class ModernTransformer(LocalTransformer):
         with torch.autocast(image.device.type, enabled=False):  # bfloat16 has no room for neighbouring levels
             x = self.dropout(self.stem(features) + place)
         rotate = self.rotary(at)
+        look = {name: reader.look.of(at) for name, reader in self.placed.items()}
         for layer, (block, reach) in enumerate(zip(self.blocks, reaches, strict=True)):
-            x = block(x, rotate, reach, context.of_layer(layer))
+            seen = context.pictures[layer].items() if context.pictures else ()
+            pictures = {name: (*keys_and_values, look[name]) for name, keys_and_values in seen}
+            x = block(x, rotate, reach, context.of_layer(layer), pictures=pictures)
         with torch.autocast(x.device.type, enabled=False):  # a mean in bfloat16 would be off by half a level
             params = self.head(_norm(x.to(features.dtype)))
             return params if self.skip is None else params + self.skip(features, at)
@@ -241,7 +254,7 @@ class FramesFeatures(SourceFeatures):
 
 
 class SourceReader(nn.Module):
-    """Reads the source, or the frames before, and what else the model is told: a state for each position.
+    """Reads the source, or the frames before, and what else the model is told: a state for each pixel.
 
     By blocks that attend to the pixels around, or to all, and to what the encoders have read, such as an instruction.
     """
@@ -262,7 +275,9 @@ class SourceReader(nn.Module):
         self.places = nn.Embedding(self.num_states, config.width) if far else None  # the others know no sides
         if self.places is not None:
             nn.init.normal_(self.places.weight, std=0.02)
-        self.attend = _all_heads if far else TiledAttention(Around(BLOCK, BESIDE), seen, config.groups)
+        pattern = None if far else Around(BLOCK, BESIDE)
+        self.attend = _all_heads if pattern is None else TiledAttention(pattern, seen, config.groups)
+        self.look = Look(pattern, layout, seen)
         self.rotary = Rotary2D(seen.positions.row, seen.positions.col, config.head_width)
         kinds = [type(one) for one in config.conditions if type(one) in ModernTransformer.ENCODERS]
         self.nowhere = not far and Low not in kinds  # of a text alone, all positions ask alike
@@ -271,8 +286,11 @@ class SourceReader(nn.Module):
         self.output = nn.Linear(config.width, config.width, bias=False)
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, source: Tensor, read: Sequence[Any]) -> Tensor:
-        """`(b, l, d)` of `source` as `features` take it; `read` is what the encoders have made of other conditions."""
+    def forward(self, source: Tensor, read: Sequence[Any]) -> tuple[Tensor, Rotation]:
+        """States `(b, m, d)` of the pixels of `source` as `features` take it, row by row, and their rotations.
+
+        read: what the encoders have made of other conditions.
+        """
         rotate = self.rotary(slice(None))
         asking = read[0][1] if self.nowhere and read else None
         with torch.autocast(source.device.type, enabled=False):
@@ -281,8 +299,12 @@ class SourceReader(nn.Module):
         for block in self.blocks:
             memory = joined([block.remember(*one) for one in read]) if block.cross is not None else None
             x = block(x, rotate, Reach(self.attend), memory, asking)
-        states: Tensor = self.output(_norm(x))
-        return states[:, self.pixel]
+        return _norm(x), rotate
+
+    def placed(self, states: Tensor, rotate: Rotation) -> Tensor:
+        """What its states add to each position of the image, `(b, l, d)`."""
+        added: Tensor = self.output(states)
+        return added[:, self.pixel]
 
 
 class Encoder(nn.Module):
@@ -409,14 +431,20 @@ class Block(nn.Module):
     With `cross`, attention to what an encoder has read comes between them; without `attends`, there is no attention to
     other positions.
     With `mix`, the feed-forward layer is given a mixture of the states at so many neighbours and its own.
-    Of a memory it asks from where its positions are (`rotate`), or from `asking`.
+    Of a memory it asks from where its positions are (`rotate`), or from `asking`. looks: the conditions whose pictures
+    it also attends to.
     """
 
-    def __init__(self, config: Modern, cross: bool = False, mix: int = 0, attends: bool = True) -> None:
+    looks: Any
+
+    def __init__(
+        self, config: Modern, cross: bool = False, mix: int = 0, attends: bool = True, looks: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.mix = nn.Parameter(torch.zeros(mix, config.width)) if mix else None
         self.attention = SelfAttention(config) if attends else None
         self.cross = CrossAttention(config) if cross else None
+        self.looks = nn.ModuleDict({name: CrossAttention(config) for name in looks})
         self.gate = {"silu": silu, "relu": relu}[config.gate]
         self.gate_up = nn.Linear(config.width, 2 * config.feed_forward, bias=False)
         self.down = nn.Linear(config.feed_forward, config.width, bias=False)
@@ -428,13 +456,26 @@ class Block(nn.Module):
         assert self.cross is not None
         return Memory(*self.cross.keys_and_values(states, rotate), there)
 
+    def look_at(self, pictures: Mapping[str, tuple[Tensor, Rotation]]) -> dict[str, KeysAndValues]:
+        """What the states `(b, m, d)` of pictures, by the names of their conditions, are to this layer."""
+        return {name: look.keys_and_values(*pictures[name]) for name, look in self.looks.items()}
+
     def forward(
-        self, x: Tensor, rotate: Rotation, reach: Reach, memory: Memory | None = None, asking: Rotation | None = None
+        self,
+        x: Tensor,
+        rotate: Rotation,
+        reach: Reach,
+        memory: Memory | None = None,
+        asking: Rotation | None = None,
+        pictures: Mapping[str, Picture] = {},
     ) -> Tensor:
         if self.attention is not None and reach.attend is not None:
             x = x + self.drop_attention(self.attention(_norm(x), rotate, reach.attend))
         if self.cross is not None and memory is not None:
-            x = x + self.drop_cross(self.cross(_norm(x), asking or rotate, memory))
+            attend = partial(full_attention, there=memory.there)
+            x = x + self.drop_cross(self.cross(_norm(x), asking or rotate, memory.keys, memory.values, attend))
+        for name, picture in pictures.items():
+            x = x + self.drop_cross(self.looks[name](_norm(x), rotate, *picture))
         seen = _norm(x)
         if self.mix is not None and reach.mix is not None:
             seen = reach.mix(seen, self.mix)
@@ -463,7 +504,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention to the encoder's states, with normalised queries and keys that know where they are."""
+    """Multi-head attention to what a reader has made of a condition; queries and keys are normalised and rotated."""
 
     def __init__(self, config: Modern) -> None:
         super().__init__()
@@ -475,12 +516,12 @@ class CrossAttention(nn.Module):
         self.output = nn.Linear(total, config.width, bias=False)
         nn.init.zeros_(self.output.weight)
 
-    def keys_and_values(self, encoded: Tensor, rotate: Rotation) -> tuple[Tensor, Tensor]:
+    def keys_and_values(self, encoded: Tensor, rotate: Rotation) -> KeysAndValues:
         """`(b, a, m, e)` each, of the states `(b, m, d)`."""
         k, v = self.key_value(encoded).unflatten(-1, (2 * self.heads, -1)).transpose(1, 2).chunk(2, 1)
         return _rotate(_norm(k), rotate), v
 
-    def forward(self, x: Tensor, rotate: Rotation, memory: Memory) -> Tensor:
+    def forward(self, x: Tensor, rotate: Rotation, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
         q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         q = _rotate(_norm(q), rotate) * self.gain.to(q.dtype)
-        return self.output(full_attention(q, *memory).transpose(1, 2).flatten(2))
+        return self.output(attend(q, k, v).transpose(1, 2).flatten(2))

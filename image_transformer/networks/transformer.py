@@ -24,6 +24,8 @@ from image_transformer.networks.base import Network, refuse_unknown
 from image_transformer.networks.cache import KVCache
 from image_transformer.networks.mixing import Mix, Mixing, MixingCache
 
+KeysAndValues = tuple[Tensor, Tensor]
+
 
 class Memory(NamedTuple):
     """What a layer attends to beside the image: keys and values `(b, a, m, e)`, and where they are no padding.
@@ -41,12 +43,14 @@ class Context:
     """What a transformer has read of the conditions of a batch of images, once for all positions and layers.
 
     added: what is added to every position, `(b, 1, d)`, or to each, `(b, l, d)`. memory: for each layer what it attends
-    to beside the image, None for one that does not attend.
+    to beside the image, None for one that does not attend. pictures: for each layer the keys and values `(b, a, m, e)`
+    of the pictures that it looks at, by the names of their conditions.
     given: the conditions themselves, for local features of them.
     """
 
     added: Tensor | None = None
     memory: tuple[Memory | None, ...] = ()
+    pictures: tuple[dict[str, KeysAndValues], ...] = ()
     given: Given = field(default_factory=dict)
 
     def added_at(self, at: Tensor | slice) -> Tensor | None:
@@ -84,8 +88,8 @@ class LocalTransformer(Network):
     layer mixes. The schedule follows from the patterns, the inputs, and the neighbours.
 
     What a family makes of a condition of each kind: a vector added to every position, features of each position, an
-    encoder of a memory that every layer attends to, or a reader of states added to each position, which attends to
-    those memories, too.
+    encoder of a memory that every layer attends to, or a reader of a picture, which attends to those memories, too: its
+    states are added to the positions where they are, and layers may look at them.
     """
 
     VECTORS: ClassVar[dict[type[Condition], Any]] = {}
@@ -131,18 +135,22 @@ class LocalTransformer(Network):
     def read(self, given: Given) -> Context:
         read = [encoder(given[name]) for name, encoder in self.encoders.items()]
         added = [vector(given[name]) for name, vector in self.vectors.items()]
-        added += [reader(given[name], read) for name, reader in self.placed.items()]
+        seen = {name: reader(given[name], read) for name, reader in self.placed.items()}
+        added += [self.placed[name].placed(*states) for name, states in seen.items()]
         memory: list[Memory | None] = []
         for block in self.blocks if read else ():
             memory.append(None if block.cross is None else joined([block.remember(*one) for one in read]))
-        return Context(sum(added[1:], added[0]) if added else None, tuple(memory), given)
+        pictures = tuple(block.look_at(seen) for block in self.blocks) if seen else ()
+        return Context(sum(added[1:], added[0]) if added else None, tuple(memory), pictures, given)
 
     def of_rows(self, context: Context, rows: Tensor) -> Context:
         memory = tuple(
             one and Memory(one.keys[rows], one.values[rows], None if one.there is None else one.there[rows])
             for one in context.memory
         )
-        return Context(None if context.added is None else context.added[rows], memory, select(context.given, rows))
+        pictures = tuple({name: (k[rows], v[rows]) for name, (k, v) in layer.items()} for layer in context.pictures)
+        added = None if context.added is None else context.added[rows]
+        return Context(added, memory, pictures, select(context.given, rows))
 
     def forward(self, image: Tensor, context: Context | None = None) -> Tensor:
         reaches = self.reaches(list(self.tiled), [self.mixing] * self.config.depth)
@@ -186,6 +194,7 @@ class LocalTransformer(Network):
         states = sum(encoder.num_states for encoder in self.encoders.values())
         placed = sum(reader.num_states for reader in self.placed.values())
         memory = states * config.heads * (2 * config.depth * config.head_width + 2 * (positions + states))
+        memory += placed * config.heads * 2 * config.depth * config.head_width
         return ((positions + placed) * kept + memory) * size
 
 

@@ -112,7 +112,7 @@ def bouncing() -> RunConfig:
     return RunConfig(
         model=Modern(
             shape=(1, 16, 16), attention=(Nothing(),), depth=4, width=64, heads=2, feed_forward=128,
-            likelihood="chained", min_log_scale=-10.0, conditions=(Frames(2),),
+            likelihood="chained", min_log_scale=-10.0, encoder_depth=1, conditions=(Frames(2),), look=True,
         ),
         data=DataConfig(source="bouncing"),
         train=TrainConfig(
@@ -126,7 +126,7 @@ def world() -> RunConfig:
     """A world model: the next frame, reward and end, given the frame before and the action; see docs/video.md."""
     config = variant(
         bouncing(), shape=(3, 33, 32), attention=(Nothing(), Nothing(), Nothing(), Local1D(128, 128)),
-        encoder_depth=1, conditions=(Frames(1), Action()),
+        conditions=(Frames(1), Action()), look=False,
     )  # fmt: skip
     train = replace(
         config.train, images=20_000, batch=8, warmup=500, validate_every=5_000, validation_images=300, save_every=5_000
