@@ -89,7 +89,7 @@ def main() -> None:
     before = it.evaluate(exact, test.some(1000).images, **model.of(test.some(1000), only=model.untold))
     after = it.evaluate(model, test.some(1000).images, **model.of(test.some(1000), only=model.untold))
     mini = it.load_data("cifar10-mini", "test", shape=config.model.shape)
-    few = mini.some(100)
+    few = mini.some(30)
     all_of_them = None if model.config.conditions else result.per_image[:, None]
     gap = entropy_gap(model, test.some(chosen.samples), seed=1, photographs=all_of_them).of_rows()
     tried = test.some(CLASSIFIED)
@@ -104,7 +104,7 @@ def main() -> None:
         standard_error=result.standard_error,
         images=len(test),
         mini_bits_per_dim=it.bits_per_dim(model, mini.images, **model.of(mini, only=model.untold)),
-        mini_100_bits_per_dim=it.bits_per_dim(model, few.images, **model.of(few, only=model.untold)),
+        mini_30_bits_per_dim=it.bits_per_dim(model, few.images, **model.of(few, only=model.untold)),
         lost_by_rounding=after.bits_per_dim - before.bits_per_dim,
         entropy_gap=gap[2],
         entropy_gap_error=gap[3],

@@ -23,6 +23,7 @@ from image_transformer.geometry.patterns import Full, Local1D, Local2D
 from image_transformer.inference.sampling import generate, generate_naive
 from image_transformer.inference.scoring import bits_per_dim, classify, evaluate
 from image_transformer.model import ImageModel
+from image_transformer.networks.attention import full_attention
 from image_transformer.recipes import recipe
 from image_transformer.show.records import read_metrics
 from image_transformer.training.loop import train
@@ -116,7 +117,7 @@ def test_cross_attention_knows_where_things_are_but_not_absolutely():
             # two keys, one of them zero: the weight of the other says its score
             k = torch.stack([keys[:, :, m], torch.zeros_like(keys[:, :, m])], 2)
             v = torch.cat([value, torch.zeros_like(value)], 2)
-            weight = cross(state, rotate, (k, v))[0, 0, 0].item()
+            weight = cross(state, rotate, k, v, full_attention)[0, 0, 0].item()
             seen.setdefault((row - m // 6 * 2, col - m % 6 * 2), []).append(weight)
     assert all(max(w) - min(w) < 1e-6 for w in seen.values())
     far = [w[0] for w in seen.values()]

@@ -25,9 +25,9 @@ def mini(model, count=None):
 @every_released
 def test_bits_per_dim_on_the_embedded_images_are_those_of_the_card(name):
     model = it.load(name)
-    images, told = mini(model, 100)
+    images, told = mini(model, 30)
     card = card_of(name)
-    assert it.bits_per_dim(model, images, **told) == pytest.approx(card.mini_100_bits_per_dim, abs=0.001)
+    assert it.bits_per_dim(model, images, **told) == pytest.approx(card.mini_30_bits_per_dim, abs=0.001)
     assert sum(p.numel() for p in model.parameters()) == card.parameters
     assert read_state(folder_of(name)).images_seen == card.images_seen
     assert abs(card.lost_by_rounding) <= 0.002

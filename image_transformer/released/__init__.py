@@ -33,8 +33,8 @@ class Card:
     """Images of the test set."""
     mini_bits_per_dim: float
     """On the 1,000 test images that come with the package."""
-    mini_100_bits_per_dim: float
-    """On 100 of these."""
+    mini_30_bits_per_dim: float
+    """On the first 30 of these."""
     lost_by_rounding: float
     """bits/dim that rounding the weights cost, on 1,000 test images."""
     entropy_gap: float
