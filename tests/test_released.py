@@ -114,6 +114,12 @@ def test_an_exported_model_is_the_model_in_16_bits(tmp_path, release):
     assert main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "light"), "--calibrate", "500"]) == 2
 
 
+@pytest.mark.parametrize("flags", [["--data", "x"], ["--size", "8", "8"], ["--skip-bad"]], ids=lambda flags: flags[0])
+def test_images_are_not_fitted_where_none_are_read(flags, tmp_path, release, capsys):
+    assert main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "light"), *flags]) == 2
+    assert f"{flags[0]} is for --calibrate and --coding" in capsys.readouterr().err
+
+
 def test_a_weight_that_16_bits_cannot_hold_is_kept_whole(tmp_path, release):
     from image_transformer import checkpoint
 

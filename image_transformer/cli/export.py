@@ -34,9 +34,10 @@ def run(args: list[str]) -> None:
     at_least(0, calibrate=chosen.calibrate)
     if chosen.to.exists():
         raise UsageError(f"--to {chosen.to} is there already: choose another")
-
-    if chosen.data is not None and not (chosen.coding or chosen.calibrate):
-        raise UsageError("--data is for --calibrate and --coding")
+    if not (chosen.coding or chosen.calibrate):
+        for flag, given in (("--data", chosen.data), ("--size", chosen.size), ("--skip-bad", chosen.skip_bad)):
+            if given:
+                raise UsageError(f"{flag} is for --calibrate and --coding")
     if chosen.coding:
         if chosen.program or chosen.calibrate:
             raise UsageError("--coding goes without --program and --calibrate")
