@@ -1,6 +1,9 @@
-"""What earlier frames should be read by, on `bouncing`: bits of a frame, at equal time, over several seeds.
+"""Three ways to read earlier frames of `bouncing`, at equal time: bits of a frame, over several seeds.
 
 python benchmarks/clips_at_equal_time.py [--minutes 5] [--seeds 3] [--out FOLDER]
+
+The third is attention over four frames at once, one below the other in a tall image, with a batch, a warm-up and
+validations for images four times as large.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ from image_transformer.geometry.order import Raster
 from image_transformer.geometry.patterns import Local1D, Nothing
 
 FRAMES, WINDOW, SIZE = 20, 4, 16  # of a clip, of a tall image, and pixels a side
-FORMS = ("layers look at the frames before", "the frames before, read at a pixel's own place", "1D over four frames")
 
 
 def main() -> None:
@@ -37,14 +39,12 @@ def main() -> None:
     given = f"{args.minutes:g} CPU-minutes, {args.seeds} seeds"
     print(f"| {given} | first | second | later ones | frames seen | steps a frame |")
     print("|---|--:|--:|--:|--:|--:|", flush=True)
-    for number, form in enumerate(FORMS):
+    for number, (form, config) in enumerate(forms(args.out / "tall").items()):
         found, seen, steps = [], 0, 0
         for seed in range(args.seeds):
             run = args.out / f"form-{number}-seed-{seed}"
-            config = configured(number, args.out / "tall")
             train = replace(config.train, images=10**9, clock="cpu", minutes=args.minutes, seed=seed)
-            if not run.exists():
-                it.train(replace(config, recipe="custom", train=train), run, show_progress=False)
+            it.train(replace(config, recipe="custom", train=train), run, resume=run.exists(), show_progress=False)
             model = it.load(run)
             frames = model.config.shape[1] // SIZE  # in an image
             found.append(bits(model, args.out / "tall"))
@@ -55,14 +55,16 @@ def main() -> None:
         print(f"| {form} | {cells} | {seen:,} | {steps} |", flush=True)
 
 
-def configured(form: int, tall: Path) -> RunConfig:
+def forms(tall: Path) -> dict[str, RunConfig]:
     config = it.recipe("bouncing")
-    if form < 2:
-        return replace(config, model=replace(config.model, look=form == 0))
     shape, attention = (1, WINDOW * SIZE, SIZE), (Nothing(), Local1D(SIZE**2, 2 * SIZE**2))
-    model = replace(config.model, shape=shape, order=Raster(), attention=attention, conditions=())
+    whole = replace(config.model, shape=shape, order=Raster(), attention=attention, conditions=(), look=False)
     train = replace(config.train, batch=8, warmup=500, validate_every=2_500, validation_images=200)
-    return replace(config, model=model, data=replace(config.data, source=str(tall)), train=train)
+    return {
+        "layers look at the frames before": config,
+        "the frames before, read at a pixel's own place": replace(config, model=replace(config.model, look=False)),
+        "1D over four frames": replace(config, model=whole, data=replace(config.data, source=str(tall)), train=train),
+    }
 
 
 def bits(model: it.ImageModel, tall: Path) -> list[float]:

@@ -10,6 +10,7 @@ from conftest import make_model, random_images, shrunken
 from image_transformer import checkpoint
 from image_transformer.checkpoint import CheckpointError
 from image_transformer.cli.main import main
+from image_transformer.conditions.frames import Frames
 from image_transformer.conditions.label import Label
 from image_transformer.geometry.boxes import box_mean
 from image_transformer.geometry.order import Raster, Wavefront
@@ -63,6 +64,19 @@ def test_a_model_that_forgets_the_class_keeps_the_rest_and_one_that_is_told_more
     assert carry_over(plain, told) == ["network.vectors.label is new"]
     torch.nn.init.zeros_(told.network.vectors["label"].weight)
     torch.testing.assert_close(told.log_prob(images, label="a"), before)
+
+
+def test_a_model_that_looks_starts_from_one_that_does_not():
+    fields = {"conditions": (Frames(1),), "encoder_depth": 1}
+    source, model = make_model(SCHEME, **fields), make_model(SCHEME, **fields, look=True)
+    said = carry_over(source, model)
+    assert said and all(one.endswith(".looks is new") for one in said)
+    images = random_images(2, (3, 5, 4))
+    frames = images.flip(0)[:, None]
+    assert not torch.allclose(model.log_prob(images, frames=frames), source.log_prob(images, frames=frames))
+    for block in model.network.blocks:  # as they start
+        torch.nn.init.zeros_(block.looks["frames"].output.weight)
+    torch.testing.assert_close(model.log_prob(images, frames=frames), source.log_prob(images, frames=frames))
 
 
 def test_inputs_of_a_new_condition_start_at_zero():

@@ -68,9 +68,10 @@ def clips(count, length, shape=SHAPE, seed=1):
 # ---- what reaches a frame ----
 
 
+@pytest.mark.parametrize("look", [False, True])
 @pytest.mark.parametrize(("scheme", "likelihood"), list(itertools.product(SCHEMES, LIKELIHOODS)))
-def test_no_clip_lets_the_future_in(scheme, likelihood):
-    model = of_clips(scheme, likelihood, actions=True)
+def test_no_clip_lets_the_future_in(scheme, likelihood, look):
+    model = of_clips(scheme, likelihood, actions=True, look=look)
     given = model.given(1, {"frames": clips(1, 2, seed=2), "action": "left"})
     assert_no_future(model, random_images(1, SHAPE), given)
 
@@ -84,6 +85,11 @@ def test_the_frames_before_reach_a_frame_and_older_ones_do_not():
             other[0, number].view(-1)[place] ^= 0x80
             changed = (model(image, model.given(1, {"frames": other})) != params).any(-1)
             assert changed.all() if number else not changed.any(), (number, place)
+
+
+def test_a_look_needs_something_to_look_at():
+    with pytest.raises(ValueError, match=r"^model.look needs a source or frames among model.conditions$"):
+        it.Modern(look=True)
 
 
 def test_a_missing_frame_is_no_black_one():
@@ -132,6 +138,17 @@ def same_by_all_methods(model, count, **options):
     drawn = [generate(model, count, method=method, **options) for method in ("cached", "naive")]
     drawn.append(generate(model, count, method="fixed-point", **options, **guess))
     assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_a_look_that_does_not_reach_all_of_a_frame_is_drawn_alike(likelihood):
+    """By whole passes, step by step, and by guesses; from nothing, and with pixels known."""
+    shape = (1, 14, 18)
+    model = of_clips("wavefront", likelihood, shape=shape)
+    mask = torch.rand(shape[1:], generator=torch.Generator().manual_seed(0)) < 0.3
+    known = {"known": random_images(2, shape, 4), "known_mask": mask}
+    for options in ({}, known):
+        same_by_all_methods(model, 2, frames=clips(2, 2, shape), **options)
 
 
 @pytest.mark.parametrize(("likelihood", "kind"), list(itertools.product(LIKELIHOODS, TOLD)))

@@ -584,8 +584,9 @@ def test_local_edits_may_be_learned_in_all_orientations(tmp_path):
 
 
 def test_a_program_of_an_editor(tmp_path):
-    """`log_prob` by `torch.export`, the text padded to its length."""
+    """`log_prob` by `torch.export`, the text padded to its length; of a look at what is near, too."""
     assert program_of(editor(sight="all").float())
+    assert program_of(editor(sight="near", text=False, look=True, shape=(1, 10, 12)).float())
 
 
 def test_the_order_of_conditions_does_not_matter_to_the_skip():

@@ -5,6 +5,9 @@ import pytest
 import torch
 from conftest import make_model, random_images
 
+from image_transformer.conditions.frames import Frames
+from image_transformer.conditions.source import Source
+from image_transformer.conditions.text import Text
 from image_transformer.config.rivals import PixelCNNpp
 from image_transformer.model import ImageModel
 from image_transformer.networks.noise import Dropout, normal, tell_keys, uniform
@@ -67,3 +70,14 @@ def test_an_image_has_the_same_noise_in_every_batch_and_other_noise_in_every_lay
     streams = [module.stream for module in model.modules() if isinstance(module, Dropout)]
     assert streams == list(range(len(streams)))
     assert len(streams) > 1
+
+
+def test_every_dropout_is_called_once_in_a_pass():
+    """Or two branches would lose the same numbers: also where a model is told a text, a source and earlier frames."""
+    told = (Text(4), Source(), Frames(1))
+    model = make_model(conditions=told, dropout=0.3, look=True, encoder_depth=1).train()
+    images, called = random_images(2, model.config.shape), []
+    for module in (module for module in model.modules() if isinstance(module, Dropout)):
+        module.register_forward_hook(lambda module, *_: called.append(module))
+    Loss(model)(images, model.given(2, {"text": "a", "source": images, "frames": images[:, None]}), KEYS[:2])
+    assert len(called) == len(set(called)) > 8

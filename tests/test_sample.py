@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import every_model, every_scheme, make_model, random_images
 
+from image_transformer.conditions.frames import Frames
 from image_transformer.geometry.boxes import box_mean
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront
 from image_transformer.geometry.patterns import Full, Local1D, Nothing
@@ -345,6 +346,11 @@ def test_plans_of_the_cache_are_shared_by_equal_schedules():
 def test_the_naive_form_plans_memory_for_passes_over_all_positions(monkeypatch):
     model = make_model((Raster(), (Local1D(5, 4),)))
     assert model.network.pass_bytes(20) > 10 * model.network.pass_bytes(1)
+    near, far, blind = (
+        make_model(shape=(3, 32, 32), conditions=(Frames(1, sight),), look=look).network.pass_bytes(1024)
+        for sight, look in (("near", True), ("all", True), ("near", False))
+    )
+    assert blind < near < far, "keys, values and scores of what layers look at"
     sizes = []
     forward = model.network.forward
     monkeypatch.setattr(

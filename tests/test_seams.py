@@ -10,13 +10,15 @@ import pytest
 import torch
 from conftest import LIKELIHOODS, SCHEMES, every_model, make_model, promised, random_images, tiny_config
 from torch import distributed, nn
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.functional import conv2d, relu
 from torch.nn.parallel import DistributedDataParallel
 
 import image_transformer as it
 from image_transformer.cli.main import main
 from image_transformer.conditions.base import Condition
+from image_transformer.conditions.frames import Frames
+from image_transformer.conditions.label import Label
+from image_transformer.conditions.low import Low
 from image_transformer.config.families import FAMILIES
 from image_transformer.config.model import CONDITIONS, ModelConfig
 from image_transformer.geometry.order import Order, Raster, Wavefront
@@ -29,6 +31,7 @@ from image_transformer.networks.base import Network, Recomputing
 from image_transformer.networks.modern import ModernTransformer
 from image_transformer.networks.paper import PaperTransformer
 from image_transformer.networks.transformer import Vector
+from image_transformer.training.shards import cut
 from image_transformer.training.update import Loss
 
 # ---- a third condition: how bright an image is ----
@@ -331,9 +334,13 @@ KEYS = torch.arange(3, dtype=torch.int32)
 def loss_of(family, likelihood):
     """A model that is told all there is, its loss, a batch, and the plain gradients."""
     scheme = (Raster(), (Full(), Local1D(4, 3)))
-    model = make_model(scheme, (3, 4, 6), family=family, likelihood=likelihood, classes=("a", "b"), factor=2)
+    told, fields = (Label(("a", "b")), Low(2)), {}
+    if family == "modern":
+        told, fields = (*told, Frames(1)), {"look": True, "encoder_depth": 1}
+    model = make_model(scheme, (3, 4, 6), family=family, likelihood=likelihood, conditions=told, **fields)
     loss, images = Loss(model), random_images(3, (3, 4, 6))
-    given = model.given(3, {"label": [0, 1, 1], "low": it.box_mean(images, 2)})
+    given = {"label": [0, 1, 1], "low": it.box_mean(images, 2), "frames": random_images(3, (1, 3, 4, 6), 2)}
+    given = model.given(3, {one.name: given[one.name] for one in told})
     return model, loss, images, given, torch.autograd.grad(loss(images, given, KEYS), list(model.parameters()))
 
 
@@ -356,10 +363,7 @@ def test_the_loss_can_be_replicated(family, likelihood, one_process):
 def test_the_loss_can_be_sharded(family, one_process):
     """By FSDP2, block by block, whose weights are whole only while their own methods run: the plain gradients."""
     model, loss, images, given, plain = loss_of(family, "chained")
-    for block in model.network.blocks:
-        fully_shard(block)
-        register_fsdp_forward_method(block, "remember")
-    fully_shard(loss)
+    cut(loss, torch.device("cpu"), 1)
     loss(images, given, KEYS).backward()
     for expected, (name, weight) in zip(plain, model.named_parameters(), strict=True):
         torch.testing.assert_close(weight.grad.full_tensor(), expected, msg=name)

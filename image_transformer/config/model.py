@@ -171,14 +171,16 @@ class Modern(Transformer):
     places: Literal["learned", "none"] = "learned"
     """Codes of rows and columns; with none, and no attention, a model does not know where in an image it is."""
     look: bool = False
-    """Whether every layer attends to a source, or to the frames before, near or all as these say; if not, a pixel is
-    only given what is read at its own place. It pays where things move, and costs time where they do not."""
+    """Whether every layer attends to the source or the frames before, near or all of it as the condition says; if not,
+    a pixel is only given what was read at its own place. Helps where things move; training and drawing take longer."""
     gate: Literal["silu", "relu"] = "silu"
     """What opens the gates of the feed-forward layers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(0 <= self.mix <= 17, f"model.mix must lie between 0 and 17, got {self.mix}")
+        seen = self.condition(Source) or self.condition(Frames)
+        check(seen is not None or not self.look, "model.look needs a source or frames among model.conditions")
         kv = self.heads if self.kv_heads is None else self.kv_heads
         check(kv >= 1 and self.heads % kv == 0, f"model.kv_heads must divide the {self.heads} heads, got {kv}")
 

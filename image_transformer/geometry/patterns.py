@@ -144,7 +144,7 @@ class Dilated:
 class Around:
     """Query blocks of `query` = (rows, columns) pixels; each also sees `memory` pixels on all sides, causal or not.
 
-    For images that are given whole and read, never for those that are generated.
+    For keys of images that are given whole, never of those that are generated.
     """
 
     query: tuple[int, int]
@@ -242,22 +242,22 @@ class Tiles:
 
 
 @lru_cache(maxsize=64)
-def tiles(pattern: Sight, layout: Layout, seen: Layout | None = None) -> tuple[Tiles, ...]:
+def tiles(pattern: Sight, layout: Layout, of_keys: Layout | None = None) -> tuple[Tiles, ...]:
     """The pattern as full tiles: every query is in exactly one, beside all keys that its block sees.
 
-    Derived from `sees`. Blocks cut off by an edge of the image form tiles of their own, so nothing is padded. seen: the
-    layout of the keys, where they are not the queries themselves.
+    Derived from `sees`. Blocks cut off by an edge of the image form tiles of their own, so nothing is padded. of_keys:
+    the layout of the keys, where it is not that of the queries.
     """
-    p, k = layout.positions, (seen or layout).positions
+    p, k = layout.positions, (of_keys or layout).positions
     block = pattern.block(p)
     by_block = np.argsort(block, kind="stable")
     members = np.split(by_block, np.flatnonzero(np.diff(block[by_block])) + 1)
     groups: dict[tuple[int, ...], list[tuple[IntArray, IntArray, BoolArray]]] = {}
     for queries in members:
-        keys = pattern.nearby(p[queries], seen or layout)
+        keys = pattern.nearby(p[queries], of_keys or layout)
         allowed = pattern.sees(p[queries][:, None], k[keys][None])
-        useful = allowed.any(0)
-        keys, allowed = keys[useful], allowed[:, useful]
+        seen = allowed.any(0)
+        keys, allowed = keys[seen], allowed[:, seen]
         groups.setdefault(allowed.shape, []).append((queries, keys, allowed))
     return tuple(_stacked(group) for group in groups.values())
 

@@ -50,16 +50,16 @@ class TiledAttention(nn.Module):
     """Attention of all positions of an image under a pattern: dense calls on full tiles, never an l x l mask.
 
     The tiles are derived from `pattern.sees`; see `patterns.tiles`. Called with queries `(b, a, l, e)`, keys and values
-    `(b, a / groups, l, e)`: that many consecutive heads of the queries share the keys and values of one. Those of
-    another layout if `seen` says so.
+    `(b, a / groups, l, e)`: that many consecutive heads of the queries share the keys and values of one.
+    of_keys: the layout of keys and values, where it is not that of the queries.
     """
 
     restore: Tensor
 
-    def __init__(self, pattern: Sight, layout: Layout, groups: int = 1, seen: Layout | None = None) -> None:
+    def __init__(self, pattern: Sight, layout: Layout, groups: int = 1, of_keys: Layout | None = None) -> None:
         super().__init__()
         self.groups = groups
-        parts = tiles(pattern, layout, seen)
+        parts = tiles(pattern, layout, of_keys)
         self.queries = nn.ModuleList(_Gather(part.queries) for part in parts)
         self.keys = nn.ModuleList(_Gather(part.keys) for part in parts)
         self.causal = [groups == 1 and _is_triangle(part.allowed) for part in parts]
@@ -88,19 +88,20 @@ class TiledAttention(nn.Module):
 class Look(nn.Module):
     """Attention of the positions of an image to the pixels of a picture that is given: those `Around`, or all.
 
-    Whole images look by tiles, the positions of one step by a mask.
+    The positions of a whole image look by tiles. Those of one step ask all pixels and mask the others out, which is up
+    to eight times faster than a gather of each one's own up to 64 x 64 pixels, and as fast at 128 x 128.
     """
 
-    block: Tensor
+    row: Tensor
     seen: Tensor
 
     def __init__(self, pattern: Around | None, layout: Layout, picture: Layout) -> None:
         super().__init__()
-        self.tiled = None if pattern is None else TiledAttention(pattern, layout, seen=picture)
+        self.tiled = None if pattern is None else TiledAttention(pattern, layout, of_keys=picture)
         if pattern is not None:
             p = layout.positions
-            _, first, block = np.unique(pattern.block(p), return_index=True, return_inverse=True)
-            self.register_buffer("block", torch.from_numpy(block), persistent=False)
+            _, first, row = np.unique(pattern.block(p), return_index=True, return_inverse=True)
+            self.register_buffer("row", torch.from_numpy(row), persistent=False)
             seen = pattern.sees(p[first][:, None], picture.positions[None])  # (blocks, m)
             self.register_buffer("seen", torch.from_numpy(seen), persistent=False)
 
@@ -110,18 +111,20 @@ class Look(nn.Module):
             return full_attention
         if isinstance(at, slice):
             return self.tiled
-        return partial(full_attention, there=self.seen[self.block[at]][None, None])
+        return partial(full_attention, there=self.seen[self.row[at]])
 
 
 def full_attention(q: Tensor, k: Tensor, v: Tensor, there: Tensor | None = None) -> Tensor:
     """Attention of queries `(b, a, l, e)` to all of the keys and values `(b, a, m, e)` that are `there`.
 
-    there: bool (b, 1, 1, m), False where a key is padding, or (1, 1, l, m); all are if not given.
+    there: bool (b, 1, 1, m), False where a key is padding, or (l, m), where it is not to be seen; all are if not given.
     """
     k, v = k.to(q.dtype), v.to(q.dtype)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         q, k, v = (x.transpose(0, 1).contiguous() for x in (q, k, v))  # heads as batch, images as tiles: (a, b, l, e)
-        allowed = torch.ones(1, 1, k.shape[2], dtype=torch.bool) if there is None else there[:, 0]
+        allowed = (
+            torch.ones(1, 1, k.shape[2], dtype=torch.bool) if there is None else there.reshape(-1, *there.shape[-2:])
+        )
         return cast(Tensor, _AttentionByChunks.apply(q, k, v, allowed)).transpose(0, 1)
     return scaled_dot_product_attention(q, k, v, there)
 

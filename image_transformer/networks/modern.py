@@ -100,6 +100,7 @@ class ModernTransformer(LocalTransformer):
         self.placed = self.readers(self.PLACED, config, layout)
         everywhere = config.condition(Text) is not None  # words are heard in layers, too, that see no other pixels
         cross = [everywhere or (len(self.encoders) > 0 and attends(p)) for p in config.patterns]
+        self.looking = config.look
         looks = tuple(self.placed) if config.look else ()
         self.blocks = nn.ModuleList(
             Block(config, its, config.mix, attends(p), looks) for its, p in zip(cross, config.patterns, strict=True)
@@ -128,10 +129,9 @@ class ModernTransformer(LocalTransformer):
         with torch.autocast(image.device.type, enabled=False):  # bfloat16 has no room for neighbouring levels
             x = self.dropout(self.stem(features) + place)
         rotate = self.rotary(at)
-        look = {name: reader.look.of(at) for name, reader in self.placed.items()}
+        look = {name: reader.look.of(at) for name, reader in self.placed.items()} if context.pictures else {}
         for layer, (block, reach) in enumerate(zip(self.blocks, reaches, strict=True)):
-            seen = context.pictures[layer].items() if context.pictures else ()
-            pictures = {name: (*keys_and_values, look[name]) for name, keys_and_values in seen}
+            pictures = {name: (*its, look[name]) for name, its in context.pictures_of(layer).items()}
             x = block(x, rotate, reach, context.of_layer(layer), pictures=pictures)
         with torch.autocast(x.device.type, enabled=False):  # a mean in bfloat16 would be off by half a level
             params = self.head(_norm(x.to(features.dtype)))
@@ -277,7 +277,8 @@ class SourceReader(nn.Module):
             nn.init.normal_(self.places.weight, std=0.02)
         pattern = None if far else Around(BLOCK, BESIDE)
         self.attend = _all_heads if pattern is None else TiledAttention(pattern, seen, config.groups)
-        self.look = Look(pattern, layout, seen)
+        self.look = Look(pattern, layout, seen) if config.look else None
+        self.num_seen = self.num_states if far else math.prod(a + 2 * b for a, b in zip(BLOCK, BESIDE, strict=True))
         self.rotary = Rotary2D(seen.positions.row, seen.positions.col, config.head_width)
         kinds = [type(one) for one in config.conditions if type(one) in ModernTransformer.ENCODERS]
         self.nowhere = not far and Low not in kinds  # of a text alone, all positions ask alike
@@ -301,7 +302,7 @@ class SourceReader(nn.Module):
             x = block(x, rotate, Reach(self.attend), memory, asking)
         return _norm(x), rotate
 
-    def placed(self, states: Tensor, rotate: Rotation) -> Tensor:
+    def at_positions(self, states: Tensor) -> Tensor:
         """What its states add to each position of the image, `(b, l, d)`."""
         added: Tensor = self.output(states)
         return added[:, self.pixel]
@@ -445,6 +446,7 @@ class Block(nn.Module):
         self.attention = SelfAttention(config) if attends else None
         self.cross = CrossAttention(config) if cross else None
         self.looks = nn.ModuleDict({name: CrossAttention(config) for name in looks})
+        self.drop_looks = nn.ModuleDict({name: Dropout(config.dropout) for name in looks})
         self.gate = {"silu": silu, "relu": relu}[config.gate]
         self.gate_up = nn.Linear(config.width, 2 * config.feed_forward, bias=False)
         self.down = nn.Linear(config.feed_forward, config.width, bias=False)
@@ -475,7 +477,7 @@ class Block(nn.Module):
             attend = partial(full_attention, there=memory.there)
             x = x + self.drop_cross(self.cross(_norm(x), asking or rotate, memory.keys, memory.values, attend))
         for name, picture in pictures.items():
-            x = x + self.drop_cross(self.looks[name](_norm(x), rotate, *picture))
+            x = x + self.drop_looks[name](self.looks[name](_norm(x), rotate, *picture))
         seen = _norm(x)
         if self.mix is not None and reach.mix is not None:
             seen = reach.mix(seen, self.mix)

@@ -44,7 +44,7 @@ class Context:
 
     added: what is added to every position, `(b, 1, d)`, or to each, `(b, l, d)`. memory: for each layer what it attends
     to beside the image, None for one that does not attend. pictures: for each layer the keys and values `(b, a, m, e)`
-    of the pictures that it looks at, by the names of their conditions.
+    of the pictures that it looks at, by the names of their conditions; none where no layer looks.
     given: the conditions themselves, for local features of them.
     """
 
@@ -59,6 +59,9 @@ class Context:
 
     def of_layer(self, layer: int) -> Memory | None:
         return self.memory[layer] if self.memory else None
+
+    def pictures_of(self, layer: int) -> dict[str, KeysAndValues]:
+        return self.pictures[layer] if self.pictures else {}
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class LocalTransformer(Network):
     encoders: Any
     placed: Any
     blocks: Any
+    looking = False  # whether layers look at pictures
 
     def __init__(self, config: Transformer, layout: Layout, near: Near | None = None) -> None:
         super().__init__()
@@ -136,11 +140,11 @@ class LocalTransformer(Network):
         read = [encoder(given[name]) for name, encoder in self.encoders.items()]
         added = [vector(given[name]) for name, vector in self.vectors.items()]
         seen = {name: reader(given[name], read) for name, reader in self.placed.items()}
-        added += [self.placed[name].placed(*states) for name, states in seen.items()]
+        added += [self.placed[name].at_positions(states) for name, (states, _) in seen.items()]
         memory: list[Memory | None] = []
         for block in self.blocks if read else ():
             memory.append(None if block.cross is None else joined([block.remember(*one) for one in read]))
-        pictures = tuple(block.look_at(seen) for block in self.blocks) if seen else ()
+        pictures = tuple(block.look_at(seen) for block in self.blocks) if self.looking else ()
         return Context(sum(added[1:], added[0]) if added else None, tuple(memory), pictures, given)
 
     def of_rows(self, context: Context, rows: Tensor) -> Context:
@@ -194,7 +198,9 @@ class LocalTransformer(Network):
         states = sum(encoder.num_states for encoder in self.encoders.values())
         placed = sum(reader.num_states for reader in self.placed.values())
         memory = states * config.heads * (2 * config.depth * config.head_width + 2 * (positions + states))
-        memory += placed * config.heads * 2 * config.depth * config.head_width
+        for reader in self.placed.values() if self.looking else ():
+            scores = 2 * positions * min(reader.num_states, reader.num_seen)
+            memory += config.heads * (2 * config.depth * config.head_width * reader.num_states + scores)
         return ((positions + placed) * kept + memory) * size
 
 

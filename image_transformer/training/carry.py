@@ -10,16 +10,16 @@ from image_transformer.checkpoint import CheckpointError
 from image_transformer.config.model import ModelConfig
 from image_transformer.model import ImageModel
 
-FREE = ("shape", "conditions", "encoder_depth", "dropout", "temperature", "min_log_scale")  # fields that may differ
+FREE = ("shape", "conditions", "look", "encoder_depth", "dropout", "temperature", "min_log_scale")  # may differ
 
 
 @torch.no_grad()
 def carry_over(source: ImageModel, model: ImageModel) -> list[str]:
     """Copy the weights of `source` into `model` as far as they fit; returns, in words, what was done to the others.
 
-    Only shape and conditions may differ, and what has no part in the weights: CheckpointError names another field. The
-    vectors of a condition's choices go by their names, new ones get the mean of the old. How other weights fit another
-    shape or other conditions is for the network to say (`Network.take_over`).
+    Only shape and conditions may differ, how these are read, and what has no part in the weights: CheckpointError names
+    another field. The vectors of a condition's choices go by their names, new ones get the mean of the old. How other
+    weights fit another shape or other conditions is for the network to say (`Network.take_over`).
     """
     _check_same_network(source.config, model.config)
     found, state, said = source.state_dict(), model.state_dict(), []

@@ -30,8 +30,9 @@ def cut(root: nn.Module, device: torch.device, count: int) -> None:
     mesh = init_device_mesh(device.type, (count,))
     for block in blocks(root):
         fully_shard(block, mesh=mesh)
-        if hasattr(block, "remember"):
-            register_fsdp_forward_method(block, "remember")
+        for name in ("remember", "look_at"):  # what uses a block's weights beside `forward`
+            if hasattr(block, name):
+                register_fsdp_forward_method(block, name)
     fully_shard(root, mesh=mesh)
 
 
