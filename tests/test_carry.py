@@ -8,13 +8,14 @@ import torch
 from conftest import make_model, random_images, shrunken
 
 from image_transformer import checkpoint
-from image_transformer.checkpoint import CheckpointError
+from image_transformer.checkpoint import CheckpointError, State, model_files, save
 from image_transformer.cli.main import main
 from image_transformer.conditions.frames import Frames
 from image_transformer.conditions.label import Label
 from image_transformer.geometry.boxes import box_mean
 from image_transformer.geometry.order import Raster, Wavefront
 from image_transformer.geometry.patterns import Local1D
+from image_transformer.model import ImageModel
 from image_transformer.recipes import recipe
 from image_transformer.sharing import export
 from image_transformer.training.carry import carry_over
@@ -77,6 +78,17 @@ def test_a_model_that_looks_starts_from_one_that_does_not():
     for block in model.network.blocks:  # as they start
         torch.nn.init.zeros_(block.looks["frames"].output.weight)
     torch.testing.assert_close(model.log_prob(images, frames=frames), source.log_prob(images, frames=frames))
+
+
+def test_a_recipe_with_init_looks_where_it_has_something_to_look_at(tmp_path):
+    """Not where the model that it starts from did."""
+    looking, plain = tmp_path / "looking", tmp_path / "plain"
+    for run, name in ((looking, "bouncing"), (plain, "tiny")):
+        config = recipe(name)
+        save(run, 0, model_files(config, State(), ImageModel(config.model).state_dict()))
+    assert not recipe("tiny", train={"init": str(looking)}).model.look
+    assert not recipe("tiny-paper", train={"init": str(looking)}).model.look
+    assert recipe("bouncing", train={"init": str(plain)}).model.look
 
 
 def test_inputs_of_a_new_condition_start_at_zero():

@@ -88,8 +88,8 @@ class TiledAttention(nn.Module):
 class Look(nn.Module):
     """Attention of the positions of an image to the pixels of a picture that is given: those `Around`, or all.
 
-    The positions of a whole image look by tiles. Those of one step ask all pixels and mask the others out, which is up
-    to eight times faster than a gather of each one's own up to 64 x 64 pixels, and as fast at 128 x 128.
+    The positions of a whole image look by tiles. Those of one step ask all pixels and mask the others out: a gather of
+    each one's own is several times slower up to 64 x 64 pixels, and as fast at 128 x 128.
     """
 
     row: Tensor

@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from inspect import isfunction, signature
 from typing import Any
 
+from image_transformer.config.model import Modern
 from image_transformer.config.run import RunConfig
 from image_transformer.recipes import modern, paper, rivals
 from image_transformer.words import did_you_mean
@@ -60,7 +61,8 @@ def recipe(
 def starting_from(config: RunConfig, init: str | None) -> RunConfig:
     """The run with the network of the model `init`, to start from its weights; shape and conditions stay the run's.
 
-    A temperature that was built in is not taken over: weights are trained at 1, and calibrated afterwards.
+    So does whether layers look at these. A temperature that was built in is not taken over: weights are trained at 1,
+    and calibrated afterwards.
     CheckpointError (a ValueError) if there is no such model.
     """
     if init is None:
@@ -68,9 +70,10 @@ def starting_from(config: RunConfig, init: str | None) -> RunConfig:
     from image_transformer.checkpoint import find, read_config
 
     model = read_config(find(init)).model
-    model = replace(
-        model, shape=config.model.shape, conditions=config.model.conditions, temperature=config.model.temperature
-    )
+    own: dict[str, Any] = {name: getattr(config.model, name) for name in ("shape", "conditions", "temperature")}
+    if isinstance(model, Modern):
+        own["look"] = isinstance(config.model, Modern) and config.model.look
+    model = replace(model, **own)
     return replace(config, model=model, train=replace(config.train, init=init))
 
 
