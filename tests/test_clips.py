@@ -473,6 +473,11 @@ def test_splits_of_clips_are_kept(tmp_path):
         and len(load_clips(str(tmp_path / "clips"), "validation")) == 4
     )
     assert len(load_clips(str(tmp_path / "test.npy"), "all", shape=(1, 6, 5))) == 8
+    for split, count in (("train", 3), ("validation", 5), ("test", 7)):  # each of them one clip
+        written(tmp_path / "stills" / split, "folder", plain_frames(count))
+        written(tmp_path / "stills" / split / "deeper", "folder", plain_frames(count))
+    for split, count in (("train", 3), ("validation", 5), ("test", 7)):
+        assert len(load_clips(str(tmp_path / "stills"), split)) == 2 * count
 
 
 def test_malformed_clips_end_in_one_line(tmp_path):
@@ -555,6 +560,7 @@ def test_frames_that_stand_still_are_read_as_often_as_they_are_shown(tmp_path, k
     assert np.array_equal(read_clip(written(tmp_path / "clip", kind, frames), 3), frames.transpose(0, 3, 1, 2))
     assert clips_module._times([40, 60, 50]) == [1, 1, 1], "no whole multiples"
     assert clips_module._times([None, 0]) == [1, 1]
+    assert clips_module._times([20, 40, 30_000]) == [1, 2, 100], "held for who looks at it"
 
 
 def test_rollout_is_told_what_generate_is(tmp_path):

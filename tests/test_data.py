@@ -1,6 +1,7 @@
 """Laws of the room data: all kinds of sources give the same integers, splits are disjoint, errors say what is wrong."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from image_transformer.data.clips import load_clips
+from image_transformer.data.decode import read_exactly, read_image
 from image_transformer.data.images import DataError, ImageData
 from image_transformer.data.loading import carve, load_data, load_file, load_files
 from image_transformer.data.sources import MINI, SPLITS, locate
@@ -218,6 +220,22 @@ def test_folders_name_splits_and_classes(tmp_path, images):
         assert part.classes == ("ant", "bee", "cat")
 
 
+def test_a_class_that_is_called_like_a_split_is_not_taken_for_one(tmp_path, images):
+    for i, name in enumerate(["bus", "car", "train"]):
+        save(tmp_path / name / "0.png", images[i])
+    with pytest.raises(DataError, match=r"bus/0\.png lies beside the folders of splits"):
+        load_data(str(tmp_path))
+
+
+def test_folders_that_are_links_are_read_and_circles_end(tmp_path, images):
+    folder(tmp_path / "elsewhere", images[:20])
+    folder(tmp_path / "set" / "dog", images[20:])
+    (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "set" / "dog" / "up").symlink_to(tmp_path / "set", target_is_directory=True)
+    found = load_data(str(tmp_path / "set"), "all")
+    assert np.array_equal(found.images, images) and found.classes == ("cat", "dog")
+
+
 def test_hidden_and_other_files_are_passed_over(tmp_path, images):
     folder(tmp_path, images)
     for name in ("README.txt", ".hidden.png", ".git/object.png"):
@@ -402,7 +420,25 @@ def test_an_unwritable_cache_is_done_without(tmp_path, monkeypatch, images):
     folder(tmp_path / "set", images)
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("IMAGE_TRANSFORMER_CACHE", str(tmp_path / "file" / "cache"))
-    assert np.array_equal(whole(tmp_path / "set")[0], images)
+    with pytest.warns(UserWarning, match="the cache cannot be written"):
+        assert np.array_equal(whole(tmp_path / "set")[0], images)
+
+
+def test_without_a_home_the_cache_must_be_named(tmp_path, monkeypatch, images):
+    folder(tmp_path / "set", images)
+    monkeypatch.delenv("IMAGE_TRANSFORMER_CACHE")
+
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.raises(DataError, match="set IMAGE_TRANSFORMER_CACHE"):
+        load_data(str(tmp_path / "set"))
+
+
+def test_a_folder_of_a_long_name_is_cached(tmp_path, cache, images):
+    folder(tmp_path / ("x" * 240), images)
+    assert np.array_equal(whole(tmp_path / ("x" * 240))[0], images) and len(list(cache.iterdir())) == len(SPLITS)
 
 
 # ---- errors ----
@@ -415,6 +451,8 @@ def test_an_unwritable_cache_is_done_without(tmp_path, monkeypatch, images):
         ("cifar10mini", "did you mean cifar10-mini?"),
         ("zebra", "no such file, folder or data set; names are cifar10, cifar10-mini, mirror, twins, bar"),
         ("./no/such/folder", "no such file"),
+        ("", "expected a data set's name or path"),
+        ("~nobody-of-that-name/set", "~nobody-of-that-name/set: Could not determine home directory"),
     ],
 )
 def test_missing(source, message):
@@ -443,6 +481,14 @@ def test_an_impossible_size_of_one_file():
 def test_empty_folder(tmp_path):
     with pytest.raises(DataError, match=r"expected images .* found none"):
         load_data(str(tmp_path))
+
+
+def test_images_beside_arrays_are_not_guessed_between(tmp_path, images):
+    folder(tmp_path, images)
+    np.save(tmp_path / "train.npy", images)
+    with pytest.raises(DataError, match=r"holds train\.npy and 000\.png: name files of one kind, as in '\*\.npy'"):
+        load_data(str(tmp_path))
+    assert np.array_equal(whole(tmp_path / "*.npy")[0], images)
 
 
 def test_too_few_images_to_split(tmp_path, images):
@@ -516,6 +562,47 @@ def test_16_bit_colour_is_refused(tmp_path):
     (tmp_path / "deep.png").write_bytes(png)
     with pytest.raises(DataError, match=r"deep\.png: expected 8 bits a channel"):
         load_files([tmp_path / "deep.png"])
+
+
+@pytest.mark.parametrize(
+    ("file", "largest", "message"),
+    [
+        (b"P6 2 1 65535\n" + bytes(range(12)), 65535, "expected 8 bits a channel"),
+        (b"P3 2 1 300\n 1 2 3 4 5 6", 300, "expected 8 bits a channel"),
+        (b"P6 2 1 100\n" + bytes(range(6)), 100, "its largest value is 100, expected 255"),
+        (b"P6 2 1 255\n" + bytes(range(6)), 255, None),
+        (b"P3 2 1 255\n 0 1 2 3 4 5", 255, None),
+    ],
+)
+def test_values_of_a_ppm_are_read_as_they_are_or_refused(file, largest, message):
+    if largest < 256:
+        scaled = np.arange(6).reshape(2, 3).T[:, None] / largest * 255
+        assert np.abs(read_image(file, "image", 3, None) - scaled).max() <= 0.5
+    if message is None:
+        assert read_exactly(file, "image").tolist() == [[[0, 3]], [[1, 4]], [[2, 5]]]
+        return
+    with pytest.raises(DataError, match=message):
+        read_exactly(file, "image")
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "PNG", "TIFF", "MPO", "AVIF", "JPEG2000"])
+def test_what_would_be_lost_of_a_file_is_refused(images, kind):
+    if not features.check({"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}.get(kind, "zlib")):
+        pytest.skip(f"this Pillow cannot write {kind}")
+    still, moving = io.BytesIO(), io.BytesIO()
+    frames = [Image.fromarray(image.transpose(1, 2, 0)) for image in images[:3]]
+    frames[0].save(still, kind)
+    if kind in ("AVIF", "JPEG2000"):  # 10 bits look like 8
+        with pytest.raises(DataError, match="may hold more than 8 bits a channel: convert it to PNG first"):
+            read_exactly(still.getvalue(), "image")
+        return
+    frames[0].save(moving, kind, save_all=True, append_images=frames[1:])
+    assert read_exactly(still.getvalue(), "image").shape == (3, H, W)
+    if kind == "MPO":  # what cameras write: a photograph, and previews of it
+        assert read_exactly(moving.getvalue(), "image").shape == (3, H, W)
+        return
+    with pytest.raises(DataError, match="it holds several images, expected one"):
+        read_exactly(moving.getvalue(), "image")
 
 
 @pytest.mark.parametrize(

@@ -561,7 +561,7 @@ def test_pairs_of_ones_own(tmp_path, monkeypatch):
     images = random_images(6, (8, 8, 3)).numpy()
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-    lines = [f'{{"file_name": "{i}.png", "source": "{i + 3}.png", "text": "edit {i}"}}' for i in range(3)]
+    lines = [f'{{"file_name": "{i}.png", "source_file_name": "{i + 3}.png", "text": "edit {i}"}}' for i in range(3)]
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     for _ in range(2):  # the second time from the cache
         data = it.load_data(str(tmp_path), "all")

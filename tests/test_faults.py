@@ -358,7 +358,7 @@ def test_what_killed_processes_left_goes_when_the_run_goes_on(config, tmp_path, 
 
 def test_a_run_that_goes_on_may_change_all_that_is_promised(config, tmp_path):
     other = {"minutes": 9.0, "micro_batch": 2, "parallel": "fsdp", "recompute": True, "max_left_out": 3, "lr": 2e-3,
-             "muon_lr": 0.01, "clip": 1.0, "bf16": "on", "compile": "off", "validate_every": 4, "validation_images": 2,
+             "muon_lr": 0.01, "clip": 1.0, "bf16": "on", "compile": "off", "validate_every": 4,
              "sample_every": 8, "save_every": 8, "keep": 1, "tensorboard": False}  # fmt: skip
     assert set(other) == set(RESUMABLE) - {"images"}
     training = replace(config.train, images=4)

@@ -50,7 +50,8 @@ class Source(Condition):
         if data.sources is None:
             raise DataError(
                 f"{data.name}: the images have no sources, which a model for editing needs: shapes-edits has some, "
-                'lines of metadata.jsonl may name them ("source": FILE), and a training makes them: --data.edits local'
+                'lines of metadata.jsonl may name them ("source_file_name": FILE), and a training makes them: '
+                "--data.edits local"
             )
 
     def example(self, images: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import uuid
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_transformer.data.decode import Request, write_images
-from image_transformer.data.images import ImageData
+from image_transformer.data.images import DataError, ImageData, first_line
 from image_transformer.data.sources import Origin, Pool
 
 CACHE_FORMAT = 3  # raise it when decoding changes: what was cached before is then no longer found
@@ -28,12 +29,18 @@ def cache_file(found: Origin, ask: Request) -> Path:
     files = [(str(file), stat.st_size, stat.st_mtime_ns) for file in found.files for stat in [file.stat()]]
     channels = ask.shape and ask.shape[0]
     key = json.dumps([CACHE_FORMAT, found.root, files, ask.split, channels, ask.size, ask.skip_bad])
-    return cache_folder() / f"{Path(found.root).name}-{ask.split}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+    return (
+        cache_folder()
+        / f"{Path(found.root).name[:100]}-{ask.split}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+    )
 
 
 def cache_folder() -> Path:
     own = os.environ.get("IMAGE_TRANSFORMER_CACHE")
-    return Path(own) if own else Path.home() / ".cache" / "image-transformer"
+    try:
+        return Path(own) if own else Path.home() / ".cache" / "image-transformer"
+    except RuntimeError:  # of a user without a home, as in some containers
+        raise DataError("there is no home folder: set IMAGE_TRANSFORMER_CACHE to a folder for decoded images") from None
 
 
 def recall(cache: Path, ask: Request) -> ImageData | None:
@@ -48,7 +55,8 @@ def save(pool: Pool, rows: NDArray[np.int64], ask: Request, cache: Path) -> Imag
     """The rows decoded into the cache file, or into a nameless file where that fails, and mapped."""
     try:
         return _save(pool, rows, ask, cache)
-    except OSError:  # a read-only or full disk; whatever is wrong with the images is a DataError
+    except OSError as error:  # a read-only or full disk; whatever is wrong with the images is a DataError
+        warnings.warn(f"decoded again each time, the cache cannot be written: {first_line(error)}", stacklevel=2)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             return _save(pool, rows, ask, Path(folder) / cache.name)  # the mapping outlives the file's name
 

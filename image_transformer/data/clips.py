@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +20,12 @@ from image_transformer.data.images import DataError, ImageData, first_line
 from image_transformer.data.loading import choose
 from image_transformer.data.past import START, Past
 from image_transformer.data.recording import is_recording, read_recording
-from image_transformer.data.sources import ALIASES, SPLITS, SUFFIXES, Pool, Pools, in_data_folder
+from image_transformer.data.sources import ALIASES, SPLITS, SUFFIXES, Pool, Pools, files_below, in_data_folder, path_of
 
 IntArray = NDArray[np.int64]
 Images = NDArray[np.uint8]
 MOVING = {".gif", ".webp", ".apng"}
+LONGEST = 100  # frames that one of a file may stand for
 VIDEOS = {".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v"}
 
 
@@ -119,6 +120,8 @@ def read_clip(path: Path, channels: int, size: tuple[int, int] | None = None) ->
 def _times(durations: Sequence[float | None]) -> list[int]:
     """How often each frame is shown: writers of files join frames that are equal into one that lasts longer."""
     least = min((one or 0 for one in durations), default=0)
+    if least and max(one or 0 for one in durations) > LONGEST * least:  # held for the eye, not for so many frames
+        durations = [min(one or 0, LONGEST * least) for one in durations]
     times = [round((one or 0) / least) if least else 1 for one in durations]
     whole = all(count * least == (one or 0) for count, one in zip(times, durations, strict=True))
     return times if whole and least else [1] * len(durations)
@@ -126,7 +129,7 @@ def _times(durations: Sequence[float | None]) -> list[int]:
 
 def _find(source: str, ask: Request) -> tuple[Pools, tuple[str, ...]]:
     """The clips of a source by split, and the names of its actions."""
-    path, channels = Path(source).expanduser(), ask.shape[0] if ask.shape else None
+    path, channels = path_of(source), ask.shape[0] if ask.shape else None
     if source in BOUNCING:
         return Pools({split: partial(_made, source, split, channels, ask.size) for split in SPLITS}), ()
     if re.fullmatch(r"[\w-]+", source) and not path.exists():
@@ -144,7 +147,8 @@ def _find(source: str, ask: Request) -> tuple[Pools, tuple[str, ...]]:
     groups: dict[str, list[Path]] = {}
     for file in _clips_in(path):
         parts = file.relative_to(path).parts
-        first = Path(parts[0]).stem.lower() if len(parts) > 1 or file.suffix == ".npy" else ""
+        named = len(parts) > 1 or file.suffix == ".npy" or (parts and file.is_dir())  # one clip may be a whole split
+        first = Path(parts[0]).stem.lower() if named else ""
         groups.setdefault(ALIASES.get(first, ""), []).append(file)
     loose = groups.pop("", [])
     if loose and groups:
@@ -166,15 +170,13 @@ def _all_of(files: Sequence[Path], channels: int | None, size: tuple[int, int] |
 
 def _clips_in(root: Path) -> Iterator[Path]:
     """The clips below a folder: files that move, and folders of stills. Stills beside files that move are left out."""
-    for folder, _, names in sorted(os.walk(root)):
-        if any(part.startswith(".") for part in Path(folder).relative_to(root).parts):
-            continue
-        files = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
+    for folder, together in groupby(files_below(root), lambda file: file.parent):
+        files = list(together)
         moving = [file for file in files if file.suffix.lower() == ".npy" or _moves(file)]
         if any(file.suffix.lower() == ".webp" for file in moving):  # then those of one frame are short clips
             moving = [file for file in files if file in moving or file.suffix.lower() == ".webp"]
         if not moving and any(file.suffix.lower() in SUFFIXES for file in files):
-            yield Path(folder)
+            yield folder
         yield from moving
 
 

@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 
 from image_transformer.data.images import DataError, first_line
 
+DEPTH_UNKNOWN = ("AVIF", "JPEG2000")  # formats of which Pillow does not tell whether values had more than 8 bits
+
 
 class Unreadable(DataError):
     """A broken image file: the only fault that `skip_bad` forgives."""
@@ -76,8 +78,11 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 
 
 def read_exactly(item: Any, name: str) -> NDArray[np.uint8]:
-    """One image as (c, h, w), upright, with its own channels: 1 grey, 3 RGB, 2 and 4 with opacity; or refused."""
-    image = _upright(item, name)
+    """One image as (c, h, w), upright, with its own channels: 1 grey, 3 RGB, 2 and 4 with opacity.
+
+    DataError where that would not be every bit of every pixel in the file.
+    """
+    image = _upright(item, name, exactly=True)
     if image.mode in ("L", "RGB") and "transparency" in image.info:  # one colour that is not seen
         image = image.convert("LA" if image.mode == "L" else "RGBA")
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
@@ -106,16 +111,34 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
 
 
-def _upright(item: Any, name: str) -> Image.Image:
+def _upright(item: Any, name: str, exactly: bool = False) -> Image.Image:
+    """The image, turned as its file says; `exactly`: refused if anything is lost by that."""
+    lost = ""
     try:
         with _open(item) as opened:
-            deep = opened.mode[0] in "IF" or ";16" in repr(getattr(opened, "tile", ""))  # loading would hide it
+            tile = repr(getattr(opened, "tile", ""))  # says what loading would hide
+            largest = _largest_value(opened)
+            deep = opened.mode[0] in "IF" or ";16" in tile or largest > 255
+            if opened.format in DEPTH_UNKNOWN:
+                lost = f"{opened.format} may hold more than 8 bits a channel: convert it to PNG first"
+            elif largest != 255:
+                lost = f"its largest value is {largest}, expected 255"
+            elif opened.format != "MPO" and getattr(opened, "n_frames", 1) > 1:  # there, the others are previews
+                lost = "it holds several images, expected one"
             image = ImageOps.exif_transpose(opened)
     except Exception as error:  # Pillow meets broken files with OSError, SyntaxError, ValueError, struct.error, ...
         raise Unreadable(f"{name}: unreadable image ({first_line(error)})") from None
     if deep:
         raise DataError(f"{name}: expected 8 bits a channel, got 16-bit or floating-point values")
+    if exactly and lost:
+        raise DataError(f"{name}: {lost}")
     return image
+
+
+def _largest_value(image: Image.Image) -> int:
+    """What a PPM file says that white is, 255 in others: Pillow scales the values by it."""
+    scaled = [tile for tile in image.tile if tile.codec_name in ("ppm", "ppm_plain")] if image.format == "PPM" else []
+    return next((tile.args[1] for tile in scaled if isinstance(tile.args, tuple)), 255)
 
 
 def _open(item: Any) -> Image.Image:

@@ -95,9 +95,8 @@ def carve(n: int, held_out: Sequence[str]) -> dict[str, NDArray[np.int64]]:
 def _read(found: Origin, ask: Request, cache: Path) -> ImageData:
     """The split decoded into the cache; a fitting .npy as it is."""
     pool, rows = choose(found.read(found), ask)
-    if _fits(pool, rows, ask):
-        captions = None if pool.captions is None else tuple(pool.captions)
-        return ImageData(ask.source, ask.split, pool.items, pool.labels, pool.classes, captions=captions)
+    if _fits(pool, rows, ask):  # of a file of NumPy, which has no captions
+        return ImageData(ask.source, ask.split, pool.items, pool.labels, pool.classes)
     return save(pool, rows, ask, cache)
 
 
@@ -112,7 +111,8 @@ def choose(pools: Mapping[str, Pool], ask: Request) -> tuple[Pool, NDArray[np.in
         held_out = ("validation",) if "test" in pools else ("validation", "test")
     home = "train" if ask.split in held_out else ask.split
     if home not in pools:
-        raise DataError(f"{ask.source}: no {ask.split} split, only {', '.join(pools) or 'others'}")
+        others = ", ".join(pools) or "others"
+        raise DataError(f"{ask.source}: no {ask.split} split, only {others}: choose one by --split (split=)")
     n = len(pools[home].items)
     if n == 0:
         raise DataError(f"{ask.source}: the {home} split holds no images")

@@ -60,7 +60,7 @@ def locate(source: str) -> Origin:
     """The files behind a source and their reader, found without opening any. What is made has its name everywhere."""
     if source == "cifar10-mini":
         return Origin(str(MINI), tuple(sorted(MINI.iterdir())), _read_mini)
-    path = Path(source).expanduser()
+    path = path_of(source)
     if source in MADE:
         return Origin(source, (), lambda found: {split: Pool(part) for split, part in make_splits(found.root).items()})
     if source in WORLDS | EDIT_WORLDS:
@@ -68,7 +68,7 @@ def locate(source: str) -> Origin:
     if source == "cifar10" or (re.fullmatch(r"[\w-]+", source) and not path.exists()):
         path = in_data_folder(source) or path
     if path.is_dir():
-        return _folder(path.resolve())
+        return _pick_reader(path.resolve(), files_below(path.resolve()))
     if source == "cifar10":
         return Origin("uoft-cs/cifar10", (), _read_datasets, f"; or {_how_to_find(source)}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.exists() and not path.parent.is_dir():
@@ -83,6 +83,16 @@ def locate(source: str) -> Origin:
     return _pick_reader(Path(os.path.commonpath([file.parent for file in files])), files)
 
 
+def path_of(source: str) -> Path:
+    """A source as a path; DataError where it cannot be one."""
+    if not source:
+        raise DataError("expected a data set's name or path, got an empty one")
+    try:
+        return Path(source).expanduser()
+    except RuntimeError as error:  # of a user that is not there
+        raise DataError(f"{source}: {first_line(error)}") from None
+
+
 def in_data_folder(name: str) -> Path | None:
     """The folder of that name in `$IMAGE_TRANSFORMER_DATA`, if there is one."""
     data = os.environ.get("IMAGE_TRANSFORMER_DATA")
@@ -95,10 +105,14 @@ def _how_to_find(name: str) -> str:
     return f"set IMAGE_TRANSFORMER_DATA to the folder that holds {name}/" + (f", which {data} does not" if data else "")
 
 
-def _folder(root: Path) -> Origin:
-    """All files below a folder but the hidden ones."""
-    files = [file.relative_to(root) for file in sorted(root.rglob("*")) if file.is_file()]
-    return _pick_reader(root, [root / file for file in files if not any(part[0] == "." for part in file.parts)])
+def files_below(root: Path) -> list[Path]:
+    """All files below a folder, through links, but the hidden ones."""
+    found: list[Path] = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        above = Path(folder).resolve()  # a link to what it lies in would have no end
+        folders[:] = [one for one in folders if one[0] != "." and not above.is_relative_to(Path(folder, one).resolve())]
+        found += [Path(folder, name) for name in names if name[0] != "."]
+    return sorted(file for file in found if file.is_file())
 
 
 def _pick_reader(root: Path, files: Sequence[Path]) -> Origin:
@@ -109,13 +123,17 @@ def _pick_reader(root: Path, files: Sequence[Path]) -> Origin:
     if drawings and any(file.name == INDEX for file in files):
         indices = (file for file in files if file.name == INDEX)
         return Origin(str(root), (*indices, *drawings), _read_packages)
-    readers = ((_read_datasets, {".parquet"}), (_read_images, SUFFIXES), (_read_numpy, {".npy", ".npz"}))
-    for read, suffixes in readers:
-        chosen = tuple(file for file in files if file.suffix.lower() in suffixes)
+    parquet, images, arrays = (
+        tuple(file for file in files if file.suffix.lower() in suffixes)
+        for suffixes in ({".parquet"}, SUFFIXES, {".npy", ".npz"})
+    )
+    split = next((file for file in arrays if file.stem in SPLITS), None)
+    if images and split and not parquet:
+        raise DataError(f"{root}: holds {split.name} and {images[0].name}: name files of one kind, as in '*.npy'")
+    for read, chosen in ((_read_datasets, parquet), (_read_images, images), (_read_numpy, arrays)):
         if chosen:
-            if read is _read_images:
-                chosen += tuple(file for file in files if file.name == METADATA)
-            return Origin(str(root), chosen, read)
+            about = tuple(file for file in files if file.name == METADATA) if read is _read_images else ()
+            return Origin(str(root), chosen + about, read)
     what = files[0] if len(files) == 1 else root
     raise DataError(f"{what}: expected images (.png, .jpg, .webp, ...), .parquet, .npy or .npz, found none")
 
@@ -188,6 +206,9 @@ def _read_images(found: Origin) -> dict[str, Pool]:
         split = ALIASES.get(folders[0].lower(), "") if folders else ""
         groups.setdefault(split, []).append((file, "".join(folders[bool(split) :][:1])))
     loose = groups.pop("", [])
+    inside = next((file for file, folder in loose if folder), None)
+    if inside and groups:  # a class may be called "train"
+        raise DataError(f"{found.root}: {inside.relative_to(found.root)} lies beside the folders of splits")
     groups = groups or {"train": loose}
     classes = sorted({name for group in groups.values() for _, name in group})
     pools = {}
@@ -204,7 +225,7 @@ def _read_images(found: Origin) -> dict[str, Pool]:
 def _read_metadata(files: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], dict[Path, Path]]:
     """The captions of image files, and the sources of those that are results of edits.
 
-    From lines {"file_name": ..., "text": ..., "source": ...}, text being one wording or several.
+    From lines {"file_name": ..., "text": ..., "source_file_name": ...}, text being one wording or several.
     """
     found, made_of = {}, {}
     for file in files:
@@ -215,8 +236,8 @@ def _read_metadata(files: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], 
                 told = json.loads(line)
                 path = Path(os.path.normpath(file.parent / told["file_name"]))
                 wordings = wordings_of(told.get("text", told.get("caption")))
-                if "source" in told:
-                    made_of[path] = Path(os.path.normpath(file.parent / told["source"]))
+                if "source_file_name" in told:
+                    made_of[path] = Path(os.path.normpath(file.parent / told["source_file_name"]))
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise DataError(f'{file}, line {number}: expected {{"file_name": ..., "text": ...}}') from None
             for image in (path, made_of.get(path)):

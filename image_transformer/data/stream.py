@@ -81,9 +81,9 @@ def load_stream(
     train = groups.get("train", [])
     if "validation" not in groups and len(train) > 1:
         groups["validation"] = [train.pop()]
-    groups.setdefault("test", groups.get("validation", []))
     if not groups.get(split):
-        raise DataError(f"{source}: no shards of the {split} split among {sum(map(len, groups.values()))}")
+        others = ", ".join(groups) or "others"
+        raise DataError(f"{source}: no shards of the {split} split, only {others}: choose one by --split (split=)")
     stream = Stream(ask, groups[split])
     return stream if split == "train" else stream.first(HELD_OUT)
 
@@ -101,7 +101,7 @@ class Stream:
         self._held: OrderedDict[int, Future[list[Item]]] = OrderedDict()
         self._readers = ThreadPoolExecutor(2, "shards")
         self._next: dict[int, list[int]] = {}  # the shards that follow one in the newest order
-        self._longest = max((shard.longest for shard in self.shards), key=len)
+        self._longest = max((shard.longest for shard in self.shards), key=_size)
         number = max(shard.classes for shard in self.shards)
         self.classes = _classes(self.shards[0].path) or tuple(map(str, range(number)))
 
@@ -260,7 +260,7 @@ def _look_up(shard: Shard) -> Shard:
             count = len({_key(one.name) for one in members if _is_image(one.name)})
             contents = str([(one.name, one.size, one.mtime) for one in members]).encode()
     mark = hashlib.sha256(contents).hexdigest()[:16]
-    longest = max(said, key=lambda text: len(text.encode()), default="")
+    longest = max(said, key=_size, default="")
     return replace(shard, count=count, classes=max(classes, default=-1) + 1, mark=mark, longest=longest)
 
 
@@ -293,6 +293,10 @@ def _members(file: Any) -> list[Item]:
 def _lines(text: bytes) -> tuple[str, ...]:
     """The wordings in a file of text: its lines. The empty text, which tells nothing, if there are none."""
     return tuple(line.strip() for line in text.decode().splitlines() if line.strip()) or ("",)
+
+
+def _size(text: str) -> int:
+    return len(text.encode())
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

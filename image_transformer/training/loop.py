@@ -28,7 +28,7 @@ from image_transformer.training.run import Run, load_split
 # the learning rate. With `minutes` the rate follows the clock, so such runs are not repeatable to the bit.)
 RESUMABLE = (
     "images", "minutes", "micro_batch", "parallel", "recompute", "max_left_out", "lr", "muon_lr", "clip", "bf16",
-    "compile", "validate_every", "validation_images", "sample_every", "save_every", "keep", "tensorboard",
+    "compile", "validate_every", "sample_every", "save_every", "keep", "tensorboard",
 )  # fmt: skip
 
 
