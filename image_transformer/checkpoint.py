@@ -30,7 +30,6 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from image_transformer.config.earlier import tensors_of_today
 from image_transformer.config.run import RunConfig, load_config, to_dict
 from image_transformer.files import checkpoints as checkpoints
 from image_transformer.files import written
@@ -39,7 +38,7 @@ from image_transformer.released import folder_of, model_names
 from image_transformer.words import did_you_mean
 
 FORMAT = 4
-READ = (2, 3, 4)  # 1: the modern family's inputs were other pixels; 2: no checksums; 3: no count of updates left out
+READ = (3, 4)  # 3: no count of updates left out
 SUMS = "SHA256SUMS"
 
 
@@ -174,13 +173,12 @@ def _sum(path: Path, folder: Path) -> str:
 def read_file(folder: Path, name: str) -> bytes:
     """A file of a checkpoint. CheckpointError, naming it, if it is missing or is not what was written."""
     try:
-        content = (folder / name).read_bytes()
-        lines = (folder / SUMS).read_bytes().splitlines() if (folder / SUMS).exists() else None
-    except FileNotFoundError:
-        raise DamagedError(f"{folder} is damaged: {name} is missing") from None
+        content, lines = (folder / name).read_bytes(), (folder / SUMS).read_bytes().splitlines()
+    except FileNotFoundError as error:
+        raise DamagedError(f"{folder} is damaged: {Path(error.filename).name} is missing") from None
     except OSError as error:
         raise CheckpointError(f"{folder / name} cannot be read: {error.strerror or error}") from None
-    if lines is not None and sums({name: content}).strip() not in lines:
+    if sums({name: content}).strip() not in lines:
         raise DamagedError(f"{folder / name} is truncated or damaged: it is not what {SUMS} says")
     return content
 
@@ -193,14 +191,11 @@ def read_state(folder: Path) -> State:
         if values["format"] not in READ:
             expected = " or ".join(map(str, READ))
             raise CheckpointError(f"{folder} has checkpoint format {values['format']}, expected {expected}")
-        state = State(**values)
+        return State(**values)
     except CheckpointError:
         raise
     except (ValueError, TypeError, KeyError) as error:
         raise DamagedError(f"{folder / 'state.json'} is truncated or damaged: {error}") from None
-    if state.format >= 3 and not (folder / SUMS).exists():
-        raise DamagedError(f"{folder} is damaged: {SUMS} is missing")
-    return state
 
 
 def read_training(folder: Path) -> dict[str, Any]:
@@ -213,8 +208,6 @@ def read_training(folder: Path) -> dict[str, Any]:
     except Exception as error:  # torch.load raises nearly anything on a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DamagedError(f"{folder / 'training.pt'} is truncated or damaged: {reason}") from None
-    for name in ("model", "average"):
-        training[name] = training.get(name) and tensors_of_today(training[name])
     return training
 
 
@@ -226,8 +219,6 @@ def check(folder: Path) -> None:
     shared = (folder / "training").is_dir()
     if not shared:
         read_file(folder, "training.pt")
-    if not (folder / SUMS).exists():
-        return
     try:
         lines = (folder / SUMS).read_text("utf-8", "replace").splitlines(keepends=True)
         found = {path.relative_to(folder).as_posix(): _sum(path, folder) for path in _parts(folder)}
@@ -280,9 +271,9 @@ def load(path: str | Path, device: str | torch.device | None = None) -> ImageMod
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights for use, by the names that they have now."""
+    """The weights for use."""
     try:
-        return tensors_of_today(safetensors.torch.load(read_file(folder, "model.safetensors")))
+        return safetensors.torch.load(read_file(folder, "model.safetensors"))
     except safetensors.SafetensorError as error:
         raise DamagedError(f"{folder / 'model.safetensors'} is truncated or damaged: {error}") from None
 
@@ -292,7 +283,7 @@ def read_config(folder: Path) -> RunConfig:
     read_file(folder, "config.yaml")
     try:
         return load_config(folder / "config.yaml")
-    except ValueError as error:  # of a checkpoint without sums
+    except ValueError as error:  # of another version
         raise CheckpointError(str(error)) from None
 
 

@@ -12,6 +12,9 @@ from image_transformer.checkpoint import CheckpointError, State, model_files, sa
 from image_transformer.cli.main import main
 from image_transformer.conditions.frames import Frames
 from image_transformer.conditions.label import Label
+from image_transformer.conditions.low import Low
+from image_transformer.conditions.source import Source
+from image_transformer.conditions.text import Text
 from image_transformer.geometry.boxes import box_mean
 from image_transformer.geometry.order import Raster, Wavefront
 from image_transformer.geometry.patterns import Local1D
@@ -104,6 +107,31 @@ def test_inputs_of_a_new_condition_start_at_zero():
             block.cross.output.weight.zero_()
     images = random_images(2, (3, 4, 4))
     torch.testing.assert_close(model.log_prob(images, low=box_mean(images, 2)), source.log_prob(images))
+
+
+def test_inputs_of_conditions_go_by_their_names():
+    """In another order, beside others, and not to those of another condition with as many."""
+    both, turned = (Low(2), Source()), (Source(), Low(2))
+    source, model = (make_model(SCHEME, (3, 4, 4), conditions=one) for one in (both, turned))
+    carry_over(source, model)
+    images, told = random_images(2, (3, 4, 4)), {"source": random_images(2, (3, 4, 4), 5)}
+    told |= {"low": box_mean(images, 2)}
+    torch.testing.assert_close(model.log_prob(images, **told), source.log_prob(images, **told))
+    lowest, other = make_model(SCHEME, (3, 4, 4), conditions=(Low(2),)), fresh((3, 4, 4), conditions=(Source(),))
+    said = carry_over(lowest, other)
+    near = other.network.neighbours.num_features
+    for weight in (other.network.stem.weight, other.network.skip.means.weight):
+        assert (weight[:, near:] == 0).all() and (weight[:, :near] != 0).any()
+    assert f"network.stem.weight is taken over for {near} of {near + 27} inputs" in said
+
+
+def test_readers_of_another_length_begin_anew():
+    source = make_model(SCHEME, (3, 4, 4), conditions=(Text(9),))
+    model = fresh((3, 4, 4), conditions=(Text(5),))
+    said = carry_over(source, model)
+    assert "network.encoders.text.places.weight is new: it has another shape" in said and len(said) == 1
+    source, model = (make_model(SCHEME, (3, 4, 4), conditions=(Frames(count),)) for count in (1, 2))
+    assert "network.placed.frames.stem.weight is new: it has another shape" in carry_over(source, model)
 
 
 def test_super_resolution_goes_on_at_other_sizes_and_back_to_a_plain_model():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import random_images, shrunken
 from PIL import Image
 
@@ -17,7 +18,6 @@ import image_transformer as it
 from image_transformer import checkpoint
 from image_transformer.cli.main import main
 from image_transformer.conditions.frames import Frames
-from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.conditions.source import Source
 from image_transformer.config.model import ORDERS, PATTERNS, Modern
@@ -295,22 +295,6 @@ def test_a_recipe_can_be_trained_in_another_family(images_file, capsys):
     assert "the wavefront order needs the modern family" in capsys.readouterr().err
 
 
-def test_a_run_that_was_written_before_conditions_were_values_still_means_the_same(tmp_path):
-    """Fields that were of both families, and classes and factor beside them."""
-    old = {
-        "family": "modern", "shape": [3, 8, 8], "order": "wavefront:1", "attention": ["local1d:8:8"], "depth": 1,
-        "positions": "sinusoidal", "kv_heads": None, "classes": ["cat", "dog"], "factor": 4, "encoder_depth": 1,
-    }  # fmt: skip
-    config = from_dict(RunConfig, {"recipe": "x", "model": old}).model
-    assert config.conditions == (Label(("cat", "dog")), Low(4)) and config.encoder_depth == 1
-    assert config.mix == 0 and recipe("tiny").model.mix > 0  # neighbours were not mixed
-    old |= {"family": "paper", "order": "raster", "classes": None, "factor": None}
-    config = from_dict(RunConfig, {"model": old}).model
-    assert config.conditions == () and config.positions == "sinusoidal"
-    with pytest.raises(ValueError, match=r"unknown field model\.kv_hats; did you mean 'kv_heads'"):
-        from_dict(RunConfig, {"model": {"kv_hats": 2}})
-
-
 # ---- recipes ----
 
 
@@ -397,7 +381,16 @@ def test_orders_are_words():
         ({"model": {"dpeth": 3}}, "unknown field model.dpeth; did you mean 'depth'?"),
         ({"model": {"depth": "three"}}, "model.depth: expected int, got 'three'"),
         ({"model": {"family": "papre"}}, "model.family: did you mean 'paper'?, got 'papre'"),
-        ({"model": {"attention": ["local1d:x:3"]}}, "model.attention"),
+        (
+            {"model": {"attention": ["local1d:x:3"]}},
+            "model.attention: expected local1d:QUERY:MEMORY, got 'local1d:x:3'",
+        ),
+        ({"model": {"shape": [3, 32]}}, "model.shape: expected 3 values, got [3, 32]"),
+        ({"model": {"order": None}}, "model.order: expected a word, got None"),
+        ({"model": {"conditions": [{"name": "low"}]}}, "model.conditions.factor is missing"),
+        ({"model": {"conditions": ["low"]}}, "model.conditions must be a mapping of fields, got str"),
+        ({"data": {"size": 32}}, "data.size: expected a list, got 32"),
+        ({"train": {"lr": "fast"}}, "train.lr: could not convert string to float: 'fast', got 'fast'"),
         ({"train": {"images": 0}}, "train.images must be at least 1, got 0"),
         ({"train": {"batch": 6, "micro_batch": 4}}, "micro_batch 4 does not divide"),
         ({"trian": {}}, "unknown field trian; did you mean 'train'?"),
@@ -409,6 +402,20 @@ def test_wrong_configurations_are_refused(data, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the message is compared below, as text)
         from_dict(RunConfig, data)
     assert message in str(caught.value)
+
+
+def test_lists_are_tuples_and_what_is_neither_is_refused():
+    """Or it would fail late, when the configuration is saved."""
+    config = Modern(shape=[3, 8, 8], attention=[Full()], conditions=[Low(4)])
+    assert config == Modern(shape=(3, 8, 8), attention=(Full(),), conditions=(Low(4),))
+    assert from_dict(RunConfig, yaml.safe_load("train: {lr: 1e-3}")).train.lr == 1e-3
+    for fields, message in (
+        ({"attention": Full()}, r"model\.attention must be a tuple, got Full\(\)"),
+        ({"attention": ("full",)}, r"model\.attention: 'full' is no pattern, such as Full\(\)"),
+        ({"order": "raster"}, r"model\.order must be an order, such as Raster\(\), got 'raster'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Modern(**fields)
 
 
 def test_any_configuration_survives_plain_data():

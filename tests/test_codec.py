@@ -28,6 +28,7 @@ from PIL import Image
 from torch import nn
 
 import image_transformer as it
+from image_transformer.cli import decompress
 from image_transformer.cli.main import main
 from image_transformer.codec import archive as archives
 from image_transformer.codec import counts, integers, models
@@ -46,7 +47,7 @@ from image_transformer.codec.format import (
 )
 from image_transformer.codec.fronts import Walk, num_fronts
 from image_transformer.codec.integers import IntegerNetwork, exactly, root
-from image_transformer.codec.models import CodingModelError
+from image_transformer.codec.models import CodingModelError, released
 from image_transformer.codec.rans import BITS, TOTAL, Decoder, encode
 from image_transformer.config.model import Modern
 from image_transformer.geometry.patterns import Nothing
@@ -459,7 +460,7 @@ def test_released_models_are_what_they_were():
     for name, (number, fingerprint) in FINGERPRINTS.items():
         model = it.load_coding_model(name)
         assert (model.name, model.number, model.fingerprint.hex()) == (name, number, fingerprint)
-        assert it.load_coding_model(model.fingerprint) is model
+        assert released(model.fingerprint) is released(model.fingerprint, 77) is model
 
 
 def golden_images() -> list[np.ndarray]:
@@ -472,7 +473,7 @@ def test_old_files_stay_readable(path):
     for wanted, image in zip(golden_images(), it.decompress(data), strict=True):
         np.testing.assert_array_equal(image.numpy(), wanted)
     header = read_header(data)
-    again = it.compress(golden_images(), it.load_coding_model(header.fingerprint), names=header.names)
+    again = it.compress(golden_images(), released(header.fingerprint, header.model), names=header.names)
     assert again == data  # an encoder may change what it writes; if it does, keep this file and add another
 
 
@@ -562,7 +563,7 @@ def hostile(**fields: int) -> bytes:
     [
         {"count": 0}, {"channels": 0}, {"channels": 5}, {"height": 0}, {"width": 0}, {"width": 1 << 40}, {"lanes": 0},
         {"height": 1 << 17}, {"count": 1 << 20, "height": 1 << 10}, {"lanes": 257}, {"alpha_bytes": 3}, {"channels": 4},
-        {"count": 1 << 62}, {"colour_bytes": 7}, {"height": 1 << 16, "width": 1 << 16},
+        {"count": 1 << 62}, {"colour_bytes": 7}, {"height": 1 << 16, "width": 1 << 16}, {"count": 257},
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_is_made(fields):
@@ -571,12 +572,42 @@ def test_what_cannot_be_is_refused_before_anything_is_made(fields):
 
 
 def test_a_limit_holds_for_what_is_wanted():
-    images = random_images(6, (3, 4, 4))
+    images = random_images(6, (3, 40, 40))
     data = it.compress([*images, random_images(1, (3, 5, 5))[0]], small())
-    with pytest.raises(FormatError, match=r"121 pixels; the limit is 100"):
-        it.decompress(data, small(), limit=100)
-    assert torch.equal(it.decompress(data, small(), only=[2], limit=100)[0], images[2])
+    with pytest.raises(FormatError, match=r"9,625 pixels and takes as long as 10,624; the limit is 10,000"):
+        it.decompress(data, small(), limit=10_000)
+    assert torch.equal(it.decompress(data, small(), only=[2], limit=10_000)[0], images[2])
+    with pytest.raises(FormatError, match=r"9,600 pixels; the limit is 9,599"):
+        it.decompress(data, small(), only=[2], limit=9_599)
     assert LIMIT > 4000 * 3000 * 16
+
+
+def test_a_few_bytes_cost_little_however_many_images_they_promise(tmp_path, capsys, monkeypatch):
+    """The limit is looked at before there is anything for each image; narrow images cost as their steps do."""
+    group = Group(256, 1, 1, 1, 1, 8, 0)
+    header = write_header(Header(1, bytes(4), (group,) * 40_000))
+    (tmp_path / "many.itc").write_bytes(header + bytes(8 * 40_000))
+    monkeypatch.setattr(decompress, "_paths", None)
+    assert main(["decompress", str(tmp_path / "many.itc")]) == 1
+    assert "10,240,000 pixels and takes as long as 663,040,000; the limit is 268,435,456" in capsys.readouterr().err
+    monkeypatch.setattr(archives, "bisect", None)
+    with pytest.raises(FormatError, match="the limit is"):
+        it.decompress((tmp_path / "many.itc").read_bytes())
+    tall = replace(group, count=1, height=1 << 16)
+    assert tall.work >= 64 * num_fronts(tall.height, tall.width) > 64 * tall.pixels
+
+
+def test_names_that_no_reader_takes_are_not_written():
+    images = np.zeros((90_000, 1, 1, 1), np.uint8)
+    with pytest.raises(ValueError, match=r"the names take 18,089,999 bytes, at most 16,777,216 fit into a file"):
+        write_header(Header(1, bytes(4), (), tuple(f"{i:0200}" for i in range(len(images)))))
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 4, 4), (0, 3, 4, 4), (3, 4, 4), None])
+def test_only_bytes_of_images_have_bits(shape):
+    images = np.zeros((1, 3, 4, 4)) if shape is None else np.zeros(shape, np.uint8)
+    with pytest.raises(ValueError, match=r"images must be uint8 \(n, c, h, w\) with 1 or 3 channels"):
+        small().bits(images)
 
 
 @settings(max_examples=300, deadline=None)
@@ -669,10 +700,11 @@ def test_golden_files_are_read_where_sums_are_made_otherwise():
     program = """
 import sys, image_transformer as it
 from image_transformer.codec.format import read_header
+from image_transformer.codec.models import released
 for path in sys.argv[1:]:
     data = open(path, "rb").read()
     header = read_header(data)
-    assert it.compress(it.decompress(data), it.load_coding_model(header.fingerprint), names=header.names) == data"""
+    assert it.compress(it.decompress(data), released(header.fingerprint), names=header.names) == data"""
     env = os.environ | {"OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
     env |= {"ONEDNN_MAX_CPU_ISA": "SSE41", "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3"}
     paths = map(str, GOLDEN.glob("*.itc"))
@@ -795,7 +827,7 @@ def test_images_are_written_group_by_group_whole_or_not_at_all(pictures, tmp_pat
     assert "3 of 4 files are there already" in capsys.readouterr().err
     assert all(same(path, out / f"{path.stem}.png") for path in pictures)
     assert main(["decompress", str(archive), "--to", str(out), "--force", "--limit", "164"]) == 1
-    assert "165 pixels; the limit is 164" in capsys.readouterr().err
+    assert "165 pixels and takes as long as" in capsys.readouterr().err
 
 
 def test_files_that_are_there_are_left_alone(pictures, tmp_path, capsys):

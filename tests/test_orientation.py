@@ -169,6 +169,8 @@ def test_diversity_is_the_root_mean_variance_of_what_was_drawn():
 
 
 def test_known_sides():
+    with pytest.raises(ValueError, match="side must be one of top, bottom, left, right, got 'upper'"):
+        known_side(0.5, SQUARE, "upper")
     assert known_side(0.4, (3, 5, 7), "bottom").sum(1).tolist() == [0, 0, 0, 7, 7]
     assert known_side(0.4, (3, 5, 7), "left").sum(0).tolist() == [5, 5, 5, 0, 0, 0, 0]
     assert known_side(0.4, (3, 5, 7), "right").sum(0).tolist() == [0, 0, 0, 0, 5, 5, 5]

@@ -141,6 +141,8 @@ def test_image_i_depends_on_seed_and_i_alone():
     assert not torch.equal(together, generate(model, 5, seed=4))
     assert torch.equal(noise(7, [3, 4], 11), noise(7, range(5), 11)[3:])
     assert len(noise(7, range(20), 11).unique()) == 220
+    numbers = [2**63 + 5, 2**63 + 6, 2**64 - 2, 2**64 - 1]  # those of late clips
+    assert len(noise(7, numbers, 11).unique()) == 44 and len(noise(2**63, numbers, 11).unique()) == 44
 
 
 def test_each_sub_pixel_has_its_own_noise():
@@ -257,6 +259,16 @@ def test_a_known_channel_says_something_of_the_others():
     expected = mass[:cut].sum().item()
     found = (drawn[:, 1] < cut).double().mean().item()
     assert abs(found - expected) < 5 * math.sqrt(expected * (1 - expected) / 4000)
+
+
+def test_the_cache_of_files_does_not_take_memory_from_a_container(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path)
+    whole = memory.free_memory(torch.device("cpu"))
+    for name, text in (("max", "1000000"), ("current", "999000"), ("stat", "anon 9\ninactive_file 600000\nslab 8\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert memory.free_memory(torch.device("cpu")) == 601_000
+    (tmp_path / "memory.max").write_text("max")
+    assert memory.free_memory(torch.device("cpu")) == pytest.approx(whole, rel=0.5)
 
 
 def test_batches_that_do_not_fit_into_memory_are_split(monkeypatch):

@@ -15,13 +15,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model, random_images
-from safetensors.torch import save_file
 from torch import nn
 
 from image_transformer import checkpoint
 from image_transformer.checkpoint import CheckpointError
-from image_transformer.conditions.label import Label
-from image_transformer.conditions.low import Low
 from image_transformer.config.data import DataConfig
 from image_transformer.config.model import Modern
 from image_transformer.config.run import RunConfig, save_config
@@ -375,7 +372,7 @@ def test_another_format_is_refused(run_folder):
     state = json.loads((folder / "state.json").read_text()) | {"format": 99}
     (folder / "state.json").write_text(json.dumps(state))
     write_sums(folder)
-    with pytest.raises(CheckpointError, match="format 99, expected 2 or 3"):
+    with pytest.raises(CheckpointError, match="format 99, expected 3 or 4"):
         checkpoint.load(run_folder)
 
 
@@ -553,51 +550,11 @@ def test_a_single_flipped_bit_in_any_file_is_refused_in_one_line_that_names_it(c
     checkpoint.check(folder)
 
 
-def test_a_state_that_is_no_text_is_named(run_folder):
-    """Also where there are no checksums, as in what earlier versions wrote."""
-    folder = checkpoint.checkpoints(run_folder)[-1]
-    (folder / checkpoint.SUMS).unlink()
-    (folder / "state.json").write_bytes(b"\xff\xfe{")
-    with pytest.raises(CheckpointError, match=r"state\.json is truncated or damaged"):
-        checkpoint.load(folder)
-
-
-def test_checkpoints_without_checksums_are_those_of_earlier_versions(run_folder):
+def test_a_checkpoint_without_checksums_is_refused(run_folder):
     folder = checkpoint.checkpoints(run_folder)[-1]
     (folder / checkpoint.SUMS).unlink()
     with pytest.raises(CheckpointError, match=r"damaged: SHA256SUMS is missing"):
         checkpoint.load(folder)
-    state = json.loads((folder / "state.json").read_text()) | {"format": 2}
-    (folder / "state.json").write_text(json.dumps(state))
-    assert not checkpoint.load(folder).training
-
-
-def test_tensors_of_earlier_versions_are_found_by_their_names_of_today(config, images_file, tmp_path):
-    """A run of a model that is told all there is, renamed to what it was called then: it loads, and goes on."""
-    np.savez(tmp_path / "labelled.npz", train=np.load(images_file)[..., :6], train_labels=np.arange(60) % 2)
-    model = replace(config.model, shape=(3, 6, 6), conditions=(Label(("0", "1")), Low(2)))
-    config = replace(config, model=model, data=DataConfig(str(tmp_path / "labelled.npz")))
-    train(config, tmp_path / "run", show_progress=False)
-    folder = checkpoint.checkpoints(tmp_path / "run")[-1]
-    today = checkpoint.load(folder).state_dict()
-
-    def as_it_was(tensors):
-        for new, old in {
-            "network.vectors.label.": "network.labels.",
-            "network.encoders.low.": "network.encoder.",
-        }.items():
-            assert any(new in name for name in tensors)
-            tensors = {name.replace(new, old): tensor for name, tensor in tensors.items()}
-        return tensors
-
-    training = checkpoint.read_training(folder)
-    torch.save(training | {name: as_it_was(training[name]) for name in ("model", "average")}, folder / "training.pt")
-    save_file(as_it_was(today), folder / "model.safetensors")
-    write_sums(folder)
-    found = checkpoint.load(folder).state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in today.items())
-    more = replace(config, train=replace(config.train, images=52))
-    train(more, tmp_path / "run", resume=True, show_progress=False)
 
 
 def test_a_run_goes_on_from_the_newest_whole_checkpoint_and_says_so(config, tmp_path, capsys):
@@ -639,7 +596,7 @@ def test_a_checkpoint_of_another_format_or_that_cannot_be_read_is_no_damage(conf
     state = json.loads((folder / "state.json").read_text()) | {"format": 99, "new": 1}
     (folder / "state.json").write_text(json.dumps(state))
     write_sums(folder)
-    with pytest.raises(CheckpointError, match="format 99, expected 2 or 3"):
+    with pytest.raises(CheckpointError, match="format 99, expected 3 or 4"):
         train(config, run_folder, resume=True, show_progress=False)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
@@ -654,16 +611,6 @@ def test_the_end_is_saved_logged_validated_and_drawn_whatever_the_intervals(conf
     assert [folder.name for folder in checkpoint.checkpoints(tmp_path / "run")] == ["images-000000020"]
     kinds = [m["kind"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     assert kinds == ["start", "train", "validation"] and (tmp_path / "run" / "samples/images-000000020.png").exists()
-
-
-def test_a_run_of_before_checksums_has_them_from_its_next_save_on(config, run_folder):
-    for folder in checkpoint.checkpoints(run_folder):
-        (folder / checkpoint.SUMS).unlink()
-        state = json.loads((folder / "state.json").read_text()) | {"format": 2}
-        (folder / "state.json").write_text(json.dumps(state))
-    train(replace(config, train=replace(config.train, images=20)), run_folder, resume=True, show_progress=False)
-    newest = checkpoint.checkpoints(run_folder)[-1]
-    assert checkpoint.read_state(newest).format == checkpoint.FORMAT and (newest / checkpoint.SUMS).exists()
 
 
 def test_a_damaged_best_checkpoint_is_refused_and_the_others_are_named(run_folder):

@@ -308,6 +308,8 @@ def test_rank_is_bayes():
         rank(make_model(), random_images(1, (3, 5, 4)), TEXTS)
     with pytest.raises(ValueError, match="at least one text to choose from"):
         rank(model, images, [])
+    with pytest.raises(ValueError, match="texts must be several: a list of them, not one text"):
+        rank(model, images, "a red circle")
 
 
 def test_a_model_of_classes_and_words_still_classifies():

@@ -11,7 +11,16 @@ from pathlib import Path
 from image_transformer.cli import UsageError
 from image_transformer.cli.compress import STREAM, to_write, write
 from image_transformer.cli.flags import arguments
-from image_transformer.codec.format import LIMIT, DecodeError, Header, alike, check_end, file_name, read_header
+from image_transformer.codec.format import (
+    LIMIT,
+    DecodeError,
+    Header,
+    alike,
+    check_end,
+    check_limit,
+    file_name,
+    read_header,
+)
 from image_transformer.words import did_you_mean
 
 
@@ -30,7 +39,7 @@ class Decompress:
     """What the file was made with, if that does not come with the package: a coding model's file, or a model's name or
     folder for what was made with --float."""
     limit: int = LIMIT
-    """Pixels that a file may hold."""
+    """Pixels that a file may hold; an image, and a step that decodes some pixels at once, count as 64 at least."""
     force: bool = False
     """Replace files that are there already."""
     skip_existing: bool = False
@@ -53,6 +62,8 @@ def run(args: list[str]) -> None:
         with _named(file):
             header = read_header(data := piped or read(file))
             check_end(data, header)
+            if not chosen.only:
+                check_limit(header.groups, chosen.limit)  # before there is a name for each image
             numbers = _chosen(header, chosen.only)
             if file == STREAM and chosen.to is None and len(numbers) > 1:
                 raise UsageError(f"standard input holds {header.images} images: --to names a folder for them")
@@ -90,20 +101,22 @@ def _chosen(header: Header, only: Sequence[str]) -> list[int]:
     """The numbers, from 0, of the images that are meant."""
     if not only:
         return list(range(header.images))
-    known = {str(i + 1): i for i in range(header.images)} | {name: i for i, name in enumerate(header.names)}
-    wrong = [word for word in only if word not in known]
-    if wrong:
-        raise UsageError(
-            f"--only {wrong[0]}: no such image; {did_you_mean(wrong[0], list(header.names) or list(known))}"
-        )
-    return [known[word] for word in only]
+    named = {name: i for i, name in enumerate(header.names)}
+    found = []
+    for word in only:
+        number = named.get(word, int(word) - 1 if word.isdecimal() else -1)
+        if not 0 <= number < header.images:
+            known = did_you_mean(word, header.names) if header.names else f"numbers are 1 to {header.images}"
+            raise UsageError(f"--only {word}: no such image; {known}")
+        found.append(number)
+    return found
 
 
 def _paths(header: Header, numbers: Sequence[int], file: Path, to: Path | None) -> list[Path]:
     stem = "image" if file == STREAM else file.stem
     one = header.images == 1 and not header.names
-    own = [file_name(name) for name in header.names]  # those of older files may not do
-    names = own or ([stem] if one else [f"{stem}-{i + 1}" for i in range(header.images)])
+    own = {i: file_name(header.names[i]) for i in numbers} if header.names else {}  # those of older files may not do
+    names = own or {i: stem if one else f"{stem}-{i + 1}" for i in numbers}
     seen: dict[str, int] = {}
     for i in numbers:
         if (other := seen.setdefault(alike(names[i]), i)) != i:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,9 +31,6 @@ class Evaluate(Fitted):
     """Super-resolution: also bits/dim with the box means held to what is given (slower)."""
     classify: int = 500
     """Class-conditional: try the Bayes classifier, the likeliest of all classes, on so many images."""
-    enlarge: int = 0
-    """Super-resolution: enlarge so many of the images and measure how well, as report does (trains a regression network
-    to compare with)."""
     gap: int = 100
     """Draw so many images and compare what they cost the model with what photographs do: the entropy gap."""
     per_image: Path | None = None
@@ -45,14 +42,12 @@ class Evaluate(Fitted):
 def run(args: list[str]) -> None:
     (path,), chosen = arguments(Evaluate, "evaluate MODEL", args)
     at_least(1, batch=chosen.batch, limit=chosen.limit)
-    at_least(0, classify=chosen.classify, enlarge=chosen.enlarge, gap=chosen.gap)
+    at_least(0, classify=chosen.classify, gap=chosen.gap)
 
     from image_transformer.cli.trained import load_trained
-    from image_transformer.config.measuring import Plan
     from image_transformer.files import write_atomically
     from image_transformer.inference.enlarging import enlarges
     from image_transformer.inference.scoring import bits, chosen_from, classify, evaluate
-    from image_transformer.measures.enlargements import enlargements
     from image_transformer.measures.gap import entropy_gap
     from image_transformer.show.charts import bits_map
     from image_transformer.show.grids import save_png
@@ -60,8 +55,8 @@ def run(args: list[str]) -> None:
 
     trained = load_trained(path)
     model, own = trained.model, trained.config.data
-    if (chosen.consistent or chosen.enlarge) and not enlarges(model):
-        raise UsageError(f"--consistent and --enlarge are for super-resolution, {path} is another model")
+    if chosen.consistent and not enlarges(model):
+        raise UsageError(f"--consistent is for super-resolution, {path} is another model")
     data = trained.tested(chosen.data, chosen.split, chosen.size, chosen.skip_bad).some(chosen.limit)
     given = model.of(data, only=model.untold)
     with bar("images") as progress:
@@ -117,11 +112,6 @@ def run(args: list[str]) -> None:
         )
         if several and abs(difference) > max(WIDE, 2 * error):
             said.append(f"a temperature closes that gap: image-transformer export {path} --calibrate 500")
-    if chosen.enlarge:
-        plan = Plan(chosen.enlarge, min(chosen.enlarge, Plan.several))
-        tables = enlargements(model, trained.data("train"), data, plan, say).tables
-        figures["tables"] = [asdict(table) for table in tables]
-        said += [f"\n{table.markdown()}" for table in tables]
     print(json.dumps(figures) if chosen.json else "\n".join(said))
 
 

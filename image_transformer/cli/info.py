@@ -23,7 +23,7 @@ def run(args: list[str]) -> None:
     files, chosen = arguments(Info, "info FILE...", args)
 
     from image_transformer.codec.format import DecodeError, check_end, read_header
-    from image_transformer.codec.models import CodingModelError, load_coding_model
+    from image_transformer.codec.models import CodingModelError, released
 
     for file in files:
         data = read(file)
@@ -38,7 +38,7 @@ def run(args: list[str]) -> None:
         model = "an ordinary one (--float)" if header.floats else "a coding model of its own"
         if header.model and not header.floats:
             try:
-                model = f"{load_coding_model(header.fingerprint).name} (number {header.model})"
+                model = f"{released(header.fingerprint, header.model).name} (number {header.model})"
             except CodingModelError:
                 model = f"number {header.model}, which this version does not have"
         print(f"{file}: version {header.version}, {len(data):,} bytes, {8 * len(data) / header.values:.3f} bits/dim")

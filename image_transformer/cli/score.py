@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from image_transformer.codec.models import CodingModel
     from image_transformer.model import ImageModel
 
-AT_ONCE = 64  # images of one size
+AT_ONCE, MOST_PIXELS = 64, 1 << 22  # images of one size together, and their pixels if there are several
+WEBP_SIDE = 16_383  # rows and columns that a WebP file may have
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ def run(args: list[str]) -> None:
     for file, image in zip(files, seen, strict=True):
         if shape not in (None, image.shape):
             raise ValueError(f"{file}: an image {image.shape}, but {chosen.model} takes {shape} alone")
+        if shape is None and max(image.shape) > WEBP_SIDE:
+            raise ValueError(
+                f"{file}: it is compared with a WebP file, which has at most {WEBP_SIDE:,} rows and columns"
+            )
     scores = scored(model, seen)
     columns = ["file", "bits_per_dim", f"{than}_bits_per_dim", "relative"]
     ranks = np.zeros((len(files), 0))
@@ -95,7 +100,8 @@ def coded(model: CodingModel, images: Sequence[NDArray[np.uint8]]) -> NDArray[np
     order = sorted(range(len(images)), key=lambda i: images[i].shape)
     for _, several in groupby(order, lambda i: images[i].shape):
         same = list(several)
-        for first in range(0, len(same), AT_ONCE):
-            part = same[first : first + AT_ONCE]
+        most = max(1, min(AT_ONCE, MOST_PIXELS // images[same[0]][0].size))
+        for first in range(0, len(same), most):
+            part = same[first : first + most]
             bits[part] = model.bits(np.stack([images[i] for i in part]))
     return bits / [image.size for image in images]

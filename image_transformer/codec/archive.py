@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate, groupby
+from operator import index
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -23,24 +24,24 @@ from image_transformer.codec.floats import decode_by_model, encode_by_model
 from image_transformer.codec.format import (
     CHANNELS,
     LIMIT,
+    MOST_IMAGES,
     MOST_ROWS,
     FormatError,
     Group,
     Header,
     alike,
     check_end,
+    check_limit,
     file_name,
     payload,
     read_header,
     write_header,
 )
 from image_transformer.codec.integers import exactly
-from image_transformer.codec.models import DEFAULT, CodingModel, load_coding_model
+from image_transformer.codec.models import DEFAULT, CodingModel, load_coding_model, released
 from image_transformer.model import ImageModel
 
 MOST_PIXELS = 1 << 22  # of a group of several images
-TOGETHER = 256  # images of a group: more do not make it faster
-
 Coder = CodingModel | ImageModel
 Which = str | Path | Coder
 Item = TypeVar("Item", Images, Group)
@@ -101,7 +102,8 @@ def decompress(
 
     model: needed if it was not one of those that come with the package.
     only: the numbers of some images, from 0: nothing is decoded but them and those coded together with them.
-    limit: pixels that may be decoded in all; if it were more, nothing is.
+    limit: pixels that may be decoded in all; if it were more, nothing is. An image, and a step that decodes some
+        pixels at once, count as 64 of them at least.
     Raises ValueError, in one line: for data that are damaged or cut off (DecodeError), that are no such file
     (FormatError), or that this machine or the given model cannot decode.
 
@@ -110,15 +112,14 @@ def decompress(
     True
     """
     header = read_header(data)
-    numbers = range(header.images) if only is None else only
-    found = dict(each_image(data, header, numbers, model, limit=limit, progress=progress))
-    return [torch.from_numpy(found[number]) for number in numbers]
+    found = dict(each_image(data, header, only, model, limit=limit, progress=progress))
+    return [torch.from_numpy(found[number]) for number in (found if only is None else only)]
 
 
 def each_image(
     data: bytes | memoryview,
     header: Header,
-    numbers: Sequence[int],
+    only: Sequence[int] | None = None,
     model: Which | None = None,
     *,
     limit: int = LIMIT,
@@ -126,14 +127,15 @@ def each_image(
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """The numbers and images (c, h, w) that `decompress` gives, in the order of the file, a few groups at a time."""
     check_end(data, header)
+    if only is None:
+        check_limit(header.groups, limit)  # before anything is made of so many
+    numbers = range(header.images) if only is None else [index(number) for number in only]
     firsts = list(accumulate((group.count for group in header.groups), initial=0))
     if any(not 0 <= number < header.images for number in numbers):
         raise ValueError(f"only: the file holds images 0 to {header.images - 1}")
     chosen, wanted = sorted({bisect(firsts, number) - 1 for number in numbers}), set(numbers)
     groups = [header.groups[i] for i in chosen]
-    pixels = sum(group.pixels for group in groups)
-    if pixels > limit:
-        raise FormatError(f"the file says that it holds {pixels:,} pixels; the limit is {limit:,}")
+    check_limit(groups, limit)
     coder = coder_of(header, model)
     done = _each(lambda group, report: _decode(coder, data, group, report), groups, progress, coder)
     for first, images in zip((firsts[i] for i in chosen), done, strict=True):
@@ -156,7 +158,7 @@ def coder_of(header: Header, model: Which | None) -> Coder:
         kind = "an ordinary model, in floating-point numbers" if header.floats else "a coding model of its own"
         raise ValueError(f"the file was made by {kind} ({header.fingerprint.hex()}), which must be given")
     if model is None:
-        return load_coding_model(header.fingerprint)
+        return released(header.fingerprint, header.model)
     coder = model if isinstance(model, Coder) else load_coding_model(model)
     if fingerprint(coder) != header.fingerprint:
         raise ValueError(
@@ -221,7 +223,7 @@ def _checked(image: Tensor | NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _together(images: Sequence[NDArray[np.uint8]]) -> Iterator[Images]:
     for (_, height, width), same in groupby(images, lambda image: image.shape):
-        several, most = list(same), max(1, min(TOGETHER, MOST_ROWS // height, MOST_PIXELS // (height * width)))
+        several, most = list(same), max(1, min(MOST_IMAGES, MOST_ROWS // height, MOST_PIXELS // (height * width)))
         for first in range(0, len(several), most):
             yield np.stack(several[first : first + most])
 

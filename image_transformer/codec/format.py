@@ -15,10 +15,12 @@ VERSION = 1
 FLOATS = 1  # the flag of a file whose tables were made in floating-point numbers
 CHANNELS = {1: 1, 2: 1, 3: 3, 4: 3}  # of the images: of the network; the others are those that coders of networks skip
 
+MOST_IMAGES = 256  # of a group
 MOST_ROWS = 1 << 16  # of all images of a group together
 MOST_LANES = 256
 MOST_NAMES = 1 << 24  # bytes
 LIMIT = 1 << 28  # pixels that a reader makes, unless told otherwise
+LEAST = 64  # pixels that an image, and a step of decoding, count as: they take time and memory of their own
 MOST_OF_NAME = 200  # bytes that are written
 DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *(x + i for x in ("COM", "LPT") for i in "0123456789¹²³")}
 
@@ -45,6 +47,11 @@ class Group:
     @property
     def pixels(self) -> int:
         return self.count * self.height * self.width
+
+    @property
+    def work(self) -> int:
+        """What a reader's limit counts: pixels, or more where an image or a step has few."""
+        return max(self.pixels, LEAST * (self.count + self.width + 2 * self.height))
 
     @property
     def colours(self) -> int:
@@ -83,7 +90,10 @@ def write_header(header: Header) -> bytes:
     for group in header.groups:
         numbers = (group.count, group.channels, group.height, group.width, group.lanes)
         parts += map(_number, (*numbers, group.colour_bytes, group.alpha_bytes))
-    names = zlib.compress("\n".join(header.names).encode(), 9) if header.names else b""
+    text = "\n".join(header.names).encode()
+    if len(text) > MOST_NAMES:
+        raise ValueError(f"the names take {len(text):,} bytes, at most {MOST_NAMES:,} fit into a file")
+    names = zlib.compress(text, 9) if header.names else b""
     parts += [_number(len(names)), names]
     whole = b"".join(parts)
     return whole + zlib.crc32(whole).to_bytes(4, "little")
@@ -125,6 +135,14 @@ def payload(data: bytes | memoryview, group: Group) -> tuple[memoryview, memoryv
     return part[: group.colour_bytes], part[group.colour_bytes :]
 
 
+def check_limit(groups: Sequence[Group], limit: int) -> None:
+    """FormatError if decoding the groups would make more pixels than that, or take as long as if it did."""
+    pixels, work = sum(group.pixels for group in groups), sum(group.work for group in groups)
+    if work > limit:
+        as_many = "" if work == pixels else f" and takes as long as {work:,}"
+        raise FormatError(f"the file says that it holds {pixels:,} pixels{as_many}; the limit is {limit:,}")
+
+
 def check_end(data: bytes | memoryview, header: Header) -> None:
     """DecodeError unless the file ends where its header says."""
     end = header.size + sum(group.bytes for group in header.groups)
@@ -160,6 +178,7 @@ def _check(groups: Sequence[Group]) -> None:
         fits = (
             group.channels in CHANNELS
             and min(group.count, group.height, group.width) > 0
+            and group.count <= MOST_IMAGES
             and group.count * group.height <= MOST_ROWS
             and group.width <= MOST_ROWS
             and 0 < group.lanes <= MOST_LANES

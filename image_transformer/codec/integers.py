@@ -21,6 +21,7 @@ from torch import Tensor
 
 from image_transformer.codec.counts import COUPLING, FINEST, LOGIT, MEAN, SCALE
 from image_transformer.config.model import Modern
+from image_transformer.data.images import check_images
 from image_transformer.geometry.order import Wavefront
 from image_transformer.model import ImageModel
 from image_transformer.networks.modern import ModernTransformer
@@ -144,6 +145,7 @@ class IntegerNetwork:
                 + ", ".join(f"{name}={value}" for name, value in CODED.items())
             )
         assert isinstance(network, ModernTransformer) and network.skip is not None  # for the type checker
+        check_images(image, config.shape)
         k, c = config.components, config.shape[0]
         steps, hidden = _steps(model, image)
         stem = Matrix.of(network.stem.weight * (steps[0] / 255), VALUE, LARGE)

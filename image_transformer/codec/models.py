@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -55,11 +56,16 @@ class CodingModel:
         mixing, `order=wavefront:1`, a mixture of logistics with `min_log_scale=-8` and `temperature=1`, RGB, and no
         conditions: what a network in integers has.
         """
-        network = IntegerNetwork.of(model, images)
+        network = IntegerNetwork.of(deepcopy(model).cpu(), images.cpu())  # there the sums are exact
         return cls(network, _fingerprint(network), number, name)
 
     def bits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """The bits `(n,)` that each of uint8 `images` (n, c, h, w), grey or RGB of any size, takes in a file."""
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
+            raise ValueError(
+                f"images must be uint8 (n, c, h, w) with 1 or 3 channels, got {images.dtype} {images.shape}"
+            )
         return image_bits(self.network, np.ascontiguousarray(images))
 
     def save(self, path: str | Path) -> None:
@@ -81,8 +87,8 @@ def coding_model_names() -> list[str]:
     return list(_released())
 
 
-def load_coding_model(which: str | Path | bytes = DEFAULT) -> CodingModel:
-    """A coding model by its name, or from a file; `bytes`: a released one by its fingerprint.
+def load_coding_model(which: str | Path = DEFAULT) -> CodingModel:
+    """A coding model by its name, or from a file.
 
     Raises CodingModelError if there is none, or if it does not compute on this machine what it computed where it was
     made: then nothing that it wrote could be read elsewhere.
@@ -90,16 +96,19 @@ def load_coding_model(which: str | Path | bytes = DEFAULT) -> CodingModel:
     >>> it.load_coding_model("small").number
     1
     """
-    if isinstance(which, bytes):
-        for path in _files():
-            if (model := _load(path, path.stat().st_mtime_ns)).fingerprint == which:
-                return model
-        raise CodingModelError(f"none of the released coding models has the fingerprint {which.hex()}")
     path = _released().get(str(which), Path(which))
     if not path.is_file():
         known = f"; {did_you_mean(str(which), coding_model_names())}"
         raise CodingModelError(f"no coding model {str(which)!r}, neither by this name nor as a file{known}")
     return _load(path, path.stat().st_mtime_ns)
+
+
+def released(fingerprint: bytes, number: int = 0) -> CodingModel:
+    """The released coding model of that fingerprint, sought first where its number says; or CodingModelError."""
+    for path in sorted(_files(), key=lambda path: _number(path) != number):
+        if (model := _load(path, path.stat().st_mtime_ns)).fingerprint == fingerprint:
+            return model
+    raise CodingModelError(f"none of the released coding models has the fingerprint {fingerprint.hex()}")
 
 
 @lru_cache(8)
@@ -133,7 +142,11 @@ def known_answer(network: IntegerNetwork, height: int = 16, width: int = 24) -> 
 
 def _files() -> list[Path]:
     """The files of all released models, by number."""
-    return sorted(HOME.glob("*.safetensors"), key=lambda path: int(path.name.split("-")[0]))
+    return sorted(HOME.glob("*.safetensors"), key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split("-")[0])
 
 
 def _released() -> dict[str, Path]:

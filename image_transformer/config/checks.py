@@ -20,6 +20,15 @@ def check_least(config: Any, where: str, least: int, *names: str) -> None:
         check(value is None or value >= least, f"{where}.{name} must be at least {least}, got {value}")
 
 
+def check_lists(config: Any, where: str) -> None:
+    """Make lists tuples. ValueError if a field that holds several values is neither."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if typing.get_origin(hint) is tuple:
+            check(isinstance(value, list | tuple), f"{where}.{name} must be a tuple, got {value!r}")
+            object.__setattr__(config, name, tuple(value))
+
+
 def check_choices(config: Any, where: str) -> None:
     """ValueError if a field is not one of the values that its Literal type lists."""
     for name, hint in typing.get_type_hints(type(config)).items():

@@ -12,7 +12,7 @@ from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import Text
-from image_transformer.config.checks import check, check_choices, check_least
+from image_transformer.config.checks import check, check_choices, check_least, check_lists
 from image_transformer.geometry.order import BlockRaster, Order, Raster, Wavefront
 from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Nothing, Pattern, attends
 from image_transformer.likelihoods import Name
@@ -53,7 +53,9 @@ class ModelConfig:
     """Model width."""
 
     def __post_init__(self) -> None:
+        check_lists(self, "model")
         check_choices(self, "model")
+        check(isinstance(self.order, ORDERS), f"model.order must be an order, such as Raster(), got {self.order!r}")
         check(len(self.shape) == 3, f"model.shape must be channels, height and width, got {self.shape}")
         check(self.shape[0] in (1, 3), f"model.shape: channels must be 1 or 3, got {self.shape[0]}")
         check(min(self.shape) >= 1, f"model.shape: height and width must be positive, got {self.shape}")
@@ -101,6 +103,8 @@ class Transformer(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(bool(self.attention), "model.attention: at least one pattern is needed")
+        for one in self.attention:
+            check(isinstance(one, PATTERNS), f"model.attention: {one!r} is no pattern, such as Full()")
         check_least(self, "model", 1, "depth", "heads", "attention_width", "feed_forward", "encoder_depth")
         check(0 <= self.dropout < 1, f"model.dropout must lie in [0, 1), got {self.dropout}")
         total = self.attention_width or self.width

@@ -1,4 +1,4 @@
-"""The configuration of a run, and its form in YAML, which reads what earlier versions wrote."""
+"""The configuration of a run, and its form in YAML."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import types
 import typing
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,6 @@ from image_transformer.conditions.base import Condition
 from image_transformer.conditions.frames import Frames
 from image_transformer.config.checks import check
 from image_transformer.config.data import DataConfig
-from image_transformer.config.earlier import fields_of_today
 from image_transformer.config.families import FAMILIES
 from image_transformer.config.model import CONDITIONS, ORDERS, PATTERNS, ModelConfig, Modern
 from image_transformer.config.train import TrainConfig
@@ -86,12 +85,12 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(kind: type, data: Any, where: str = "") -> Any:
     """The inverse of `to_dict`. ValueError names an unknown field (and the nearest valid one) or a wrong value."""
     if not isinstance(data, dict):
-        raise ValueError(f"{where or 'the configuration'} must be a mapping of fields, got {type(data).__name__}")
+        what = where.rstrip(".") or "the configuration"
+        raise ValueError(f"{what} must be a mapping of fields, got {type(data).__name__}")
+    data = dict(data)
     if kind is ModelConfig:
-        data = fields_of_today(data)
         kind = _named(FAMILIES, data.pop("family", Modern.family), f"{where}family")
     elif kind is Condition:
-        data = dict(data)
         kind = _named({one.name: one for one in CONDITIONS}, data.pop("name", None), f"{where}name")
     hints, values = typing.get_type_hints(kind), {}
     known = [f.name for f in fields(kind)]
@@ -99,6 +98,9 @@ def from_dict(kind: type, data: Any, where: str = "") -> Any:
         if name not in known:
             raise ValueError(f"unknown field {where}{name}; {did_you_mean(str(name), known)}")
         values[name] = _parse(hints[name], value, f"{where}{name}")
+    missing = [f.name for f in fields(kind) if f.name not in values and f.default is f.default_factory is MISSING]
+    if missing:
+        raise ValueError(f"{where}{missing[0]} is missing")
     return kind(**values)
 
 
@@ -111,14 +113,18 @@ def _named(kinds: dict[str, Any], name: Any, where: str) -> Any:
 def _parse(hint: Any, value: Any, where: str) -> Any:
     args = typing.get_args(hint)
     try:
-        if hint == Order:
-            return from_text(value, ORDERS)
-        if hint == Pattern:
-            return from_text(value, PATTERNS)
+        if hint in (Order, Pattern):
+            if not isinstance(value, str):
+                raise ValueError("expected a word")
+            return from_text(value, ORDERS if hint == Order else PATTERNS)
         if dataclasses.is_dataclass(hint):
             return from_dict(typing.cast(type, hint), value, f"{where}.")
         if typing.get_origin(hint) is tuple:
+            if not isinstance(value, list | tuple):
+                raise ValueError("expected a list")
             items = [args[0]] * len(value) if args[-1] is ... else args
+            if len(items) != len(value):
+                raise ValueError(f"expected {len(items)} values")
             return tuple(_parse(item, v, where) for item, v in zip(items, value, strict=True))
         if typing.get_origin(hint) is Literal:
             if value not in args:
@@ -127,12 +133,13 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
         if typing.get_origin(hint) in (types.UnionType, typing.Union):  # such as int | Literal["auto"] | None
             words = [word for one in args for word in typing.get_args(one)]
             return value if value is None or value in words else _parse(args[0], value, where)
-        if hint is float and type(value) is int:
-            return float(value)
+        if hint is float and type(value) in (int, str):
+            return float(value)  # YAML takes 1e-3 for a word
         if type(value) is not hint:
             raise ValueError(f"expected {hint.__name__}")
         return value
     except (ValueError, TypeError, AttributeError) as error:
         if str(error).startswith(("unknown field", where)):
             raise
-        raise ValueError(f"{where}: {error}, got {value!r}") from None
+        said = str(error).removesuffix(f", got {value!r}")
+        raise ValueError(f"{where}: {said}, got {value!r}") from None

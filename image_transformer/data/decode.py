@@ -137,7 +137,8 @@ def _upright(item: Any, name: str, exactly: bool = False) -> Image.Image:
 
 def _largest_value(image: Image.Image) -> int:
     """What a PPM file says that white is, 255 in others: Pillow scales the values by it."""
-    scaled = [tile for tile in image.tile if tile.codec_name in ("ppm", "ppm_plain")] if image.format == "PPM" else []
+    tiles = getattr(image, "tile", []) if image.format == "PPM" else []
+    scaled = [tile for tile in tiles if tile.codec_name in ("ppm", "ppm_plain")]
     return next((tile.args[1] for tile in scaled if isinstance(tile.args, tuple)), 255)
 
 

@@ -143,12 +143,9 @@ class Stream:
         within = int(self._starts[np.searchsorted(self._starts, count)])
         return self.rows(np.linspace(0, within - 1, count).astype(np.int64))
 
-    def digest(self, contents: bool = True) -> str:
-        """Of the names of its shards, their sizes and their tables of contents, which earlier versions did not read."""
-        seen = [
-            (PurePosixPath(one.path).name, one.size, one.count, *([one.mark] if contents else []))
-            for one in self.shards
-        ]
+    def digest(self) -> str:
+        """Of the names of its shards, their sizes and their tables of contents."""
+        seen = [(PurePosixPath(one.path).name, one.size, one.count, one.mark) for one in self.shards]
         return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
     def _items(self, home: int) -> list[Item]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,13 +25,17 @@ Side = Literal["top", "bottom", "left", "right"]
 
 
 def known_side(fraction: float, shape: tuple[int, int, int], side: Side = "top") -> NDArray[np.bool_]:
-    """True in the `fraction` of the rows or columns at a side, bool (h, w). ValueError unless it lies in [0, 1].
+    """True in the `fraction` of the rows or columns at a side, bool (h, w).
+
+    ValueError unless it lies in [0, 1], and for another side.
 
     >>> it.known_side(0.5, (3, 8, 8)).sum()
     np.int64(32)
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"the fraction of given rows or columns must lie in [0, 1], got {fraction}")
+    if side not in get_args(Side):
+        raise ValueError(f"side must be one of {', '.join(get_args(Side))}, got {side!r}")
     row, col = np.indices(shape[1:])
     along = {"top": row, "bottom": row[::-1], "left": col, "right": col[:, ::-1]}[side]
     return along < round((along.max() + 1) * fraction)
@@ -114,7 +118,9 @@ def complete(
     (2, 3, 3, 8, 8)
     """
     _check_known(model, known, orientations)
-    originals = np.asarray(originals)
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    originals = originals.cpu().numpy() if isinstance(originals, Tensor) else np.asarray(originals)
     given = torch.from_numpy(np.repeat(originals, samples, axis=0))
     check_images(given, model.config.shape)
     orientation, conditioned = most_conditioned(model.layout, known, orientations)

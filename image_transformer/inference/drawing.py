@@ -20,7 +20,8 @@ from image_transformer.model import ImageModel
 
 def noise(seed: int, numbers: Sequence[int], each: int) -> Tensor:
     """Uniform noise on [0, 1), float64 (n, each), of the images with these numbers."""
-    rows = [np.random.Generator(np.random.Philox(key=[seed, number])).random(each) for number in numbers]
+    keys = [np.array([seed, number], np.uint64) for number in numbers]  # a list would pass through floats
+    rows = [np.random.Generator(np.random.Philox(key=key)).random(each) for key in keys]
     return torch.from_numpy(np.stack(rows))
 
 

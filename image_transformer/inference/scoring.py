@@ -95,6 +95,8 @@ def rank(
     >>> it.rank(by_words, images, ["a red circle", "a blue square"]).shape
     (2, 2)
     """
+    if isinstance(texts, str):
+        raise ValueError("texts must be several: a list of them, not one text")
     return posterior(nats_of_choices(model, images, "text", texts, batch=batch, progress=progress, **told))
 
 

@@ -20,6 +20,7 @@ from image_transformer.measures.edits import edits, is_editor
 from image_transformer.measures.enlargements import SHOWN, enlargements
 from image_transformer.measures.found import Assessment, Say, mean_and_error
 from image_transformer.measures.gap import bits_of_rows, entropy_gap, overconfidence
+from image_transformer.measures.quality import torchmetrics
 from image_transformer.measures.words import is_told_words, words
 from image_transformer.model import ImageModel
 from image_transformer.show import grids
@@ -35,6 +36,8 @@ def assess(
     model: ImageModel, train: Callable[[], ImageData], test: ImageData, plan: Plan, say: Say = print
 ) -> Assessment:
     """Measure a model on images: its likelihood, and what its conditions do. train: gives what it learned from."""
+    if enlarges(model):
+        torchmetrics()  # which may be missing: before all the work
     found, some = Assessment(), test.some(plan.images)
     say(f"bits/dim of {len(some):,} images of {test.whole_name}")
     with bar("images") as progress:

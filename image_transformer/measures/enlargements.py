@@ -111,7 +111,7 @@ def _table_of_single_ones(ways: _Timed, images: Images, low: Images, factor: int
     ]  # fmt: skip
     caption = (
         f"{len(images):,} test images, enlarged once. Inconsistency: mean squared error between the box means of the "
-        f"enlargement and what was given. The last column is the error of a classifier trained to tell enlargements "
+        f"enlargement and what was given. Mistaken: the error of a classifier trained to tell enlargements "
         f"from photographs on one half, on the other: 50 is indistinguishable. The time is that of a batch of all."
     )
     return Table(caption, columns, rows)

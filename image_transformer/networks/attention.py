@@ -47,7 +47,7 @@ class _Gather(nn.Module):
 
 
 class TiledAttention(nn.Module):
-    """Attention of all positions of an image under a pattern: dense calls on full tiles, never an l x l mask.
+    """Attention of all positions of an image under a pattern: dense calls on full tiles, masks no larger than they.
 
     The tiles are derived from `pattern.sees`; see `patterns.tiles`. Called with queries `(b, a, l, e)`, keys and values
     `(b, a / groups, l, e)`: that many consecutive heads of the queries share the keys and values of one.
@@ -77,9 +77,10 @@ class TiledAttention(nn.Module):
             # heads as batch, blocks as heads: one mask (n, m, k) serves all images and heads
             tile_q, tile_k, tile_v = queries(q), keys(k).flatten(0, 1), keys(v).flatten(0, 1)
             n, m = tile_q.shape[2:4]
-            tile_q = tile_q.unflatten(1, (-1, self.groups)).transpose(2, 3).reshape(-1, n, self.groups * m, e)
+            own = a // self.groups
+            tile_q = tile_q.unflatten(1, (own, self.groups)).transpose(2, 3).reshape(b * own, n, self.groups * m, e)
             part = _attention(tile_q, tile_k, tile_v, getattr(self, f"allowed_{i}"), self.causal[i])
-            part = part.view(b, -1, n, self.groups, m, e).transpose(2, 3).reshape(b, a, n * m, e)
+            part = part.view(b, own, n, self.groups, m, e).transpose(2, 3).reshape(b, a, n * m, e)
             parts.append(part)
         out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
         return out if self.in_order else out.index_select(2, self.restore)

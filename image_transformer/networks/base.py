@@ -78,11 +78,11 @@ class Network(nn.Module):
         outputs = (getattr(m, "out_features", getattr(m, "out_channels", 0)) for m in self.modules())
         return 4 * self.layout.num_positions * sum(outputs)
 
-    def take_over(self, name: str, old: Tensor, new: Tensor) -> tuple[Tensor, str] | None:
-        """Make the tensor `old`, called `name`, of such a network for other images or conditions one of this.
+    def take_over(self, name: str, old: Tensor, new: Tensor, source: Network) -> tuple[Tensor, str] | None:
+        """Make the tensor `old`, called `name`, of `source`, such a network for other images or conditions, its own.
 
         Its shape is that of `new`, which this network has there now. With it comes what was done, as in "is stretched".
-        None if it cannot be done.
+        None if there is nothing to do but to copy, or if it cannot be done.
         """
         return None
 

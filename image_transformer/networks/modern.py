@@ -25,13 +25,14 @@ from image_transformer.conditions.low import Low
 from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import NUM_CODES, PADDING, Text
 from image_transformer.config.model import Modern
-from image_transformer.geometry.boxes import place_of_box, places_in_boxes
+from image_transformer.geometry.boxes import places_in_boxes
 from image_transformer.geometry.neighbours import nearest_generated
 from image_transformer.geometry.order import Layout, Raster
 from image_transformer.geometry.order import layout as layout_of
 from image_transformer.geometry.patterns import Around, Near, attends
 from image_transformer.likelihoods.base import Likelihood, to_unit
 from image_transformer.networks.attention import Attend, Look, TiledAttention, full_attention
+from image_transformer.networks.base import Network
 from image_transformer.networks.noise import Dropout
 from image_transformer.networks.skip import LinearSkip, Neighbours
 from image_transformer.networks.transformer import (
@@ -137,24 +138,33 @@ class ModernTransformer(LocalTransformer):
             params = self.head(_norm(x.to(features.dtype)))
             return params if self.skip is None else params + self.skip(features, at)
 
-    def take_over(self, name: str, old: Tensor, new: Tensor) -> tuple[Tensor, str] | None:
-        if name.endswith(("rows.weight", "columns.weight")):  # the ends on the ends
-            stretched = interpolate(old.T[None], size=len(new), mode="linear", align_corners=True)[0].T
-            return stretched, f"is stretched from {len(old)} to {len(new)}"
-        if name == "stem.weight" and len(old) == len(new):  # the neighbours come first
-            common = min(old.shape[1], new.shape[1])
-            filled = torch.cat([old[:, :common], torch.zeros_like(new[:, common:])], 1)
-            return filled, f"is taken over for {common} of {new.shape[1]} inputs"
-        if name.startswith("skip."):  # one map for each place in a box of a low-resolution image, or one for all
+    def take_over(self, name: str, old: Tensor, new: Tensor, source: Network) -> tuple[Tensor, str] | None:
+        assert isinstance(source, ModernTransformer)
+        said = []
+        if name.endswith(("rows.weight", "columns.weight")) and len(old) != len(new):  # the ends on the ends
+            said = [f"is stretched from {len(old)} to {len(new)}"]
+            old = interpolate(old.T[None], size=len(new), mode="linear", align_corners=True)[0].T
+        if name.startswith("skip.") and len(old) != len(new):
+            # one map for each place in a box of a low-resolution image, or one for all
             each = self.layout.channels if "means" in name else self.head.out_features
-            phases = [len(x) // each for x in (old, new)]
-            one = old.unflatten(0, (phases[0], -1)).mean(0)
-            every = one.repeat(phases[1], *[1] * (one.ndim - 1))
-            if name == "skip.means.weight":
-                common = min(one.shape[1], new.shape[1])
-                every = torch.cat([every[:, :common], torch.zeros_like(new[:, common:])], 1)
-            return every, "is that of all places in a box"
-        return None
+            one = old.unflatten(0, (len(old) // each, -1)).mean(0)
+            old = one.repeat(len(new) // each, *[1] * (one.ndim - 1))
+            said = ["is that of all places in a box"]
+        theirs, ours = source._inputs(), self._inputs()
+        if name in ("stem.weight", "skip.means.weight") and theirs != ours:
+            common, filled = theirs.keys() & ours.keys(), old.new_zeros(len(old), new.shape[1])
+            for one in common:
+                filled[:, ours[one]] = old[:, theirs[one]]
+            said.append(f"is taken over for {sum(width for _, width in common)} of {new.shape[1]} inputs")
+            old = filled
+        return (old, " and ".join(said)) if said else None
+
+    def _inputs(self) -> dict[tuple[str, int], slice]:
+        """Which features are those of the neighbours, "", and of each condition: by its name and how many it has."""
+        found, end = {}, 0
+        for name, one in (("", self.neighbours), *self.local.items()):
+            found[name, one.num_features] = slice(end, end := end + one.num_features)
+        return found
 
     @torch.no_grad()
     def closed_form_start(self, image: Tensor, given: Given) -> None:
@@ -198,8 +208,7 @@ class LowFeatures(nn.Module):
         self.phase = torch.from_numpy((p.row % factor) * factor + p.col % factor)
         box = (channels * low_height + p.row[:, None] // factor) * low_width + p.col[:, None] // factor  # (l, c)
         self.register_buffer("box", torch.from_numpy(box), persistent=False)
-        own = place_of_box(layout, factor)[(channels * layout.height + p.row[:, None]) * layout.width + p.col[:, None]]
-        mates = places_in_boxes(layout, factor)[own]  # (l, c, n)
+        mates = places_in_boxes(layout, factor)[box]  # (l, c, n)
         generated = p.front[layout.position_of[mates]] < p.front[:, None, None]
         self.register_buffer("mates", torch.from_numpy(mates), persistent=False)
         self.register_buffer("generated", torch.from_numpy(generated), persistent=False)

@@ -19,7 +19,6 @@ import yaml
 from PIL import Image
 
 from image_transformer.conditions.base import drawing
-from image_transformer.config.earlier import fields_of_today
 from image_transformer.config.model import CONDITIONS
 from image_transformer.config.run import resuming
 from image_transformer.files import write_atomically
@@ -53,7 +52,7 @@ def write_report(run: str | os.PathLike[str], model: str | os.PathLike[str] | No
     config = (run / "config.yaml").read_text("utf-8") if (run / "config.yaml").exists() else ""
     values = yaml.safe_load(config) or {}
     recipe = str(values.get("recipe", run.resolve().name))
-    told = {one.get("name") for one in fields_of_today(values.get("model") or {}).get("conditions", [])}
+    told = {one.get("name") for one in (values.get("model") or {}).get("conditions", [])}
     samples = sorted((run / "samples").glob("images-*.png"))
     assessed = sorted((run / "pictures").glob("*.png"))
     found = {*run.glob("*.png"), *run.glob("*/*.png")}  # not within checkpoints, which come and go meanwhile

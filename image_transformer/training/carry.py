@@ -34,17 +34,18 @@ def carry_over(source: ImageModel, model: ImageModel) -> list[str]:
             new.copy_(torch.stack([old.mean(0) if place is None else old[place] for place in places]))
             known = [one for one in choices[1] if one in choices[0]]
             said.append(f"{name} is taken over for {', '.join(known) or 'none'}, the mean of all for the others")
-        elif old.shape == new.shape:
-            new.copy_(old)
-        else:
-            took = model.network.take_over(name.removeprefix("network."), old, new)
-            if took is None:
-                raise CheckpointError(
-                    f"cannot start from a model of another network: its {name} is {tuple(old.shape)}, here "
-                    f"{tuple(new.shape)}"
-                )
+        elif took := model.network.take_over(name.removeprefix("network."), old, new, source.network):
             new.copy_(took[0])
             said.append(f"{name} {took[1]}")
+        elif old.shape == new.shape:
+            new.copy_(old)
+        elif name.split(".")[1] in ("encoders", "placed"):  # it reads a condition, of another length or size
+            said.append(f"{name} is new: it has another shape")
+        else:
+            raise CheckpointError(
+                f"cannot start from a model of another network: its {name} is {tuple(old.shape)}, here "
+                f"{tuple(new.shape)}"
+            )
     said += [f"{_module(name)} is left out" for name in found if name not in state]
     return list(dict.fromkeys(said))
 

@@ -23,7 +23,7 @@ from image_transformer.config.run import RunConfig
 from image_transformer.data.clips import load_clips
 from image_transformer.data.images import DataError, ImageData
 from image_transformer.data.loading import load_data
-from image_transformer.data.stream import Stream, load_stream
+from image_transformer.data.stream import load_stream
 from image_transformer.model import ImageModel
 from image_transformer.processes import processes
 from image_transformer.training.batches import Batches, random_seed
@@ -215,7 +215,7 @@ class Run:
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint: everything is as it was when it was written."""
         state = checkpoint.read_state(folder)
-        if state.data not in (None, self.state.data) and state.data != self.earlier_fingerprint():
+        if state.data not in (None, self.state.data):
             raise DataError(
                 f"{self.data.name} is not what {self.out} was trained on: its fingerprint was {state.data}, and is "
                 f"{self.state.data} now; put the data back, or start another run from this model with --init"
@@ -225,11 +225,6 @@ class Run:
         self.best, self.window = log["best"], [(bits, seconds) for bits, seconds in log["window"]]
         self._started_at = (self.state.images_seen, self.state.seconds)
         self.log.rewind(self.state.images_seen)
-
-    def earlier_fingerprint(self) -> str:
-        """As `State.data` was until 2026-11: of shards without their contents, and of the images validated on alone."""
-        stream = self.data.digest(contents=False)[:16] if isinstance(self.data, Stream) else None
-        return f"{stream or str(self.state.data).split()[0]} {self.validation.digest()[:16]}"
 
     def start(self) -> None:
         """Begin the log with what the figures of this run depend on."""
