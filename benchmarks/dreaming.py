@@ -20,10 +20,11 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import image_transformer as it
+from image_transformer.config.search import Search
 from image_transformer.data.recording import parts_of, read_about, read_episodes
 from image_transformer.play.dream import World
 from image_transformer.play.episodes import at_random
-from image_transformer.play.planning import Search, planner, scores, tried
+from image_transformer.play.planning import planner, scores, tried
 
 ENVS = 8
 

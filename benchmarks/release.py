@@ -132,8 +132,9 @@ def flags(config: RunConfig) -> str:
     for room in ("model", "data", "train"):
         for field, value in own[room].items():
             if field != "conditions" and value != of_recipe[room][field]:
-                words = value if isinstance(value, list) else [value]
-                found += f" --{room}.{field.replace('_', '-')} {' '.join(map(str, words))}"
+                words = [] if isinstance(value, bool) else value if isinstance(value, list) else [value]
+                no = "no-" if value is False else ""
+                found += f" --{room}.{no}{field.replace('_', '-')}" + "".join(f" {word}" for word in words)
     return found
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,13 @@ def test_report_and_evaluation_of_classes(capsys):
     assert figures["accuracy"] == (classify(model, some.images) == some.labels).mean()
     assert main(["evaluate", "pets", "--limit", "7"]) == 0
     assert re.search(r"% of 7 images are likeliest under their own class", capsys.readouterr().out)
+
+
+def test_what_a_report_needs_is_looked_for_before_the_work(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
+    monkeypatch.setattr("image_transformer.measures.assessment.bits_of_rows", None)
+    assert main(["report", "sr", "--images", "2"]) == 1
+    assert "PSNR and SSIM need torchmetrics" in capsys.readouterr().err
 
 
 def test_evaluation_of_super_resolution(capsys):

@@ -29,6 +29,7 @@ from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D
 from image_transformer.inference.sampling import generate
 from image_transformer.model import ImageModel
 from image_transformer.recipes import recipe, recipe_names
+from image_transformer.show.page import write_report
 from image_transformer.show.records import read_metrics
 from image_transformer.training.loop import train
 from image_transformer.words import from_text, to_text
@@ -210,6 +211,9 @@ def test_skipped_images_are_counted(run, tmp_path, capsys):
         (["train", "tiny", "--model.conditions", "low"], "expected low:FACTOR, got 'low'"),
         (["train", "tiny", "--model.conditions", "low:5"], "must be at least 2 and divide the height 32"),
         (["train", "tiny", "--model.family", "papre"], "--model.family: did you mean 'paper'?, got 'papre'"),
+        (["train", "tiny", "--model.family"], "--model.family needs a value"),
+        (["train", "tiny", "--model.famly", "paper"], "did you mean --model.family?"),
+        (["train", "tiny", "--train.micro-batch", "x"], "--train.micro-batch expects INT|{auto}"),
         (["train", "tiny", "--model.positions", "learned"], "unknown option --model.positions"),
         (["train", "tiny", "--data.source", "nowhere"], "nowhere"),
         (["train", "tiny", "--data.source", "cifar-10"], "did you mean cifar10"),
@@ -219,6 +223,14 @@ def test_skipped_images_are_counted(run, tmp_path, capsys):
         (["evaluate", "run", "--data", "cifar10-mini"], "32x32"),
         (["sample", "run", "--temperature", "0"], "temperature must be positive, got 0"),
         (["sample", "run", "--cuont", "3"], "did you mean --count?"),
+        (["sample", "run", "--out", "."], "--out . is a folder, expected a file to write"),
+        (["sample", "run", "--out", "new.jpg"], "--out new.jpg: expected a name that ends with .png"),
+        (["sample", "run", "--out", "big.png/new.png"], "--out big.png is a file, expected a folder"),
+        (["evaluate", "run", "--picture", "run"], "--picture run is a folder, expected a file to write"),
+        (["evaluate", "run", "--per-image", "run"], "--per-image run is a folder, expected a file to write"),
+        (["complete", "run", "big.png", "--out", "run"], "--out run is a folder, expected a file to write"),
+        (["complete", "run", "big.png", "--count", "3"], "--count is for images of a data set, not for files"),
+        (["score", "big.png", "--size", "3", "3"], "--size is for the data set --against"),
         (["sample", "run", "extra"], "unknown argument extra: image-transformer sample MODEL"),
         (["sample", "--seed", "1", "run"], "sample needs a model, by its run folder"),
         (["complete", "--keep", "0.5", "run", "big.png"], "image-transformer complete MODEL [IMAGE...] [flags]"),
@@ -255,6 +267,32 @@ def test_a_value_that_a_field_refuses_is_said_and_nothing_else(encoding):
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(Path(it.__file__).parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.stderr == "image-transformer: train.images must be at least 1, got 0\n" and done.returncode == 2
+
+
+def test_a_mistake_of_the_programs_says_its_kind(run, monkeypatch, capsys):
+    monkeypatch.setattr("image_transformer.cli.status.standing", lambda path: {}["kind"])
+    assert main(["status", "run"]) == 1
+    assert capsys.readouterr().err == "image-transformer: KeyError: 'kind'; --debug shows where\n"
+
+
+@pytest.mark.parametrize("verb", ["models", "recipes"])
+def test_who_reads_no_further_is_no_error(verb):
+    read, write = os.pipe()
+    os.close(read)
+    program = [sys.executable, "-m", "image_transformer", verb]
+    done = subprocess.run(program, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_model_alone_is_no_run(run, capsys):
+    assert main(["export", "run", "--to", "alone"]) == 0
+    assert main(["status", "alone"]) == 1 and "alone is a model alone" in capsys.readouterr().err
+    again = ["train", "tiny", *SMALL, "--data", "images.npy", "--out", "alone", "--resume"]
+    assert main(again) == 1
+    assert "but a model alone: another run starts from it with --init alone" in capsys.readouterr().err
+    assert "--resume" not in write_report(Path("alone")).read_text("utf-8")
+    it.load("alone")
 
 
 def test_debug_shows_the_traceback():

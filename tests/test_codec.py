@@ -429,7 +429,7 @@ def test_an_ordinary_model_codes_for_this_machine():
     other = ImageModel(family.config)
     with pytest.raises(ValueError, match="by another model"):
         it.decompress(data, other)
-    with pytest.raises(ValueError, match="its own shape"):
+    with pytest.raises(ValueError, match=r"told the class, which a file does not hold|its own shape"):
         it.compress(smooth(1, (3, 8, 8)), family)
 
 
@@ -862,6 +862,16 @@ def test_scores_are_less_those_of_what_knows_less(tmp_path, capsys):
         assert head == ["file", "bits_per_dim", "small_bits_per_dim" if args else "webp_bits_per_dim", "relative"]
         wanted = np.stack([bits, than, bits - np.array(than)], 1)
         np.testing.assert_allclose(np.array(rows)[:, 1:].astype(float), wanted, atol=1e-4)
+    Image.new("RGB", (16_384, 1)).save(tmp_path / "wide.png")
+    assert main(["score", str(tmp_path / "wide.png")]) == 1
+    assert "wide.png: it is compared with a WebP file, which has at most 16,383" in capsys.readouterr().err
+    (tmp_path / "greys").mkdir()
+    for i, image in enumerate(it.load_data("cifar10-mini", "test").some(24).images):
+        Image.fromarray(image[0]).save(tmp_path / "greys" / f"{i:02}.png")
+    greys = [str(tmp_path / "greys" / f"{i:02}.png") for i in range(24)]
+    assert main(["score", *greys, "--against", str(tmp_path / "greys"), "--count", "20"]) == 0
+    ranks = [float(row["rank"]) for row in csv.DictReader(capsys.readouterr().out.splitlines())]
+    assert 0.3 < np.mean(ranks) < 0.7, "those of the set itself lie everywhere among it"
     Image.new("RGB", (5, 5)).save(tmp_path / "other.png")
     assert main(["score", str(tmp_path / "other.png"), "--model", model]) == 1
     assert "other.png: an image (3, 5, 5), but cifar10 takes (3, 32, 32)" in capsys.readouterr().err

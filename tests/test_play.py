@@ -20,6 +20,7 @@ from image_transformer.config.data import DataConfig
 from image_transformer.config.measuring import Plan
 from image_transformer.config.run import RunConfig
 from image_transformer.config.sampling import Sampling
+from image_transformer.config.search import Search
 from image_transformer.data.clips import load_clips
 from image_transformer.data.recording import END, REWARD, outcome_of, read_recording
 from image_transformer.geometry.order import Wavefront
@@ -29,10 +30,10 @@ from image_transformer.inference.rollout import FRAMES, Clips
 from image_transformer.inference.sampling import generate
 from image_transformer.measures import clips as measures
 from image_transformer.measures.clips import first_masses
-from image_transformer.play import episodes
+from image_transformer.play import episodes, planning
 from image_transformer.play.dream import Outcome, World
 from image_transformer.play.episodes import Played, at_random, play
-from image_transformer.play.planning import Search, planner, scores, tried
+from image_transformer.play.planning import planner, scores, tried
 
 LENGTH = 4
 SHAPE = (3, 3, LENGTH)  # a row more than the corridor
@@ -266,26 +267,23 @@ def test_actions_are_those_of_the_space(space, monkeypatch):
             it.Screen("Corridor-v0", actions=wrong)
 
 
-def test_sequences_stay_as_often_as_asked():
-    search = Search(4000, 10, 5, stay=0.7)
-    drawn = search.sequences(4, np.random.default_rng(0))
+def test_every_second_action_of_a_sequence_is_the_one_before_it():
+    drawn = planning.sequences(Search(4000, 10, 5), 4, np.random.default_rng(0))
     share = (drawn[:, 1:] == drawn[:, :-1]).mean()
-    assert abs(share - (0.7 + 0.3 / 4)) < 0.01 and np.bincount(drawn[:, -1]).min() > 800
-    for wrong in ({"candidates": 0}, {"every": 0}, {"horizon": 4}, {"stay": 2}, {"discount": 0}):
+    assert abs(share - (0.5 + 0.5 / 4)) < 0.01 and np.bincount(drawn[:, -1]).min() > 800
+    for wrong in ({"candidates": 0}, {"every": 0}, {"horizon": 4}):
         with pytest.raises(ValueError, match="a search needs"):
             Search(**wrong)
 
 
 def test_the_best_sequence_has_most_reward_and_soonest():
-    search = Search(3, 4, 2, discount=0.9)
     sequences = np.arange(12).reshape(3, 4)
     rewards = np.zeros((3, 4), np.float32)
-    assert search.best(sequences, Outcome(rewards, rewards[:, 0] > 0)).tolist() == [0, 1, 2, 3]
+    assert planning.best(sequences, Outcome(rewards, rewards[:, 0] > 0)).tolist() == [0, 1, 2, 3]
     rewards[0, 3] = rewards[2, 1] = 1
-    assert search.best(sequences, Outcome(rewards, rewards[:, 0] > 0)).tolist() == [8, 9, 10, 11]
-    rewards[1, 0] = 0.5
-    rewards[1, 3] = 0.5
-    assert search.best(sequences, Outcome(rewards, rewards[:, 0] > 0)).tolist() == [8, 9, 10, 11], "0.86 of 0.9"
+    assert planning.best(sequences, Outcome(rewards, rewards[:, 0] > 0)).tolist() == [8, 9, 10, 11]
+    rewards[1, 0] = rewards[1, 3] = 0.5
+    assert planning.best(sequences, Outcome(rewards, rewards[:, 0] > 0)).tolist() == [8, 9, 10, 11], "0.96 of 0.97"
 
 
 def test_trying_leaves_the_world_as_it_was_and_says_what_it_does(screen):
@@ -384,7 +382,7 @@ def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsy
         (["plan", "cifar10", *line[2:]], "no world model"), ([*line, "--size", "3", "3"], "shows frames (3, 3, 3)"),
         ([*line[:2], "CorridorX-v0"], "cannot be made"),
         (["record", "Corridor-v0", "--policy", line[1], "--actions", "1", "0"], "knows the actions 0, 1, not 1, 0"),
-        (["record", "Corridor-v0", "--horizon", "3"], "are for plans, with --policy MODEL"),
+        (["record", "Corridor-v0", "--horizon", "30"], "are for plans, with --policy MODEL"),
         ([*line, "--by", "random", "--temperature", "0.5"], "not of --by random"),
         ([*line, "--temperature", "0"], "temperature must be positive"),
     ):  # fmt: skip

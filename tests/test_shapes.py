@@ -181,6 +181,15 @@ def test_the_measures_of_words(told):
     assert set(found.pictures) == {"shapes", "shapes-unseen"}
 
 
+def test_scenes_are_read_off_in_their_own_size_alone(told, monkeypatch):
+    monkeypatch.setattr(words, "stated", lambda *others, **how: None)
+    fields = {"shape": (3, 16, 16), "conditions": (Text(112),), "encoder_depth": 1, "components": 2}
+    small = make_model((Wavefront(1), (Local1D(64, 0),)), **fields).float()
+    test = it.load_data("shapes", "test", size=(16, 16))
+    found = words.words(small, test, test, Plan(images=2), say=lambda text: None)
+    assert set(found.pictures) == {"words"}
+
+
 def test_a_perfect_sampler_is_found_right_and_a_blind_one_wrong(told, monkeypatch):
     """The world's own images in the place of samples, and those of other captions."""
     seed = shapes.seed_of("shapes", "test")

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from image_transformer.cli.flags import Fitted, arguments, at_least, refuse_others, told, with_conditions
+from image_transformer.cli.flags import (
+    Fitted,
+    arguments,
+    at_least,
+    check_file,
+    refuse,
+    refuse_others,
+    told,
+    with_conditions,
+)
 from image_transformer.config.sampling import Sampling
 
 
@@ -32,8 +41,8 @@ class Complete(Fitted, Sampling):
     --data.orientations); auto: so that most of what is given is conditioned on."""
     data: str | None = None
     """Without image files: take test images of this data, a fixed draw; what the model was trained on if not given."""
-    count: int = 6
-    """Without image files: how many images to take."""
+    count: int | None = None
+    """Without image files: how many images to take, 6 if not given."""
     out: Path = Path("completions.png")
     """Picture to write."""
 
@@ -41,6 +50,9 @@ class Complete(Fitted, Sampling):
 def run(args: list[str]) -> None:
     (path, *files), chosen = arguments(with_conditions(Complete), "complete MODEL [IMAGE...]", args)
     at_least(1, samples=chosen.samples, count=chosen.count)
+    check_file(chosen.out, ending=".png")
+    if files:
+        refuse("images of a data set, not for files", data=chosen.data, count=chosen.count, skip_bad=chosen.skip_bad)
 
     from image_transformer.cli.trained import load_trained
     from image_transformer.data.loading import load_files
@@ -57,7 +69,7 @@ def run(args: list[str]) -> None:
     if files:
         originals = load_files(files, shape=shape, size=chosen.size)
     else:
-        data = trained.data("test", chosen.data, chosen.size, chosen.skip_bad).some(chosen.count)
+        data = trained.data("test", chosen).some(chosen.count or 6)
         originals, given = data.images, model.of(data) | given
     known = read_mask(chosen.mask, shape) if chosen.mask else known_side(chosen.keep, shape, chosen.keep_side)
     orientations = trained.config.data.trained_orientations

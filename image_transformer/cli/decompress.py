@@ -59,7 +59,7 @@ def run(args: list[str]) -> None:
     piped = read(STREAM) if files == [STREAM] else b""
     targets = []
     for file in files:
-        with _named(file):
+        with named(file):
             header = read_header(data := piped or read(file))
             check_end(data, header)
             if not chosen.only:
@@ -74,7 +74,7 @@ def run(args: list[str]) -> None:
         left = {number: path for number, path in target if path in wanted}
         if not left:
             continue
-        with _named(file), bar("pixels") as progress:
+        with named(file), bar("pixels") as progress:
             header = read_header(data := piped or read(file))
             model = load(chosen.model) if chosen.model is not None and header.floats else chosen.model
             for number, image in each_image(data, header, list(left), model, limit=chosen.limit, progress=progress):
@@ -85,7 +85,7 @@ def run(args: list[str]) -> None:
 
 
 @contextmanager
-def _named(file: Path) -> Iterator[None]:
+def named(file: Path) -> Iterator[None]:
     """An error of a file names it."""
     try:
         yield

@@ -40,7 +40,7 @@ def run(args: list[str]) -> None:
     from image_transformer.measures.files import png_bits_per_dim, webp_bits_per_dim
     from image_transformer.recipes import recipe
     from image_transformer.show import charts, grids
-    from image_transformer.show.page import training_curve, write_report
+    from image_transformer.show.page import write_report
     from image_transformer.show.progress import bar
     from image_transformer.show.records import read_metrics
     from image_transformer.training.errors import Interrupted
@@ -80,10 +80,6 @@ def run(args: list[str]) -> None:
         "test", images=max(line.get("images", 0) for line in lines), bpd=result.bits_per_dim, count=len(held_out),
         split="test", png=figures["PNG"], webp=figures["WebP lossless"],
     )  # fmt: skip
-    grids.save_png(charts.bars(figures, highlight="Image Transformer"), out / "bits-per-dim.png")
-    curve = training_curve(lines)
-    if curve is not None:
-        grids.save_png(curve, out / "curve.png")
     mapped = held_out[:MAPPED]
     grids.save_png(charts.bits_map(mapped, bits(model, mapped).sum(1), columns=8), out / "bits-map.png")
 
@@ -96,8 +92,10 @@ def run(args: list[str]) -> None:
         completions = complete(model, held_out[:COMPLETED], known, samples=COMPLETIONS, progress=progress)
     grids.save_png(completions.picture(), out / "completions.png")
     report = write_report(out)
+    module = Path(sys.argv[0]).name == "__main__.py"
+    program = [sys.executable, "-m", "image_transformer"] if module else sys.argv[:1]
     console.print(
         f"\n[bold]Everything is in {out}/[/]: open {report} · next, type: "
-        f"{shlex.quote(sys.argv[0])} sample {shlex.quote(str(out))} --seed 1 --out more.png",
+        f"{shlex.join(program)} sample {shlex.quote(str(out))} --seed 1 --out more.png",
         soft_wrap=True,
     )

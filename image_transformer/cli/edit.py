@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_transformer.cli import pictures
-from image_transformer.cli.flags import arguments, at_least, told, with_conditions
+from image_transformer.cli.flags import Sized, arguments, at_least, told, with_conditions
 from image_transformer.config.sampling import Sampling
 
 
 @dataclass(frozen=True)
-class Edit(Sampling):
+class Edit(Sized, Sampling):
     """Edit image files by an instruction, such as --text "make it darker", each in several ways.
 
     For each NAME.jpg the folder gets NAME-1.png, NAME-2.png, ..., and NAME.png with what was given and all of them side
@@ -23,8 +23,6 @@ class Edit(Sampling):
 
     samples: int = 4
     """Edits of each image."""
-    size: tuple[int, int] | None = None
-    """Crop the image files centrally to this aspect, then resize them to this HEIGHT WIDTH, first."""
     out: Path = Path("edited")
     """Folder for the pictures."""
 

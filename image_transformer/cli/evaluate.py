@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import Fitted, arguments, at_least, say
+from image_transformer.cli.flags import Fitted, arguments, at_least, check_file, say
 
 WIDE = 0.1  # bits/dim, an entropy gap that is worth closing
 
@@ -17,8 +17,6 @@ WIDE = 0.1  # bits/dim, an entropy gap that is worth closing
 class Evaluate(Fitted):
     """Print the exact bits/dim of a split, every image once."""
 
-    data: str | None = None
-    """Data set, folder or file; what the model was trained on if not given."""
     split: Literal["train", "validation", "test", "all"] | None = None
     """Split of the data; if not given, test, or all of other --data that has no splits of its own."""
     limit: int | None = None
@@ -43,6 +41,9 @@ def run(args: list[str]) -> None:
     (path,), chosen = arguments(Evaluate, "evaluate MODEL", args)
     at_least(1, batch=chosen.batch, limit=chosen.limit)
     at_least(0, classify=chosen.classify, gap=chosen.gap)
+    for path_to, flag, ending in ((chosen.per_image, "--per-image", ""), (chosen.picture, "--picture", ".png")):
+        if path_to:
+            check_file(path_to, flag, ending)
 
     from image_transformer.cli.trained import load_trained
     from image_transformer.files import write_atomically
@@ -57,7 +58,7 @@ def run(args: list[str]) -> None:
     model, own = trained.model, trained.config.data
     if chosen.consistent and not enlarges(model):
         raise UsageError(f"--consistent is for super-resolution, {path} is another model")
-    data = trained.tested(chosen.data, chosen.split, chosen.size, chosen.skip_bad).some(chosen.limit)
+    data = trained.tested(chosen, chosen.split).some(chosen.limit)
     given = model.of(data, only=model.untold)
     with bar("images") as progress:
         result = evaluate(model, data.images, batch=chosen.batch, progress=progress, **given)

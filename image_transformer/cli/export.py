@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import Fitted, arguments, at_least, say
+from image_transformer.cli.flags import Fitted, arguments, at_least, check_folder, refuse, say
 
 SCALED_TO = 256  # training images whose hidden values say how large a step of an integer is
 
@@ -35,9 +35,8 @@ def run(args: list[str]) -> None:
     if chosen.to.exists():
         raise UsageError(f"--to {chosen.to} is there already: choose another")
     if not (chosen.coding or chosen.calibrate):
-        for flag, given in (("--data", chosen.data), ("--size", chosen.size), ("--skip-bad", chosen.skip_bad)):
-            if given:
-                raise UsageError(f"{flag} is for --calibrate and --coding")
+        refuse("--calibrate and --coding", data=chosen.data, size=chosen.size, skip_bad=chosen.skip_bad)
+    check_folder(chosen.to.parent, "--to")
     if chosen.coding:
         if chosen.program or chosen.calibrate:
             raise UsageError("--coding goes without --program and --calibrate")
@@ -57,7 +56,7 @@ def run(args: list[str]) -> None:
             say(f"temperature {temperature:g}: {photographs:.4f} bits/dim, gap {difference:+.3f} ± {error:.3f}")
 
         trained = load_trained(path)
-        data = trained.data("validation", chosen.data, chosen.size, chosen.skip_bad).some(chosen.calibrate)
+        data = trained.data("validation", chosen).some(chosen.calibrate)
         with bar("steps") as progress:
             temperature, left = calibrate(trained.model, data, tell=tell, progress=progress)
         *_, gap, error = left.of_rows()
@@ -72,7 +71,7 @@ def _coding(path: Path, chosen: Export) -> None:
     from image_transformer.codec.models import CodingModel
 
     trained = load_trained(path)
-    data = trained.data("train", chosen.data, chosen.size, chosen.skip_bad)
+    data = trained.data("train", chosen)
     images = torch.from_numpy(data.some(SCALED_TO).images.copy())
     model = CodingModel.of(trained.model, images)
     model.save(chosen.to)

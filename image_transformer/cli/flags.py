@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import os
 import re
 import sys
 import typing
@@ -21,11 +22,19 @@ from image_transformer.words import from_text, to_text
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Sized:
     """How images are made to fit."""
 
     size: tuple[int, int] | None = None
     """Crop every image centrally to this aspect, then resize it to this HEIGHT WIDTH."""
+
+
+@dataclass(frozen=True)
+class Fitted(Sized):
+    """Which data, and how its images are made to fit."""
+
+    data: str | None = None
+    """Data set, folder or file; what the model was trained on if not given."""
     skip_bad: bool = False
     """Leave out images of a data set that cannot be read."""
 
@@ -163,6 +172,16 @@ def lines(file: Path) -> list[str]:
     return found
 
 
+def print_table(table: Any) -> None:
+    """Print a table of rich's; where nobody reads it to the end, as `print` does."""
+    from rich.console import Console
+
+    console = Console()
+    with console.capture() as printed:
+        console.print(table)
+    print(printed.get(), end="")
+
+
 def say(text: str) -> None:
     """Tell the user, on stderr, what is going on: stdout is for results."""
     print(f"{text} ...", file=sys.stderr)
@@ -172,6 +191,31 @@ def say_guidance(guidance: float) -> None:
     """Tell the user what guidance costs, if there is any."""
     if guidance != 1:
         say(f"guidance {guidance:g}: what is drawn is not from the model's own distribution")
+
+
+def check_file(path: Path, flag: str = "--out", ending: str = "") -> None:
+    """UsageError unless a file can be written there: said before any work."""
+    if path.is_dir() or not path.name:
+        raise UsageError(f"{flag} {path} is a folder, expected a file to write")
+    if path.suffix.lower() != ending and ending:
+        raise UsageError(f"{flag} {path}: expected a name that ends with {ending}")
+    check_folder(path.parent, flag)
+
+
+def check_folder(path: Path, flag: str = "--out") -> None:
+    """UsageError unless files can be written into a folder, which need not be there: said before any work."""
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise UsageError(f"{flag} {path}{'' if there == path else f': {there}'} is a file, expected a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{flag} {path}: nothing can be written into {there}")
+
+
+def refuse(why: str, **flags: object) -> None:
+    """UsageError if one of the flags is given, of which `why` says what they are for."""
+    for name, value in flags.items():
+        if value not in (None, False):
+            raise UsageError(f"--{name.replace('_', '-')} is for {why}")
 
 
 def at_least(least: int, **values: int | None) -> None:
@@ -196,6 +240,7 @@ def _flags(kind: type, default: Any, prefix: str = "--") -> list[str]:
         name, value = f.name.replace("_", "-"), getattr(default, f.name, None)
         nested = is_dataclass(value) and not isinstance(value, ORDERS)
         found += _flags(type(value), value, f"{prefix}{name}.") if nested else [prefix + name]
+        found += [f"{prefix}{name}.family"] if isinstance(value, ModelConfig) else []
     return found
 
 
@@ -206,6 +251,6 @@ def _one_line(box: str) -> str:
     message = re.split(r"[─-]{3,}", message, maxsplit=1)[0]  # above the help
     text = re.sub(r"\[/?bold\]", "", " ".join(message.split()))
     text = re.sub(r"^Error parsing \w[\w.]*: ", "", text)  # of a value that the dataclass refuses
-    if wrong := re.match(r"Error parsing (--[\w.-]+): no type matching \{None\}\|\{?(.+?)\}? could", text):
+    if wrong := re.match(r"Error parsing (--[\w.-]+): no type matching \{None\}\|(.+) could", text):
         return f"{wrong[1]} expects {wrong[2]}"
     return text or "cannot understand the command line; see --help"

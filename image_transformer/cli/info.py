@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from image_transformer.cli.decompress import read
+from image_transformer.cli.decompress import named, read
 from image_transformer.cli.flags import arguments
 
 KINDS = {1: "grey", 2: "grey with opacity", 3: "RGB", 4: "RGB with opacity"}
@@ -22,16 +22,14 @@ class Info:
 def run(args: list[str]) -> None:
     files, chosen = arguments(Info, "info FILE...", args)
 
-    from image_transformer.codec.format import DecodeError, check_end, read_header
+    from image_transformer.codec.format import check_end, read_header
     from image_transformer.codec.models import CodingModelError, released
 
     for file in files:
         data = read(file)
-        try:
+        with named(file):
             header = read_header(data)
             check_end(data, header)
-        except DecodeError as error:
-            raise DecodeError(f"{file}: {error}") from None
         sizes: Counter[str] = Counter()
         for group in header.groups:
             sizes[f"{group.height} x {group.width}, {KINDS[group.channels]}"] += group.count

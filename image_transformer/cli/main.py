@@ -13,6 +13,8 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from importlib import import_module
 from textwrap import shorten
 
+from PIL import Image
+
 from image_transformer import __version__
 from image_transformer.cli import UsageError
 from image_transformer.processes import together
@@ -53,7 +55,7 @@ Autoregressive image models with exact likelihoods.
   reproduce STUDY...       run an experiment again, and write its page
 
 MODEL is a run folder, a checkpoint in it, or the name of a released model (of which train makes others: --init MODEL).
-image-transformer VERB --help shows the flags of a verb.
+image-transformer VERB --help shows the flags of a verb; with --debug an error shows where it comes from.
 """
 
 
@@ -77,8 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        message = shorten(str(error), LONGEST, placeholder=" ... (--debug shows the rest)") or type(error).__name__
-        _complain(message)
+        message = shorten(str(error), LONGEST, placeholder=" ... (--debug shows the rest)")
+        if not isinstance(error, ValueError | OSError | ImportError | RuntimeError):  # a mistake of the program's
+            message = f"{type(error).__name__}: {message}; --debug shows where"
+        _complain(message or type(error).__name__)
         return 1
     return 0
 
@@ -103,6 +107,7 @@ def _run(verb: str, args: list[str]) -> None:
             nowhere = silence.enter_context(open(os.devnull, "w"))
             silence.enter_context(redirect_stdout(nowhere))
             silence.enter_context(redirect_stderr(nowhere))
+        Image.MAX_IMAGE_PIXELS = None  # whoever names a file wants it read, however large it is
         import_module(f"image_transformer.cli.{verb}").run(args)
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_transformer.cli import UsageError
-from image_transformer.cli.flags import say, say_guidance
+from image_transformer.cli.flags import check_folder, say, say_guidance
 from image_transformer.show import grids
 
 if TYPE_CHECKING:
@@ -61,8 +60,7 @@ def load_files(files: Sequence[Path], model: ImageModel, chosen: Any) -> list[ND
     """The files as the model wants them, (c, h, w) each. UsageError unless pictures can go into the verb's --out."""
     from image_transformer.data.loading import load_file
 
-    if chosen.out.exists() and not chosen.out.is_dir():
-        raise UsageError(f"--out {chosen.out} is a file, expected a folder")
+    check_folder(chosen.out)
     return [load_file(file, model.config.shape[0], size=chosen.size) for file in files]
 
 

@@ -12,25 +12,20 @@ from numpy.typing import NDArray
 
 from image_transformer.cli import UsageError
 from image_transformer.cli.flags import arguments, at_least
+from image_transformer.config.search import Search
 
 if TYPE_CHECKING:
     from image_transformer.play.dream import World
     from image_transformer.play.environments import Screen
-    from image_transformer.play.planning import Score, Search
+    from image_transformer.play.planning import Score
 
 
 @dataclass(frozen=True)
-class Planning:
+class Planning(Search):
     """How plans are made."""
 
     temperature: float = 1.0
     """Below 1 the model imagines what is likely only; 1 is the model."""
-    candidates: int = 100
-    """Sequences of actions to try for a plan."""
-    horizon: int = 20
-    """Actions of each sequence."""
-    every: int = 5
-    """Actions of a plan that are done before the next plan."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +65,14 @@ def run(args: list[str]) -> None:
     from image_transformer.play.planning import Score, planner, scores, tried
     from image_transformer.show.progress import bar
 
-    search, world = search_and_world(path, chosen)
+    world = world_of(path, chosen)
     screen = Screen(environment, size=chosen.size, tile_size=chosen.tile_size, actions=world.actions)
     check_known(world, screen, path)
     count = len(world.actions)
     player = {
         "random": at_random(count),
-        "simulator": planner(tried(screen), count, search),
-        "model": planner(world.imagine, count, search),
+        "simulator": planner(tried(screen), count, chosen),
+        "model": planner(world.imagine, count, chosen),
     }[chosen.by]
     begun, found = perf_counter(), list[Score]()
     try:
@@ -106,13 +101,12 @@ def _say(found: list[Score], chosen: PlanPlay, seconds: float, world: World) -> 
         print(f"{world.fixed.drawings:,} frames imagined, {100 * drawn:.1f} % of them from memory")
 
 
-def search_and_world(path: str | Path, chosen: Planning) -> tuple[Search, World]:
-    """How plans are made, and the world model that makes them."""
+def world_of(path: str | Path, chosen: Planning) -> World:
+    """The world model that makes plans."""
     from image_transformer.checkpoint import load
     from image_transformer.play.dream import World
-    from image_transformer.play.planning import Search
 
-    return Search(chosen.candidates, chosen.horizon, chosen.every), World(load(path), chosen.temperature)
+    return World(load(path), chosen.temperature)
 
 
 def check_known(world: World, screen: Screen, path: str | Path) -> None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import arguments, lines, refuse_others
+from image_transformer.cli.flags import Sized, arguments, lines, refuse_others
 
 
 @dataclass(frozen=True)
-class Read:
+class Read(Sized):
     """Print how probable each text is given each image, as CSV, the likeliest first.
 
     By Bayes, from the likelihoods p(image | text), where all texts were equally likely before. The column `bits` says
@@ -22,8 +22,6 @@ class Read:
 
     texts: Path | None = None
     """A file with a text in each line."""
-    size: tuple[int, int] | None = None
-    """Crop the image files centrally to this aspect, then resize them to this HEIGHT WIDTH."""
 
 
 def run(args: list[str]) -> None:

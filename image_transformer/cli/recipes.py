@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
-from image_transformer.cli.flags import parse
+from image_transformer.cli.flags import parse, print_table
 from image_transformer.recipes import RECIPES
 
 
@@ -23,4 +22,4 @@ def run(args: list[str]) -> None:
     table.add_column("what it is")
     for name, make in RECIPES.items():
         table.add_row(name, (make.__doc__ or "").splitlines()[0])
-    Console().print(table)
+    print_table(table)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from image_transformer.cli import UsageError
 from image_transformer.cli.flags import arguments, at_least
-from image_transformer.cli.plan import Planning, check_known, search_and_world
+from image_transformer.cli.plan import Planning, check_known, world_of
 
 RANDOM = "random"
 
@@ -57,8 +57,8 @@ def run(args: list[str]) -> None:
     if chosen.policy != RANDOM:
         from image_transformer.play.planning import planner
 
-        search, world = search_and_world(chosen.policy, chosen)
-        player = planner(world.imagine, len(world.actions), search)
+        world = world_of(chosen.policy, chosen)
+        player = planner(world.imagine, len(world.actions), chosen)
         policy = f"plans of {chosen.policy}: {', '.join(f'{name} {value}' for name, value in how.items())}"
     actions = chosen.actions or (world.actions if world else ())
     screen = Screen(environment, size=chosen.size, tile_size=chosen.tile_size, actions=actions)

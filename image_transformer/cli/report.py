@@ -45,7 +45,7 @@ def run(args: list[str]) -> None:
         home = Path("reports") / folder.name
     if chosen.data is not None:
         home = Path("reports") / f"{path.name}-{Path(chosen.data).stem}"
-    test = trained.tested(chosen.data, None, chosen.size, chosen.skip_bad)
+    test = trained.tested(chosen)
     found = assess(trained.model, partial(trained.data, "train"), test, chosen, say)
     if chain:
         say("the chain rule")

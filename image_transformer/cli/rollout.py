@@ -10,37 +10,27 @@ from typing import Any
 import numpy as np
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import arguments, at_least
-from image_transformer.config.sampling import Sampling
+from image_transformer.cli.flags import Sized, arguments, at_least, check_folder
+from image_transformer.config.sampling import Drawing
 
 LONGEST = 14  # frames of a strip
 ENLARGED = 128  # pixels, about, of a side of a moving picture
 
 
 @dataclass(frozen=True)
-class Rollout:
+class Rollout(Sized, Drawing):
     """Continue a clip, frame by frame: an animated picture, a video, a .npy, or a folder of frames.
 
     Without a clip, its first frame is drawn, too. Writes NAME.gif and NAME.webp, all samples side by side;
     NAME.png, a strip of frames with a row for each sample; and NAME.npy, the frames themselves.
     """
 
-    seed: int = 0
-    """The noise follows from this."""
-    temperature: float = 1.0
-    """Below 1 sharper, above 1 flatter; 1 is the model."""
-    top_k: int | None = None
-    """Draw each value from the k likeliest only."""
-    top_p: float | None = None
-    """Draw each value from the likeliest that hold this probability."""
     steps: int = 16
     """Frames to draw."""
     samples: int = 1
     """How many clips to draw."""
     actions: tuple[str, ...] = ()
     """For a world model: the action of each step, or one for all of them."""
-    size: tuple[int, int] | None = None
-    """Crop frames centrally to this aspect, then resize them to this HEIGHT WIDTH, first."""
     out: Path = Path("rollouts")
     """Folder for the pictures."""
 
@@ -48,9 +38,7 @@ class Rollout:
 def run(args: list[str]) -> None:
     (path, *files), chosen = arguments(Rollout, "rollout MODEL [CLIP]", args)
     at_least(1, steps=chosen.steps, samples=chosen.samples, size=min(chosen.size or (1,)))
-    Sampling(chosen.seed, chosen.temperature, chosen.top_k, chosen.top_p)  # says what is out of range
-    if chosen.out.exists() and not chosen.out.is_dir():
-        raise UsageError(f"--out {chosen.out} is a file, expected a folder")
+    check_folder(chosen.out)
     if len(chosen.actions) not in (0, 1, chosen.steps):
         raise UsageError(f"--actions must name one, or one for each of {chosen.steps} steps, got {len(chosen.actions)}")
 
@@ -96,8 +84,7 @@ def run(args: list[str]) -> None:
     told: dict[str, Any] = {} if played is None else {"action": [done] * chosen.samples}
     begun = torch.from_numpy(given)[None].repeat(chosen.samples, 1, 1, 1, 1)
     with bar("frames") as progress:
-        how = {"seed": chosen.seed, "temperature": chosen.temperature, "top_k": chosen.top_k, "top_p": chosen.top_p}
-        drawn = rollout(model, begun, steps, progress=progress, **how, **told).numpy()
+        drawn = rollout(model, begun, steps, progress=progress, **chosen.options(), **told).numpy()
     frames = np.concatenate([begun.numpy(), drawn], 1)
     shown = frames[..., : shape[1] - (played is not None), :]
     scale = max(1, ENLARGED // max(shown.shape[-2:]))

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_transformer.cli import UsageError
-from image_transformer.cli.flags import arguments, at_least, lines, refuse_others, say_guidance, told, with_conditions
+from image_transformer.cli.flags import (
+    arguments,
+    at_least,
+    check_file,
+    lines,
+    refuse_others,
+    say_guidance,
+    told,
+    with_conditions,
+)
 from image_transformer.config.sampling import Sampling
 
 
@@ -31,6 +40,7 @@ class Sample(Sampling):
 def run(args: list[str]) -> None:
     (path,), chosen = arguments(with_conditions(Sample), "sample MODEL", args)
     at_least(1, columns=chosen.columns, count=chosen.count)
+    check_file(chosen.out, ending=".png")
 
     from image_transformer.checkpoint import load
     from image_transformer.inference.sampling import generate, generate_each

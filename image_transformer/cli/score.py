@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.cli.flags import Fitted, arguments, at_least, say
+from image_transformer.cli.flags import Sized, arguments, at_least, refuse, say
 
 if TYPE_CHECKING:
     from image_transformer.codec.models import CodingModel
@@ -24,7 +24,7 @@ WEBP_SIDE = 16_383  # rows and columns that a WebP file may have
 
 
 @dataclass(frozen=True)
-class Score(Fitted):
+class Score(Sized):
     """Print bits/dim of each image file as CSV, and with --against its rank among images of a data set.
 
     Few bits/dim alone do not mean that an image is an ordinary one: smooth images take few bits under every model. So
@@ -39,25 +39,32 @@ class Score(Fitted):
     photographs apart."""
     against: str | None = None
     """A data set, of which training images are scored, too: what `train --data` takes. --size and --skip-bad are for
-    it; the files are scored as they are."""
-    count: int = 500
-    """How many of them."""
+    it; the files are scored in their own size, with its channels: in RGB, if it does not have one alone."""
+    count: int | None = None
+    """How many of them, 500 if not given."""
+    skip_bad: bool = False
+    """Leave out images of the data set that cannot be read."""
 
 
 def run(args: list[str]) -> None:
     files, chosen = arguments(Score, "score IMAGE...", args)
     at_least(2, count=chosen.count)
+    if chosen.against is None:
+        refuse("the data set --against", size=chosen.size, count=chosen.count, skip_bad=chosen.skip_bad)
 
     from image_transformer.checkpoint import load
     from image_transformer.codec.models import CodingModel, coding_model_names, load_coding_model
-    from image_transformer.data.decode import read_exactly, read_image
+    from image_transformer.data.decode import read_image
     from image_transformer.data.loading import load_data
 
     coding = chosen.model in coding_model_names() or Path(chosen.model).is_file()
     model = load_coding_model(chosen.model) if coding else load(chosen.model)
     shape, than = (None, "webp") if isinstance(model, CodingModel) else (model.config.shape, "small")
-    channels = [1 if len(read_exactly(file, str(file))) < 3 else 3 for file in files]
-    seen = [read_image(file, str(file), its, None) for file, its in zip(files, channels, strict=True)]
+    data = None
+    if chosen.against is not None:
+        data = load_data(chosen.against, "train", shape=shape, size=chosen.size, skip_bad=chosen.skip_bad)
+    channels = data.images.shape[1] if data is not None else shape[0] if shape is not None else 3
+    seen = [read_image(file, str(file), channels, None) for file in files]
     for file, image in zip(files, seen, strict=True):
         if shape not in (None, image.shape):
             raise ValueError(f"{file}: an image {image.shape}, but {chosen.model} takes {shape} alone")
@@ -68,10 +75,9 @@ def run(args: list[str]) -> None:
     scores = scored(model, seen)
     columns = ["file", "bits_per_dim", f"{than}_bits_per_dim", "relative"]
     ranks = np.zeros((len(files), 0))
-    if chosen.against is not None:
-        data = load_data(chosen.against, "train", shape=shape, size=chosen.size, skip_bad=chosen.skip_bad)
+    if data is not None:
         say(f"scoring images of {chosen.against}")
-        others = scored(model, list(data.some(chosen.count).images))
+        others = scored(model, list(data.some(chosen.count or 500).images))
         columns += ["rank", "relative_rank"]
         ranks = np.stack([(others[:, i] < scores[:, i, None]).mean(1) for i in (0, 2)], 1)
     table = csv.writer(sys.stdout)

@@ -34,10 +34,12 @@ def standing(run: Path) -> dict[str, Any]:
     """The newest figures of a run. ValueError if `run` is no run folder."""
     if not (run / "config.yaml").exists():
         raise ValueError(f"{run} is no run folder: it has no config.yaml")
+    if (run / "model.safetensors").exists():
+        raise ValueError(f"{run} is a model alone, and no run folder: evaluate and the other verbs take it as it is")
     config, lines = load_config(run / "config.yaml"), read_metrics(run / "metrics.jsonl")
-    validations = [line for line in lines if line["kind"] == "validation"]
-    newest: dict[str, Any] = next((line for line in reversed(lines) if line["kind"] == "train"), {})
-    images = max((line["images"] for line in lines), default=0)
+    validations = [line for line in lines if line.get("kind") == "validation"]
+    newest: dict[str, Any] = next((line for line in reversed(lines) if line.get("kind") == "train"), {})
+    images = max((line.get("images", 0) for line in lines), default=0)
     seconds = max((line.get("seconds", 0.0) for line in lines), default=0.0)
     left = _left(config.train, images, seconds, newest.get("images_per_s"))
     user, folders = user_of(run), checkpoints(run)

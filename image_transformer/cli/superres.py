@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_transformer.cli import pictures
-from image_transformer.cli.flags import arguments, at_least, told, with_conditions
+from image_transformer.cli.flags import Sized, arguments, at_least, told, with_conditions
 from image_transformer.config.sampling import Sampling
 from image_transformer.geometry.boxes import nearest
 
 
 @dataclass(frozen=True)
-class Superres(Sampling):
+class Superres(Sized, Sampling):
     """Enlarge image files of any size, each in several ways, by a model for super-resolution.
 
     A file's pixels are the low-resolution image: to try it with a photograph, shrink that with --size. For each
@@ -23,14 +23,10 @@ class Superres(Sampling):
     and NAME.png with all of them side by side; what is there already is replaced, except for the given files.
     """
 
-    factor: int | None = None
-    """Refuse a model that does not enlarge by this factor."""
     samples: int = 4
     """Enlargements of each image."""
     consistent: bool = False
     """Draw only images whose box means equal the given image exactly."""
-    size: tuple[int, int] | None = None
-    """Crop the image files centrally to this aspect, then resize them to this HEIGHT WIDTH, first."""
     out: Path = Path("enlarged")
     """Folder for the pictures."""
 
@@ -44,7 +40,7 @@ def run(args: list[str]) -> None:
     from image_transformer.measures.quality import bicubic
 
     model = load(path)
-    factor = model_factor(model, chosen.factor)
+    factor = model_factor(model)
     given = told(chosen, model.config, needed=True)
     lows = pictures.load_files(files, model, chosen)
 

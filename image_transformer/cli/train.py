@@ -101,7 +101,9 @@ def _taken(flag: str, args: list[str]) -> tuple[str | None, list[str]]:
         name, equals, value = word.partition("=")
         if name == flag and equals:
             return value, args[:i] + args[i + 1 :]
-        if name == flag and i + 1 < len(args):
+        if name == flag and i + 1 == len(args):
+            raise UsageError(f"{flag} needs a value")
+        if name == flag:
             return args[i + 1], args[:i] + args[i + 2 :]
     return None, args
 

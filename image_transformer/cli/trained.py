@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_transformer.checkpoint import find, load, read_config
+from image_transformer.cli.flags import Fitted
 from image_transformer.conditions.frames import Frames
 from image_transformer.config.data import DataConfig
 from image_transformer.config.run import RunConfig
@@ -14,6 +15,8 @@ from image_transformer.data.images import ImageData
 from image_transformer.data.stream import HELD_OUT
 from image_transformer.model import ImageModel
 from image_transformer.training.run import load_split
+
+FITTED = Fitted()
 
 
 @dataclass(frozen=True)
@@ -25,27 +28,23 @@ class Trained:
     config: RunConfig
     model: ImageModel
 
-    def data(
-        self, split: str, source: str | None = None, size: tuple[int, int] | None = None, skip_bad: bool = False
-    ) -> ImageData:
+    def data(self, split: str, asked: Fitted = FITTED) -> ImageData:
         """The data asked for, or what the model was trained on, in the model's shape."""
         own = self.config.data
-        if source is None:
-            data = replace(own, size=size or own.size, skip_bad=skip_bad or own.skip_bad)
+        if asked.data is None:
+            data = replace(own, size=asked.size or own.size, skip_bad=asked.skip_bad or own.skip_bad)
         else:
-            data = DataConfig(source, size=size, skip_bad=skip_bad, edits=own.edits)
+            data = DataConfig(asked.data, size=asked.size, skip_bad=asked.skip_bad, edits=own.edits)
         found = load_split(replace(self.config, model=self.model.config, data=data), split)
         return found.some(HELD_OUT) if data.stream else found
 
-    def tested(
-        self, source: str | None = None, split: str | None = None, size: tuple[int, int] | None = None,
-        skip_bad: bool = False,
-    ) -> ImageData:  # fmt: skip
+    def tested(self, asked: Fitted, split: str | None = None) -> ImageData:
         """The split asked for; if none is, the test split, or all of other data that are not divided already."""
+        source = asked.data
         if split is None and source is not None and Path(source).resolve() != Path(self.config.data.source).resolve():
             kind = clips if self.model.config.condition(Frames) is not None else loading
             split = None if kind.has_splits(source) else "all"
-        return self.data(split or "test", source, size, skip_bad)
+        return self.data(split or "test", asked)
 
 
 def load_trained(path: Path) -> Trained:

@@ -274,8 +274,10 @@ class _Reports:
 
 
 def _check_shape(model: ImageModel, shape: Sequence[int]) -> None:
-    if tuple(shape[1:]) != tuple(model.config.shape) or model.config.conditions:
+    if model.config.conditions:
+        nouns = " and ".join(condition.noun for condition in model.config.conditions)
+        raise ValueError(f"this model is told {nouns}, which a file does not hold: it cannot code images")
+    if tuple(shape[1:]) != tuple(model.config.shape):
         raise ValueError(
-            f"an ordinary model codes images of its own shape {tuple(model.config.shape)}, and none that is told "
-            f"something of them; got {tuple(shape[1:])}"
+            f"an ordinary model codes images of its own shape {tuple(model.config.shape)}, got {tuple(shape[1:])}"
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Drawing:
     """What every kind of drawing can be asked for; ValueError if out of range."""
 
     seed: int = 0
@@ -19,9 +19,6 @@ class Sampling:
     """Draw each value from the k likeliest only."""
     top_p: float | None = None
     """Draw each value from the likeliest that hold this probability."""
-    guidance: float = 1.0
-    """Text-conditional: how far to go from the masses without the text to those with it. 1 is the model; above 1, as
-    often 2, images follow the text more closely and differ less, and the model's likelihoods are not theirs."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -32,9 +29,22 @@ class Sampling:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
-        if not 0 <= self.guidance < math.inf:
-            raise ValueError(f"guidance must be a number of at least 0, got {self.guidance}")
 
     def options(self) -> dict[str, Any]:
-        """These as keyword arguments of `generate`."""
-        return {f.name: getattr(self, f.name) for f in fields(Sampling)}
+        """These as keyword arguments of `generate`, or of `rollout`."""
+        kind = Sampling if isinstance(self, Sampling) else Drawing
+        return {f.name: getattr(self, f.name) for f in fields(kind)}
+
+
+@dataclass(frozen=True)
+class Sampling(Drawing):
+    """How images are drawn."""
+
+    guidance: float = 1.0
+    """Text-conditional: how far to go from the masses without the text to those with it. 1 is the model; above 1, as
+    often 2, images follow the text more closely and differ less, and the model's likelihoods are not theirs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance must be a number of at least 0, got {self.guidance}")

@@ -127,7 +127,8 @@ def _upright(item: Any, name: str, exactly: bool = False) -> Image.Image:
                 lost = "it holds several images, expected one"
             image = ImageOps.exif_transpose(opened)
     except Exception as error:  # Pillow meets broken files with OSError, SyntaxError, ValueError, struct.error, ...
-        raise Unreadable(f"{name}: unreadable image ({first_line(error)})") from None
+        why = first_line(error).split(" <")[0]  # of a stream
+        raise Unreadable(f"{name}: unreadable image ({why})") from None
     if deep:
         raise DataError(f"{name}: expected 8 bits a channel, got 16-bit or floating-point values")
     if exactly and lost:

@@ -152,13 +152,13 @@ def _table_of_means(several: dict[str, Images], plain: dict[str, Images], images
 def _copies(ways: dict[str, Images], images: Images, train: Images) -> tuple[Table, Image.Image]:
     """How far samples are from the nearest training image, beside how far photographs are; and some of them."""
     samples = {name: drawn for name, drawn in ways.items() if name.startswith("sample")}
-    rows, columns = [], []
+    rows, pairs = [], {}
     for name, drawn in {"test images": images, **samples}.items():
         index, distance = quality.nearest_neighbours(drawn, train)
         rows.append([name, f"{np.median(distance):.1f}", f"{distance.min():.1f}"])
-        columns.append((drawn[:SHOWN], train[index[:SHOWN]]))
-    (photographs, near_photographs), (drawn, near_drawn) = columns[:2]
-    shown = np.stack([drawn, near_drawn, photographs, near_photographs], 1)
+        pairs[name] = drawn[:SHOWN], train[index[:SHOWN]]
+    own = next(name for name in samples if "GAN" not in name)
+    shown = np.stack([*pairs[own], *pairs["test images"]], 1)
     headers = ["sample", "nearest in training", "photograph", "nearest in training"]
     picture = grids.labelled_rows([("", row) for row in shown], headers)
     caption = (

@@ -4,64 +4,46 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from image_transformer.config.search import Search
 from image_transformer.play.dream import Outcome
 from image_transformer.play.environments import Screen
 from image_transformer.play.episodes import SEEDS, Played, Player, play
 
+STAY = 0.5  # the chance that an action of a sequence is the one before it, so that sequences go somewhere
+DISCOUNT = 0.97  # of a reward, for each step that it takes
 Outlook = Callable[[Played, NDArray[np.int64], int], Outcome]
 """What actions (n, t) lead to after play so far, as `World.imagine`; the number is a seed of its own for each plan."""
 
 
-@dataclass(frozen=True)
-class Search:
-    """How a plan is made. ValueError for what is out of range.
+def sequences(search: Search, actions: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Random sequences of numbers of so many actions, (candidates, horizon), whose actions often stay the same."""
+    drawn = rng.integers(actions, size=(search.candidates, search.horizon))
+    stays = rng.random(drawn.shape) < STAY
+    for step in range(1, search.horizon):
+        drawn[:, step] = np.where(stays[:, step], drawn[:, step - 1], drawn[:, step])
+    return drawn
 
-    candidates: sequences that are tried. horizon: actions in each. every: how many of a plan are done before the next.
-    stay: the chance that an action is the one before it, so that sequences go somewhere. discount: of a reward, for
-    each step that it takes.
-    """
 
-    candidates: int = 100
-    horizon: int = 20
-    every: int = 5
-    stay: float = 0.5
-    discount: float = 0.97
-
-    def __post_init__(self) -> None:
-        if self.candidates < 1 or not 1 <= self.every <= self.horizon:
-            raise ValueError(f"a search needs candidates and 1 <= every <= horizon, got {self}")
-        if not 0 <= self.stay <= 1 or not 0 < self.discount <= 1:
-            raise ValueError(f"a search needs 0 <= stay <= 1 and 0 < discount <= 1, got {self}")
-
-    def sequences(self, actions: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Random sequences of numbers of so many actions, (candidates, horizon)."""
-        drawn = rng.integers(actions, size=(self.candidates, self.horizon))
-        stays = rng.random(drawn.shape) < self.stay
-        for step in range(1, self.horizon):
-            drawn[:, step] = np.where(stays[:, step], drawn[:, step - 1], drawn[:, step])
-        return drawn
-
-    def best(self, sequences: NDArray[np.int64], found: Outcome) -> NDArray[np.int64]:
-        """The sequence with the most reward, the sooner the better; the first of them if none has any."""
-        value = (found.rewards * self.discount ** np.arange(self.horizon)).sum(1)
-        its: NDArray[np.int64] = sequences[int(value.argmax())]
-        return its
+def best(tried: NDArray[np.int64], found: Outcome) -> NDArray[np.int64]:
+    """The sequence with the most reward, the sooner the better; the first of them if none has any."""
+    value = (found.rewards * DISCOUNT ** np.arange(found.rewards.shape[1])).sum(1)
+    its: NDArray[np.int64] = tried[int(value.argmax())]
+    return its
 
 
 def planner(outlook: Outlook, actions: int, search: Search) -> Player:
     """A player that follows the best of many sequences, and plans anew after `search.every` steps."""
 
     def player(played: Played, rng: np.random.Generator) -> list[int]:
-        sequences = search.sequences(actions, rng)
-        found = outlook(played, sequences, int(rng.integers(2**62)))
-        plan: list[int] = search.best(sequences, found)[: search.every].tolist()
+        several = sequences(search, actions, rng)
+        found = outlook(played, several, int(rng.integers(2**62)))
+        plan: list[int] = best(several, found)[: search.every].tolist()
         return plan
 
     return player

@@ -26,11 +26,11 @@ class Card:
     parameters: int
     images_seen: int
     bits_per_dim: float
-    """On the whole test set."""
+    """On `images` of the test set."""
     standard_error: float
     """Of that mean, over images."""
     images: int
-    """Images of the test set."""
+    """All of the test set, or a fixed random subset."""
     mini_bits_per_dim: float
     """On the 1,000 test images that come with the package."""
     mini_30_bits_per_dim: float

@@ -144,7 +144,8 @@ def _commands(run: Path, recipe: str, told: set[str], model: str | os.PathLike[s
     its = shlex.quote(str(model or run))
     draw = drawing([kind for kind in CONDITIONS if kind.name in told], its).replace("IMAGE...", "photo.png")
     commands = [draw, f"image-transformer report {its}", f"image-transformer evaluate {its}"]
-    return "\n".join(commands if model else [*commands, resuming(recipe, run)])
+    alone = model or (run / "model.safetensors").exists()  # nothing to go on with
+    return "\n".join(commands if alone else [*commands, resuming(recipe, run)])
 
 
 def _duration(seconds: float) -> str:
