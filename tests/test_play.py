@@ -405,4 +405,4 @@ def test_a_world_model_learns_a_corridor_and_plans_in_it(tmp_path, screen, capsy
     planned = read_recording(Path(source))[0][before:]
     assert len(planned) >= 5 and max(len(frames) for frames, _ in planned) <= 6, "those at random last longer"
     with np.load(sorted(Path(source).glob("*.npz"))[-1]) as part:
-        assert str(part["policy"]) == f"plans of {line[1]}: temperature 0.5, candidates 100, horizon 4, every 2"
+        assert str(part["policy"]) == f"plans of {line[1]}: candidates 100, horizon 4, every 2, temperature 0.5"
