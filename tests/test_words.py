@@ -27,7 +27,7 @@ from image_transformer.inference.sampling import generate, generate_naive
 from image_transformer.inference.scoring import classify, evaluate, rank
 from image_transformer.likelihoods.guided import Guided
 from image_transformer.networks.attention import full_attention
-from image_transformer.networks.modern import RUN_CODES, RUNS, _run_codes
+from image_transformer.networks.readers import RUN_CODES, RUNS, _run_codes
 from image_transformer.recipes import recipe
 from image_transformer.training.run import Run
 from image_transformer.words import from_text, to_text
