@@ -84,6 +84,15 @@ def test_bits_map_brightens_with_the_bits() -> None:
     assert (picture[gap : gap + H * scale, gap : gap + W * scale] == 0).all(), "the original is above its map"
 
 
+def test_lines_of_one_kind_look_alike_and_no_two_lines_the_same() -> None:
+    names = ["ours (tiny)", "ours, raster", "PixelCNN", "PixelCNN, our start", "PixelCNN++"]
+    looks = charts._looks(names)
+    assert looks["PixelCNN"]["color"] == looks["PixelCNN, our start"]["color"] != looks["PixelCNN++"]["color"]
+    assert looks["PixelCNN"]["marker"] == looks["PixelCNN, our start"]["marker"] != looks["PixelCNN++"]["marker"]
+    assert len({str(look) for look in looks.values()}) == len(names)
+    assert [name for name in names if looks[name]["linewidth"] > 2] == names[:2]
+
+
 def test_curve_draws_series_and_references() -> None:
     x = np.arange(1, 301) * 100
     falling = 3 + 5 / x**0.3

@@ -4,6 +4,7 @@ What the numbers mean is not known here. matplotlib takes half a second to impor
 """
 
 import io
+import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ from image_transformer.show.grids import BACKGROUND, INK, grid
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PALETTE = ("#1f6feb", "#e5532d", "#1a9850", "#8250df", "#b58900", "#0e8a9c")
+PALETTE = ("#1f6feb", "#e5532d", "#1a9850", "#8250df", "#b58900", "#0e8a9c", "#d63384", "#24292f")
+MARKERS = "osD^vPX*"
 STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))  # told apart without colours
 GREY, PALE = "#6e7781", "#c9ced4"
 
@@ -153,29 +155,38 @@ def spreads(
 
 def learning_curves(curves: Mapping[str, Sequence[Sequence[tuple[float, float, float]]]]) -> Image.Image:
     """bits/dim over CPU-seconds and over images, of each named list of curves, one for each seed, of (seconds, images,
-    bits/dim): their mean, and a band from the lowest to the highest. Named at the end of its line, the lowest last."""
+    bits/dim): their mean, and a band from the lowest to the highest. Named in the order of the ends, the lowest last.
+
+    What begins alike, up to a comma or bracket, has one colour and one marker at the end: "PixelCNN, our start" those
+    of PixelCNN. The kind that comes first is drawn thicker.
+    """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(11, 5.2), dpi=200, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     lowest = sorted(curves, key=lambda name: -np.mean([of[-1][2] for of in curves[name]]))
-    for number, name in enumerate(lowest):
-        look = _look(number)
+    looks = _looks(list(curves))
+    for name in lowest:
+        look = looks[name]
         for axis, axes in enumerate((left, right)):
             seeds = [np.asarray(of, np.float64) for of in curves[name]]
             x = np.linspace(max(of[0, axis] for of in seeds), min(of[-1, axis] for of in seeds), 60)
             y = np.stack([np.interp(x, of[:, axis], of[:, 2]) for of in seeds])
             label = f"{name}  {y[:, -1].mean():.2f}" if axis == 0 else None
-            axes.plot(x, y.mean(0), **look, linewidth=1.6, label=label)
+            axes.plot(x, y.mean(0), **look, markevery=[-1], markersize=5, label=label)
             axes.fill_between(x, y.min(0), y.max(0), color=look["color"], alpha=0.15, linewidth=0)
     ends = [of[-1][2] for name in curves for of in curves[name]]
     left.set(xlabel="CPU-seconds of one core", ylabel="bits/dim, validation images", xscale="log")
     left.set_ylim(min(ends) - 0.1, min(max(ends) + 0.4, 8))
     right.set(xlabel="images seen", xscale="log")
     for axes in (left, right):
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 6)))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(color=PALE, alpha=0.5)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9, handlelength=3.6)
     return _render(figure)
 
 
@@ -223,6 +234,20 @@ def fields(found: Mapping[str, NDArray[np.float64]], columns: int = 4) -> Image.
 def _look(number: int) -> dict[str, Any]:
     """The colour and the style of a line of many."""
     return {"color": PALETTE[number % len(PALETTE)], "linestyle": STYLES[number // len(PALETTE) % len(STYLES)]}
+
+
+def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The looks of lines: one colour and marker for each kind, a style for each of a kind."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        kinds.setdefault(re.split("[,(]", name)[0].strip(), []).append(name)
+    return {
+        name: {
+            "color": PALETTE[kind % len(PALETTE)], "marker": MARKERS[kind % len(MARKERS)],
+            "linestyle": STYLES[of_kind % len(STYLES)], "linewidth": 1.4 if kind else 2.4,
+        }
+        for kind, several in enumerate(kinds.values()) for of_kind, name in enumerate(several)
+    }  # fmt: skip
 
 
 def _hex(colour: tuple[int, int, int]) -> str:
