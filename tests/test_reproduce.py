@@ -100,9 +100,24 @@ def test_the_error_of_a_contrast_is_that_of_its_sum():
     """2 b - a - c of independent runs has 6 times the variance of one."""
     rng = np.random.default_rng(0)
     found = [results(**{row: rng.normal(3, 0.01, 2) for row in "abc"}) for _ in range(400)]
-    values, errors = zip(*(one.contrast({"a": -1, "b": 2, "c": -1}) for one in found), strict=True)
+    values, errors, _ = zip(*(one.contrast({"a": -1, "b": 2, "c": -1}) for one in found), strict=True)
     assert np.std(values) == pytest.approx(np.sqrt(np.square(errors).mean()), rel=0.1)
     assert np.std(values) == pytest.approx(0.01 * np.sqrt(6 / 2), rel=0.1)
+
+
+def test_a_row_that_does_not_settle_leaves_the_verdict_on_others():
+    wild = results(a=(0.127, 0.128), b=(0.069, 0.070), c=(0.62, 0.23))
+    assert page.below(wild, ["b", "a"]) == ("-0.058 ± 0.001", HOLDS) and page.below(wild, ["a", "c"])[1] == OPEN
+    one = results(a=(0.127, 0.128), b=(0.069, 0.070), c=(0.62, 0.625))
+    assert one.contrast({"a": 1, "b": -1}).freedom == 3, "spreads that chance explains are one"
+
+
+def test_groups_of_one_spread_are_rarely_taken_for_others():
+    rng = np.random.default_rng(0)
+    for seeds in (2, 3):
+        of_one = [page.alike([rng.normal(3, 0.01, seeds).tolist() for _ in range(6)]) for _ in range(1000)]
+        of_two = [page.alike([rng.normal(3, s, seeds).tolist() for s in [0.3, *[0.001] * 5]]) for _ in range(1000)]
+        assert 1 - np.mean(of_one) < 0.08 and np.mean(of_two) < 0.15, seeds
 
 
 def test_a_claim_about_rows_that_were_not_run_is_open():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from image_transformer.files import write_atomically
 from image_transformer.reproduce.study import Result, Study, Trial
@@ -20,8 +20,17 @@ ONE_SEED = 0.01 / math.sqrt(2)  # standard deviation over seeds where there is o
 
 
 EXPLAINED = """Claims with a number are the paper's, the others are ours. Figures are differences in bits/dim between
-the same seeds, and their standard errors, from the spread over seeds in all rows of the study. A claim holds, or does
+the same seeds, and their standard errors, from the spread over seeds in all rows of the study, or in the rows that are
+compared alone, where the rows of the study differ too much for one spread (Bartlett's test). A claim holds, or does
 not, where the difference is beyond the 95 % interval of that error; where there is one seed, beyond 0.02."""
+
+
+class Difference(NamedTuple):
+    """In bits/dim, with its standard error, and the degrees of freedom of that."""
+
+    value: float
+    error: float
+    freedom: int
 
 
 @dataclass(frozen=True)
@@ -54,19 +63,20 @@ class Results:
     def bits(self, row: str) -> list[float]:
         return [self.rows[row][seed]["bits_per_dim"] for seed in self.seeds(row)]
 
-    def spread(self) -> tuple[float, int]:
-        """The standard deviation over seeds, common to all rows, and its degrees of freedom; 0 where there are none.
+    def spread(self, rows: Collection[str]) -> tuple[float, int]:
+        """The standard deviation over seeds, common to all rows of the study, and its degrees of freedom, 0 if none.
 
-        Of what is left of bits/dim when the mean of its row is taken away.
+        Common to `rows` alone where those of the study do not look as if they had one.
         """
-        several = [self.bits(row) for row in self.rows if len(self.seeds(row)) > 1]
+        every = {row: self.bits(row) for row in self.rows if len(self.seeds(row)) > 1}
+        several = [found for row, found in every.items() if row in rows or alike(list(every.values()))]
         freedom = sum(len(found) - 1 for found in several)
         if not freedom:
             return ONE_SEED, 0
         return math.sqrt(sum((x - fmean(found)) ** 2 for found in several for x in found) / freedom), freedom
 
-    def contrast(self, weights: Mapping[str, float]) -> tuple[float, float] | None:
-        """A weighted sum of the rows' bits/dim, over the seeds that all have, and its standard error; None without any.
+    def contrast(self, weights: Mapping[str, float]) -> Difference | None:
+        """A weighted sum of the rows' bits/dim, over the seeds that all have; None without any.
 
         Seeds are paired in the mean alone: their spread is taken to be that of independent runs, which it nearly is.
         """
@@ -74,17 +84,12 @@ class Results:
         if not seeds:
             return None
         value = sum(w * fmean(self.rows[row][seed]["bits_per_dim"] for seed in seeds) for row, w in weights.items())
-        error = self.spread()[0] * math.sqrt(sum(w * w for w in weights.values()) / len(seeds))
-        return value, error
+        spread, freedom = self.spread(weights)
+        return Difference(value, spread * math.sqrt(sum(w * w for w in weights.values()) / len(seeds)), freedom)
 
-    def difference(self, row: str, other: str) -> tuple[float, float] | None:
+    def difference(self, row: str, other: str) -> Difference | None:
         """bits/dim of a row minus those of another."""
         return self.contrast({row: 1.0, other: -1.0})
-
-    def verdict(self, contrasts: Sequence[tuple[float, float] | None]) -> tuple[str, str]:
-        """Figures, and whether all of these differences are below 0."""
-        freedom = self.spread()[1]
-        return _figures(contrasts), _all([_compared(one, freedom) for one in contrasts])
 
     def costs(self) -> Table:
         """What a study of costs measured."""
@@ -130,12 +135,32 @@ def _verdict(results: Results, claim: dict[str, Any]) -> Verdict:
     return Verdict(text, *TESTS[test](results, rows))
 
 
-def _compared(contrast: tuple[float, float] | None, freedom: int) -> str:
+def verdict_of(contrasts: Sequence[Difference | None]) -> tuple[str, str]:
+    """Figures, and whether all of these differences are below 0."""
+    return _figures(contrasts), _all([_compared(one) for one in contrasts])
+
+
+def _compared(contrast: Difference | None) -> str:
     """Whether a difference is below 0, beyond what chance makes of it 19 times in 20."""
     if contrast is None:
         return OPEN
-    value, bound = contrast[0], quantile(freedom) * contrast[1]
+    value, bound = contrast.value, quantile(contrast.freedom) * contrast.error
     return HOLDS if value < -bound else FAILS if value > bound else OPEN
+
+
+def alike(groups: Sequence[Sequence[float]]) -> bool:
+    """Whether groups of values may have one standard deviation: Bartlett's test at 5 %.
+
+    Its chi-squared quantile is that of Wilson and Hilferty (1931). Spreads below 0.0001 count as that.
+    """
+    if len(groups) < 2:
+        return True
+    freedoms, variances = [len(one) - 1 for one in groups], [max(stdev(one), 1e-4) ** 2 for one in groups]
+    total, more = sum(freedoms), len(groups) - 1
+    common = sum(map(math.prod, zip(freedoms, variances, strict=True))) / total
+    apart = sum(free * math.log(common / own) for free, own in zip(freedoms, variances, strict=True))
+    apart /= 1 + (sum(1 / free for free in freedoms) - 1 / total) / (3 * more)
+    return apart < more * (1 - 2 / (9 * more) + 1.645 * math.sqrt(2 / (9 * more))) ** 3
 
 
 def quantile(freedom: int) -> float:
@@ -147,12 +172,12 @@ def quantile(freedom: int) -> float:
 
 def below(results: Results, rows: Sequence[str]) -> tuple[str, str]:
     """The first row needs fewer bits than every other."""
-    return results.verdict([results.difference(rows[0], other) for other in rows[1:]])
+    return verdict_of([results.difference(rows[0], other) for other in rows[1:]])
 
 
 def falls(results: Results, rows: Sequence[str]) -> tuple[str, str]:
     """Each row needs fewer bits than the one before it."""
-    return results.verdict([results.difference(b, a) for a, b in pairwise(rows)])
+    return verdict_of([results.difference(b, a) for a, b in pairwise(rows)])
 
 
 def first_gap_largest(results: Results, rows: Sequence[str]) -> tuple[str, str]:
@@ -164,23 +189,22 @@ def first_gap_largest(results: Results, rows: Sequence[str]) -> tuple[str, str]:
         for row, weight in ((second, 1), (first, -1), (b, -1), (a, 1)):
             weights[row] += weight
         contrasts.append(results.contrast(weights))
-    return results.verdict(contrasts)
+    return verdict_of(contrasts)
 
 
 def same(results: Results, rows: Sequence[str]) -> tuple[str, str]:
     """The rows differ by no more than a hundredth of a bit/dim from the first."""
     found = [results.difference(other, rows[0]) for other in rows[1:]]
-    wide = quantile(results.spread()[1])
-    inside = [one is not None and abs(one[0]) + wide * one[1] <= SAME for one in found]
-    outside = [one is not None and abs(one[0]) - wide * one[1] > SAME for one in found]
+    inside = [one is not None and abs(one.value) + quantile(one.freedom) * one.error <= SAME for one in found]
+    outside = [one is not None and abs(one.value) - quantile(one.freedom) * one.error > SAME for one in found]
     return _figures(found), HOLDS if all(inside) else FAILS if any(outside) else OPEN
 
 
 TESTS = {"below": below, "falls": falls, "first_gap_largest": first_gap_largest, "same": same}
 
 
-def _figures(found: Sequence[tuple[float, float] | None]) -> str:
-    return ", ".join("diverged" if one is None else f"{one[0]:+.3f} ± {one[1]:.3f}" for one in found)
+def _figures(found: Sequence[Difference | None]) -> str:
+    return ", ".join("diverged" if one is None else f"{one.value:+.3f} ± {one.error:.3f}" for one in found)
 
 
 def _all(verdicts: Sequence[str]) -> str:
@@ -259,10 +283,8 @@ def draw(found: Results, path: Path) -> None:
             by_network.setdefault(network, []).append((int(size.split()[0]), one["learn"], one["draw"]))
         picture = charts.costs(by_network)
     elif study.kind == "cost":
-        seconds = {row: (one["learn"], 0.0) for row, one in firsts.items()}
+        seconds = {row: [one["learn"]] for row, one in firsts.items()}
         picture = charts.spreads(seconds, xlabel="CPU-seconds of a gradient, one image")
     else:
-        spread = found.spread()[0]
-        values = {row: (fmean(found.bits(row)), spread) for row in found.rows if found.bits(row)}
-        picture = charts.spreads(values, study.ideal)
+        picture = charts.spreads({row: found.bits(row) for row in found.rows if found.bits(row)}, study.ideal)
     save_png(picture, path)

@@ -128,17 +128,17 @@ def bars(values: Mapping[str, float], highlight: str | None = None, unit: str = 
     return _render(figure)
 
 
-def spreads(
-    values: Mapping[str, tuple[float, float]], ideal: float | None = None, xlabel: str = "bits/dim"
-) -> Image.Image:
-    """A point and its spread for each named (mean, spread), from the top in the order given."""
+def spreads(values: Mapping[str, Sequence[float]], ideal: float | None = None, xlabel: str = "bits/dim") -> Image.Image:
+    """Each of the named values, such as those of several seeds, and their mean, from the top in the order given."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 0.36 * len(values) + 0.9), dpi=220, layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel)
-    means, errors = zip(*values.values(), strict=True)
-    axes.errorbar(means, list(values), xerr=errors, fmt="o", color=PALETTE[0], ecolor=GREY, capsize=3, markersize=5)
-    for name, mean in zip(values, means, strict=True):
+    for name, each in values.items():
+        mean = float(np.mean(each))
+        axes.plot([min(each), max(each)], [name] * 2, color=GREY, linewidth=1.2, zorder=1)
+        axes.plot(each, [name] * len(each), "|", color=GREY, markersize=9, zorder=1)
+        axes.plot([mean], [name], "o", color=PALETTE[0], markersize=5)
         axes.annotate(f"{mean:.3f}", (mean, name), (0, 6), textcoords="offset points", ha="center", fontsize=8)
     if ideal is not None:
         axes.axvline(ideal, color=GREY, linewidth=1, linestyle=(0, (4, 4)))
