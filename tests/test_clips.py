@@ -473,6 +473,9 @@ def test_splits_of_clips_are_kept(tmp_path):
         and len(load_clips(str(tmp_path / "clips"), "validation")) == 4
     )
     assert len(load_clips(str(tmp_path / "test.npy"), "all", shape=(1, 6, 5))) == 8
+    mixed = written(tmp_path / "mixed" / "stills", "folder", plain_frames(3))
+    written(mixed / "1more", "folder", plain_frames(4))  # between its files, by name
+    assert len(load_clips(str(tmp_path / "mixed"), "all")) == 7
     for split, count in (("train", 3), ("validation", 5), ("test", 7)):  # each of them one clip
         written(tmp_path / "stills" / split, "folder", plain_frames(count))
         written(tmp_path / "stills" / split / "deeper", "folder", plain_frames(count))

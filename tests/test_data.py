@@ -225,6 +225,10 @@ def test_a_class_that_is_called_like_a_split_is_not_taken_for_one(tmp_path, imag
         save(tmp_path / name / "0.png", images[i])
     with pytest.raises(DataError, match=r"bus/0\.png lies beside the folders of splits"):
         load_data(str(tmp_path))
+    for i in range(9):
+        save(tmp_path / "set" / ("test" if i < 3 else "") / f"{i}.png", images[i])
+    with pytest.raises(DataError, match=r"3\.png lies beside the folders of splits"):
+        load_data(str(tmp_path / "set"))
 
 
 def test_folders_that_are_links_are_read_and_circles_end(tmp_path, images):
@@ -232,6 +236,8 @@ def test_folders_that_are_links_are_read_and_circles_end(tmp_path, images):
     folder(tmp_path / "set" / "dog", images[20:])
     (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "set" / "dog" / "up").symlink_to(tmp_path / "set", target_is_directory=True)
+    (tmp_path / "set" / "dog" / "to_cat").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere" / "to_dog").symlink_to(tmp_path / "set" / "dog", target_is_directory=True)
     found = load_data(str(tmp_path / "set"), "all")
     assert np.array_equal(found.images, images) and found.classes == ("cat", "dog")
 
@@ -437,8 +443,10 @@ def test_without_a_home_the_cache_must_be_named(tmp_path, monkeypatch, images):
 
 
 def test_a_folder_of_a_long_name_is_cached(tmp_path, cache, images):
-    folder(tmp_path / ("x" * 240), images)
-    assert np.array_equal(whole(tmp_path / ("x" * 240))[0], images) and len(list(cache.iterdir())) == len(SPLITS)
+    for name in ("x" * 240, "漢" * 80):
+        folder(tmp_path / name, images)
+        assert np.array_equal(whole(tmp_path / name)[0], images)
+    assert len(list(cache.iterdir())) == 2 * len(SPLITS)
 
 
 # ---- errors ----
@@ -603,6 +611,17 @@ def test_what_would_be_lost_of_a_file_is_refused(images, kind):
         return
     with pytest.raises(DataError, match="it holds several images, expected one"):
         read_exactly(moving.getvalue(), "image")
+    assert read_image(moving.getvalue(), "image", 3, None).shape == (3, H, W)
+
+
+def test_icons_and_files_whose_later_frames_are_broken(images):
+    icon, moving = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (64, 64)).save(icon, "ICO", sizes=[(16, 16), (64, 64)])
+    with pytest.raises(DataError, match="it holds several images, expected one"):
+        read_exactly(icon.getvalue(), "image")
+    frames = [Image.fromarray(np.kron(image[0], np.ones((9, 9), np.uint8))) for image in images[:9]]
+    frames[0].save(moving, "GIF", save_all=True, append_images=frames[1:])
+    assert read_image(moving.getvalue()[:-2000], "image", 3, None).shape == (3, 9 * H, 9 * W)
 
 
 @pytest.mark.parametrize(

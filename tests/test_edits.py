@@ -561,6 +561,12 @@ def test_pairs_of_ones_own(tmp_path, monkeypatch):
     images = random_images(6, (8, 8, 3)).numpy()
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
+    (tmp_path / ".old").mkdir()
+    for i in range(2):
+        Image.new("RGB", (8, 8)).save(tmp_path / ".old" / f"{i}.png")
+    (tmp_path / ".old" / "metadata.jsonl").write_text('{"file_name": "0.png", "source": "1.png", "text": "x"}')
+    with pytest.raises(DataError, match='the field "source" is called "source_file_name" now'):
+        it.load_data(str(tmp_path / ".old"), "all")
     lines = [f'{{"file_name": "{i}.png", "source_file_name": "{i + 3}.png", "text": "edit {i}"}}' for i in range(3)]
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     for _ in range(2):  # the second time from the cache

@@ -207,21 +207,6 @@ def test_a_run_on_shards_resumes_to_the_image_and_refuses_others(folder, tmp_pat
         train(config, tmp_path / "cut", resume=True, show_progress=False)
 
 
-def test_a_run_on_shards_goes_on_from_an_earlier_fingerprint(folder, tmp_path, monkeypatch):
-    """Until 2026-11 it was of names, sizes and numbers of images, without tables of contents."""
-    model = Modern(shape=(3, 4, 4), depth=1, width=8, heads=2, feed_forward=8, components=2)
-    training = TrainConfig(images=8, batch=4, validate_every=8, sample_every=None, bf16="off")
-    config = RunConfig("test", model, DataConfig(str(folder), stream=True), training)
-    train(config, tmp_path / "run", show_progress=False)
-    stream, held_out = load_stream(str(folder)), load_stream(str(folder), "validation")
-    data, read = f"{stream.digest(contents=False)[:16]} {held_out.digest()[:16]}", checkpoint.read_state
-    monkeypatch.setattr(checkpoint, "read_state", lambda folder: replace(read(folder), data=data))
-    train(config, tmp_path / "run", resume=True, show_progress=False)
-    data = data[::-1]
-    with pytest.raises(DataError, match="was trained on"):
-        train(config, tmp_path / "run", resume=True, show_progress=False)
-
-
 def test_a_diagnosis_without_an_image_to_blame(folder, tmp_path, monkeypatch):
     forward = Loss.forward
     monkeypatch.setattr(Loss, "forward", lambda loss, x, *rest: forward(loss, x, *rest) / (len(x) == 1))

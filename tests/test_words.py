@@ -308,7 +308,7 @@ def test_rank_is_bayes():
         rank(make_model(), random_images(1, (3, 5, 4)), TEXTS)
     with pytest.raises(ValueError, match="at least one text to choose from"):
         rank(model, images, [])
-    with pytest.raises(ValueError, match="texts must be several: a list of them, not one text"):
+    with pytest.raises(ValueError, match="texts must be a list of texts, got a single string"):
         rank(model, images, "a red circle")
 
 

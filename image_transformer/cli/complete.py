@@ -69,7 +69,7 @@ def run(args: list[str]) -> None:
     if files:
         originals = load_files(files, shape=shape, size=chosen.size)
     else:
-        data = trained.data("test", chosen).some(chosen.count or 6)
+        data = trained.tested(chosen).some(chosen.count or 6)
         originals, given = data.images, model.of(data) | given
     known = read_mask(chosen.mask, shape) if chosen.mask else known_side(chosen.keep, shape, chosen.keep_side)
     orientations = trained.config.data.trained_orientations

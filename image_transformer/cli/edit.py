@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_transformer.cli import pictures
-from image_transformer.cli.flags import Sized, arguments, at_least, told, with_conditions
+from image_transformer.cli.flags import Sized, arguments, at_least, check_folder, told, with_conditions
 from image_transformer.config.sampling import Sampling
 
 
@@ -30,6 +30,7 @@ class Edit(Sized, Sampling):
 def run(args: list[str]) -> None:
     (path, *files), chosen = arguments(with_conditions(Edit), "edit MODEL IMAGE...", args)
     at_least(1, samples=chosen.samples)
+    check_folder(chosen.out)
 
     from image_transformer.checkpoint import load
     from image_transformer.inference.editing import check_edits, check_size

@@ -79,10 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        message = shorten(str(error), LONGEST, placeholder=" ... (--debug shows the rest)")
+        message = str(error) or type(error).__name__
         if not isinstance(error, ValueError | OSError | ImportError | RuntimeError):  # a mistake of the program's
-            message = f"{type(error).__name__}: {message}; --debug shows where"
-        _complain(message or type(error).__name__)
+            message = f"{type(error).__name__}: {error} (--debug shows where)"
+        _complain(shorten(message, LONGEST, placeholder=" ... (--debug shows the rest)"))
         return 1
     return 0
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_transformer.cli.flags import check_folder, say, say_guidance
+from image_transformer.cli.flags import say, say_guidance
 from image_transformer.show import grids
 
 if TYPE_CHECKING:
@@ -57,10 +57,9 @@ def draw_files(
 
 
 def load_files(files: Sequence[Path], model: ImageModel, chosen: Any) -> list[NDArray[np.uint8]]:
-    """The files as the model wants them, (c, h, w) each. UsageError unless pictures can go into the verb's --out."""
+    """The files as the model wants them, (c, h, w) each."""
     from image_transformer.data.loading import load_file
 
-    check_folder(chosen.out)
     return [load_file(file, model.config.shape[0], size=chosen.size) for file in files]
 
 

@@ -11,14 +11,14 @@ import numpy as np
 
 from image_transformer.cli import UsageError
 from image_transformer.cli.flags import Sized, arguments, at_least, check_folder
-from image_transformer.config.sampling import Drawing
+from image_transformer.config.sampling import Unguided
 
 LONGEST = 14  # frames of a strip
 ENLARGED = 128  # pixels, about, of a side of a moving picture
 
 
 @dataclass(frozen=True)
-class Rollout(Sized, Drawing):
+class Rollout(Sized, Unguided):
     """Continue a clip, frame by frame: an animated picture, a video, a .npy, or a folder of frames.
 
     Without a clip, its first frame is drawn, too. Writes NAME.gif and NAME.webp, all samples side by side;

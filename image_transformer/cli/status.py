@@ -35,7 +35,7 @@ def standing(run: Path) -> dict[str, Any]:
     if not (run / "config.yaml").exists():
         raise ValueError(f"{run} is no run folder: it has no config.yaml")
     if (run / "model.safetensors").exists():
-        raise ValueError(f"{run} is a model alone, and no run folder: evaluate and the other verbs take it as it is")
+        raise ValueError(f"{run} is an exported model, not a run: there is nothing to go on with")
     config, lines = load_config(run / "config.yaml"), read_metrics(run / "metrics.jsonl")
     validations = [line for line in lines if line.get("kind") == "validation"]
     newest: dict[str, Any] = next((line for line in reversed(lines) if line.get("kind") == "train"), {})

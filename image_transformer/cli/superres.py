@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_transformer.cli import pictures
-from image_transformer.cli.flags import Sized, arguments, at_least, told, with_conditions
+from image_transformer.cli.flags import Sized, arguments, at_least, check_folder, told, with_conditions
 from image_transformer.config.sampling import Sampling
 from image_transformer.geometry.boxes import nearest
 
@@ -34,6 +34,7 @@ class Superres(Sized, Sampling):
 def run(args: list[str]) -> None:
     (path, *files), chosen = arguments(with_conditions(Superres), "superres MODEL IMAGE...", args)
     at_least(1, samples=chosen.samples)
+    check_folder(chosen.out)
 
     from image_transformer.checkpoint import load
     from image_transformer.inference.enlarging import model_factor

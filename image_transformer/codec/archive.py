@@ -25,6 +25,7 @@ from image_transformer.codec.format import (
     CHANNELS,
     LIMIT,
     MOST_IMAGES,
+    MOST_NAMES,
     MOST_ROWS,
     FormatError,
     Group,
@@ -76,6 +77,8 @@ def compress(
         raise ValueError("no images to compress")
     if names and len(names) != len(arrays):
         raise ValueError(f"{len(names)} names for {len(arrays)} images")
+    if (much := len("\n".join(names).encode())) > MOST_NAMES:
+        raise ValueError(f"the names take {much:,} bytes, and at most {MOST_NAMES:,} fit into a file")
     wrong = [name for name in names if file_name(name) != name]
     if len({alike(name) for name in names}) < len(names):
         raise ValueError("two names are one file on some systems: images need names of their own")

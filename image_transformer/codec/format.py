@@ -90,10 +90,7 @@ def write_header(header: Header) -> bytes:
     for group in header.groups:
         numbers = (group.count, group.channels, group.height, group.width, group.lanes)
         parts += map(_number, (*numbers, group.colour_bytes, group.alpha_bytes))
-    text = "\n".join(header.names).encode()
-    if len(text) > MOST_NAMES:
-        raise ValueError(f"the names take {len(text):,} bytes, at most {MOST_NAMES:,} fit into a file")
-    names = zlib.compress(text, 9) if header.names else b""
+    names = zlib.compress("\n".join(header.names).encode(), 9) if header.names else b""
     parts += [_number(len(names)), names]
     whole = b"".join(parts)
     return whole + zlib.crc32(whole).to_bytes(4, "little")

@@ -23,7 +23,8 @@ def check_least(config: Any, where: str, least: int, *names: str) -> None:
 def check_lists(config: Any, where: str) -> None:
     """Make lists tuples. ValueError if a field that holds several values is neither."""
     for name, hint in typing.get_type_hints(type(config)).items():
-        if typing.get_origin(hint) is tuple:
+        optional = any(typing.get_origin(one) is tuple for one in typing.get_args(hint))  # tuple[int, int] | None
+        if typing.get_origin(hint) is tuple or (optional and getattr(config, name) is not None):
             value = getattr(config, name)
             check(isinstance(value, list | tuple), f"{where}.{name} must be a tuple, got {value!r}")
             object.__setattr__(config, name, tuple(value))

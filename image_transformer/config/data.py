@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from image_transformer.config.checks import check_choices
+from image_transformer.config.checks import check_choices, check_lists
 from image_transformer.geometry.orientation import AS_IT_IS, EIGHT, LEFT_RIGHT, Orientation
 
 
@@ -33,6 +33,7 @@ class DataConfig:
     """Augment training with all eight orientations (square images only), so that completion can start from any side."""
 
     def __post_init__(self) -> None:
+        check_lists(self, "data")
         check_choices(self, "data")
 
     @property

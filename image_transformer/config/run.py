@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 import types
 import typing
@@ -133,8 +134,10 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
         if typing.get_origin(hint) in (types.UnionType, typing.Union):  # such as int | Literal["auto"] | None
             words = [word for one in args for word in typing.get_args(one)]
             return value if value is None or value in words else _parse(args[0], value, where)
-        if hint is float and type(value) in (int, str):
+        if hint is float and (type(value) is int or re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", str(value))):
             return float(value)  # YAML takes 1e-3 for a word
+        if hint is float and type(value) is not float:
+            raise ValueError("expected a number")
         if type(value) is not hint:
             raise ValueError(f"expected {hint.__name__}")
         return value

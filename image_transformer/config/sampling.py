@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Unguided:
     """What every kind of drawing can be asked for; ValueError if out of range."""
 
     seed: int = 0
@@ -32,12 +32,12 @@ class Drawing:
 
     def options(self) -> dict[str, Any]:
         """These as keyword arguments of `generate`, or of `rollout`."""
-        kind = Sampling if isinstance(self, Sampling) else Drawing
+        kind = Sampling if isinstance(self, Sampling) else Unguided
         return {f.name: getattr(self, f.name) for f in fields(kind)}
 
 
 @dataclass(frozen=True)
-class Sampling(Drawing):
+class Sampling(Unguided):
     """How images are drawn."""
 
     guidance: float = 1.0

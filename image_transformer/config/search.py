@@ -17,6 +17,7 @@ class Search:
     """Actions of a plan that are done before the next plan."""
 
     def __post_init__(self) -> None:
-        if self.candidates < 1 or not 1 <= self.every <= self.horizon:
-            came = f"{self.candidates} candidates, every {self.every}, horizon {self.horizon}"
-            raise ValueError(f"a search needs candidates and 1 <= every <= horizon, got {came}")
+        if self.candidates < 1:
+            raise ValueError(f"candidates must be at least 1, got {self.candidates}")
+        if not 1 <= self.every <= self.horizon:
+            raise ValueError(f"every must lie between 1 and horizon, got {self.every} and {self.horizon}")

@@ -21,7 +21,7 @@ from image_transformer.data.decode import Request, write_images
 from image_transformer.data.images import DataError, ImageData, first_line
 from image_transformer.data.sources import Origin, Pool
 
-CACHE_FORMAT = 3  # raise it when decoding changes: what was cached before is then no longer found
+CACHE_FORMAT = 4  # raise it when decoding changes: what was cached before is then no longer found
 
 
 def cache_file(found: Origin, ask: Request) -> Path:
@@ -29,10 +29,8 @@ def cache_file(found: Origin, ask: Request) -> Path:
     files = [(str(file), stat.st_size, stat.st_mtime_ns) for file in found.files for stat in [file.stat()]]
     channels = ask.shape and ask.shape[0]
     key = json.dumps([CACHE_FORMAT, found.root, files, ask.split, channels, ask.size, ask.skip_bad])
-    return (
-        cache_folder()
-        / f"{Path(found.root).name[:100]}-{ask.split}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-    )
+    name = Path(found.root).name.encode()[:100].decode(errors="ignore")
+    return cache_folder() / f"{name}-{ask.split}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
 
 
 def cache_folder() -> Path:
@@ -56,7 +54,8 @@ def save(pool: Pool, rows: NDArray[np.int64], ask: Request, cache: Path) -> Imag
     try:
         return _save(pool, rows, ask, cache)
     except OSError as error:  # a read-only or full disk; whatever is wrong with the images is a DataError
-        warnings.warn(f"decoded again each time, the cache cannot be written: {first_line(error)}", stacklevel=2)
+        why = f"the cache cannot be written ({first_line(error)}), so images are decoded again each time"
+        warnings.warn(why, stacklevel=2)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             return _save(pool, rows, ask, Path(folder) / cache.name)  # the mapping outlives the file's name
 

@@ -170,7 +170,8 @@ def _all_of(files: Sequence[Path], channels: int | None, size: tuple[int, int] |
 
 def _clips_in(root: Path) -> Iterator[Path]:
     """The clips below a folder: files that move, and folders of stills. Stills beside files that move are left out."""
-    for folder, together in groupby(files_below(root), lambda file: file.parent):
+    by_folder = sorted(files_below(root), key=lambda file: (str(file.parent), file.name))
+    for folder, together in groupby(by_folder, lambda file: file.parent):
         files = list(together)
         moving = [file for file in files if file.suffix.lower() == ".npy" or _moves(file)]
         if any(file.suffix.lower() == ".webp" for file in moving):  # then those of one frame are short clips

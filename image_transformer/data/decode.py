@@ -112,28 +112,41 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def _upright(item: Any, name: str, exactly: bool = False) -> Image.Image:
-    """The image, turned as its file says; `exactly`: refused if anything is lost by that."""
-    lost = ""
+    """The image, turned as its file says; `exactly`: refused if anything of it is lost so."""
     try:
         with _open(item) as opened:
             tile = repr(getattr(opened, "tile", ""))  # says what loading would hide
             largest = _largest_value(opened)
             deep = opened.mode[0] in "IF" or ";16" in tile or largest > 255
-            if opened.format in DEPTH_UNKNOWN:
-                lost = f"{opened.format} may hold more than 8 bits a channel: convert it to PNG first"
-            elif largest != 255:
-                lost = f"its largest value is {largest}, expected 255"
-            elif opened.format != "MPO" and getattr(opened, "n_frames", 1) > 1:  # there, the others are previews
-                lost = "it holds several images, expected one"
+            lost = _lost(opened, largest) if exactly else ""
             image = ImageOps.exif_transpose(opened)
     except Exception as error:  # Pillow meets broken files with OSError, SyntaxError, ValueError, struct.error, ...
         why = first_line(error).split(" <")[0]  # of a stream
         raise Unreadable(f"{name}: unreadable image ({why})") from None
     if deep:
         raise DataError(f"{name}: expected 8 bits a channel, got 16-bit or floating-point values")
-    if exactly and lost:
+    if lost:
         raise DataError(f"{name}: {lost}")
     return image
+
+
+def _lost(image: Image.Image, largest: int) -> str:
+    """What would be lost of a file if only the pixels of its first image were kept, in 8 bits; empty for nothing."""
+    several = max(getattr(image, "n_frames", 1), len(image.info.get("sizes", ())))
+    if several > 1 and image.format != "MPO":  # of a camera: the others are previews
+        return "it holds several images, expected one"
+    if image.format in DEPTH_UNKNOWN:
+        return f"{image.format} may hold more than 8 bits a channel: convert it to PNG first"
+    return "" if largest in (255, 65535) else f"its largest value is {largest}, expected 255"
+
+
+def own_channels(file: Path) -> int:
+    """1 for a grey image, otherwise 3; whoever reads it says what is wrong with a file."""
+    try:
+        with Image.open(file) as opened:
+            return 1 if opened.mode in ("1", "L", "LA") else 3
+    except Exception:  # as in `_upright`
+        return 3
 
 
 def _largest_value(image: Image.Image) -> int:

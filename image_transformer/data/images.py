@@ -26,6 +26,10 @@ class DataError(ValueError):
     """A data set that is not there or does not fit: one line that names what was expected and what came."""
 
 
+class NoSplitError(DataError):
+    """A data set that has no such split."""
+
+
 def first_line(error: BaseException) -> str:
     """An error's first line, or its name, for the one line of a DataError."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from image_transformer.data.cache import cache_file, recall, save
 from image_transformer.data.decode import Request, check_shape, read_image, write_images
 from image_transformer.data.edits import Kind, edited
-from image_transformer.data.images import DataError, ImageData
+from image_transformer.data.images import DataError, ImageData, NoSplitError
 from image_transformer.data.sources import SPLITS, Origin, Pool, locate
 
 
@@ -111,8 +111,7 @@ def choose(pools: Mapping[str, Pool], ask: Request) -> tuple[Pool, NDArray[np.in
         held_out = ("validation",) if "test" in pools else ("validation", "test")
     home = "train" if ask.split in held_out else ask.split
     if home not in pools:
-        others = ", ".join(pools) or "others"
-        raise DataError(f"{ask.source}: no {ask.split} split, only {others}: choose one by --split (split=)")
+        raise NoSplitError(f"{ask.source}: no {ask.split} split, only {', '.join(pools) or 'others'}")
     n = len(pools[home].items)
     if n == 0:
         raise DataError(f"{ask.source}: the {home} split holds no images")

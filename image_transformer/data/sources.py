@@ -108,9 +108,11 @@ def _how_to_find(name: str) -> str:
 def files_below(root: Path) -> list[Path]:
     """All files below a folder, through links, but the hidden ones."""
     found: list[Path] = []
+    been = {root.resolve()}  # links may lead in circles
     for folder, folders, names in os.walk(root, followlinks=True):
-        above = Path(folder).resolve()  # a link to what it lies in would have no end
-        folders[:] = [one for one in folders if one[0] != "." and not above.is_relative_to(Path(folder, one).resolve())]
+        new = {one: Path(folder, one).resolve() for one in sorted(folders) if one[0] != "."}
+        folders[:] = [one for one, real in new.items() if real not in been]
+        been |= set(new.values())
         found += [Path(folder, name) for name in names if name[0] != "."]
     return sorted(file for file in found if file.is_file())
 
@@ -206,8 +208,8 @@ def _read_images(found: Origin) -> dict[str, Pool]:
         split = ALIASES.get(folders[0].lower(), "") if folders else ""
         groups.setdefault(split, []).append((file, "".join(folders[bool(split) :][:1])))
     loose = groups.pop("", [])
-    inside = next((file for file, folder in loose if folder), None)
-    if inside and groups:  # a class may be called "train"
+    inside = next((file for file, folder in loose if folder or "train" not in groups), None)
+    if inside and groups:  # a class may be called "train", and what is to learn from may lie beside test/
         raise DataError(f"{found.root}: {inside.relative_to(found.root)} lies beside the folders of splits")
     groups = groups or {"train": loose}
     classes = sorted({name for group in groups.values() for _, name in group})
@@ -236,8 +238,12 @@ def _read_metadata(files: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], 
                 told = json.loads(line)
                 path = Path(os.path.normpath(file.parent / told["file_name"]))
                 wordings = wordings_of(told.get("text", told.get("caption")))
+                if isinstance(old := told.get("source"), str) and (file.parent / old).is_file():
+                    raise DataError(f'{file}, line {number}: the field "source" is called "source_file_name" now')
                 if "source_file_name" in told:
                     made_of[path] = Path(os.path.normpath(file.parent / told["source_file_name"]))
+            except DataError:
+                raise
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise DataError(f'{file}, line {number}: expected {{"file_name": ..., "text": ...}}') from None
             for image in (path, made_of.get(path)):

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from image_transformer.data.cache import cache_folder
 from image_transformer.data.decode import Request, Unreadable, check_shape, read_image
-from image_transformer.data.images import Captions, DataError, ImageData, first_line
+from image_transformer.data.images import Captions, DataError, ImageData, NoSplitError, first_line
 from image_transformer.data.sources import ALIASES, SUFFIXES, TEXTS, wordings_of
 from image_transformer.files import replace_file
 
@@ -82,8 +82,7 @@ def load_stream(
     if "validation" not in groups and len(train) > 1:
         groups["validation"] = [train.pop()]
     if not groups.get(split):
-        others = ", ".join(groups) or "others"
-        raise DataError(f"{source}: no shards of the {split} split, only {others}: choose one by --split (split=)")
+        raise NoSplitError(f"{source}: no shards of the {split} split, only {', '.join(groups) or 'others'}")
     stream = Stream(ask, groups[split])
     return stream if split == "train" else stream.first(HELD_OUT)
 

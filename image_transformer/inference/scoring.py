@@ -96,7 +96,7 @@ def rank(
     (2, 2)
     """
     if isinstance(texts, str):
-        raise ValueError("texts must be several: a list of them, not one text")
+        raise ValueError("texts must be a list of texts, got a single string")
     return posterior(nats_of_choices(model, images, "text", texts, batch=batch, progress=progress, **told))
 
 

@@ -116,6 +116,9 @@ class ModernTransformer(LocalTransformer):
         if name.endswith(("rows.weight", "columns.weight")) and len(old) != len(new):  # the ends on the ends
             said = [f"is stretched from {len(old)} to {len(new)}"]
             old = interpolate(old.T[None], size=len(new), mode="linear", align_corners=True)[0].T
+        if name == "encoders.text.places.weight" and len(old) != len(new):  # of a longer text or a shorter one
+            said = [f"is taken over for {min(len(old), len(new))} of {len(new)} places"]
+            old = torch.cat([old[: len(new)], new[len(old) :]])
         if name.startswith("skip.") and len(old) != len(new):
             # one map for each place in a box of a low-resolution image, or one for all
             each = self.layout.channels if "means" in name else self.head.out_features

@@ -142,9 +142,10 @@ def _check_folder(config: RunConfig, out: Path, resume: bool) -> dict[str, list[
         if out.is_dir() and any(not path.name.startswith((".lock", LAUNCH, ".config.yaml.")) for path in out.iterdir()):
             raise CheckpointError(f"{out} is not empty: choose another --out")
         return {}
-    if not exists or (out / "model.safetensors").exists():
-        alone = f", but a model alone: another run starts from it with --init {out}" if exists else ""
-        raise CheckpointError(f"{out} holds no run to resume{alone}")
+    if not exists:
+        raise CheckpointError(f"{out} holds no run to resume")
+    if (out / "model.safetensors").exists():
+        raise CheckpointError(f"{out} is an exported model, not a run: another run starts from it with --init {out}")
     old, new = to_dict(load_config(out / "config.yaml")), to_dict(config)
     changed: dict[str, list[Any]] = {}
     for room in ("model", "data", "train"):
