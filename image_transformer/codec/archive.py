@@ -77,14 +77,14 @@ def compress(
         raise ValueError("no images to compress")
     if names and len(names) != len(arrays):
         raise ValueError(f"{len(names)} names for {len(arrays)} images")
-    if (much := len("\n".join(names).encode())) > MOST_NAMES:
-        raise ValueError(f"the names take {much:,} bytes, and at most {MOST_NAMES:,} fit into a file")
     wrong = [name for name in names if file_name(name) != name]
     if len({alike(name) for name in names}) < len(names):
         raise ValueError("two names are one file on some systems: images need names of their own")
     if wrong:
         better = file_name(wrong[0])
         raise ValueError(f"{wrong[0]!r} cannot name an image: not every system takes it for a file, as {better!r}")
+    if (much := len("\n".join(names).encode())) > MOST_NAMES:
+        raise ValueError(f"the names take {much:,} bytes, and at most {MOST_NAMES:,} fit into a file")
     coder = model if isinstance(model, Coder) else load_coding_model(model)
     groups = list(_together(arrays))
     done = list(_each(lambda several, report: _encode(coder, several, report), groups, progress, coder))
