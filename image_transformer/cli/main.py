@@ -13,8 +13,6 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from importlib import import_module
 from textwrap import shorten
 
-from PIL import Image
-
 from image_transformer import __version__
 from image_transformer.cli import UsageError
 from image_transformer.processes import together
@@ -107,6 +105,8 @@ def _run(verb: str, args: list[str]) -> None:
             nowhere = silence.enter_context(open(os.devnull, "w"))
             silence.enter_context(redirect_stdout(nowhere))
             silence.enter_context(redirect_stderr(nowhere))
+        from PIL import Image
+
         Image.MAX_IMAGE_PIXELS = None  # whoever names a file wants it read, however large it is
         import_module(f"image_transformer.cli.{verb}").run(args)
 

@@ -54,7 +54,7 @@ def run(args: list[str]) -> None:
 
     from image_transformer.checkpoint import load
     from image_transformer.codec.models import CodingModel, coding_model_names, load_coding_model
-    from image_transformer.data.decode import own_channels, read_image
+    from image_transformer.data.decode import read_image
     from image_transformer.data.loading import load_data
 
     coding = chosen.model in coding_model_names() or Path(chosen.model).is_file()
@@ -63,8 +63,8 @@ def run(args: list[str]) -> None:
     data = None
     if chosen.against is not None:
         data = load_data(chosen.against, "train", shape=shape, size=chosen.size, skip_bad=chosen.skip_bad)
-    wanted = data.images.shape[1] if data is not None else shape[0] if shape is not None else None
-    seen = [read_image(file, str(file), wanted or own_channels(file), None) for file in files]
+    channels = data.images.shape[1] if data is not None else shape[0] if shape is not None else None
+    seen = [read_image(file, str(file), channels, None) for file in files]
     for file, image in zip(files, seen, strict=True):
         if shape not in (None, image.shape):
             raise ValueError(f"{file}: an image {image.shape}, but {chosen.model} takes {shape} alone")

@@ -6,7 +6,7 @@ import hashlib
 import zlib
 from bisect import bisect
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate, groupby
 from operator import index
@@ -130,13 +130,14 @@ def each_image(
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """The numbers and images (c, h, w) that `decompress` gives, in the order of the file, a few groups at a time."""
     check_end(data, header)
-    if only is None:
-        check_limit(header.groups, limit)  # before anything is made of so many
-    numbers = range(header.images) if only is None else [index(number) for number in only]
     firsts = list(accumulate((group.count for group in header.groups), initial=0))
-    if any(not 0 <= number < header.images for number in numbers):
-        raise ValueError(f"only: the file holds images 0 to {header.images - 1}")
-    chosen, wanted = sorted({bisect(firsts, number) - 1 for number in numbers}), set(numbers)
+    wanted: Collection[int] = range(header.images)
+    chosen: Sequence[int] = range(len(header.groups))
+    if only is not None:
+        wanted = {index(number) for number in only}
+        if any(not 0 <= number < header.images for number in wanted):
+            raise ValueError(f"only: the file holds images 0 to {header.images - 1}")
+        chosen = sorted({bisect(firsts, number) - 1 for number in wanted})
     groups = [header.groups[i] for i in chosen]
     check_limit(groups, limit)
     coder = coder_of(header, model)

@@ -120,7 +120,7 @@ def read_clip(path: Path, channels: int, size: tuple[int, int] | None = None) ->
 def _times(durations: Sequence[float | None]) -> list[int]:
     """How often each frame is shown: writers of files join frames that are equal into one that lasts longer."""
     least = min((one or 0 for one in durations), default=0)
-    if least and max(one or 0 for one in durations) > LONGEST * least:  # held for the eye, not for so many frames
+    if least:  # what lasts longer is held for the eye, not for so many frames
         durations = [min(one or 0, LONGEST * least) for one in durations]
     times = [round((one or 0) / least) if least else 1 for one in durations]
     whole = all(count * least == (one or 0) for count, one in zip(times, durations, strict=True))

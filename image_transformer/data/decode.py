@@ -91,9 +91,13 @@ def read_exactly(item: Any, name: str) -> NDArray[np.uint8]:
     return np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
 
 
-def read_image(item: Any, name: str, channels: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """One image as (c, h, w): upright, on white where it is transparent, grey or RGB, resized if wanted."""
+def read_image(item: Any, name: str, channels: int | None, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """One image as (c, h, w): upright, on white where it is transparent, grey or RGB, resized if wanted.
+
+    channels: 1 or 3; None for those that it has.
+    """
     image = _upright(item, name)
+    channels = channels or (1 if image.mode in ("1", "L", "LA") else 3)
     try:
         image = on_white(image).convert("L" if channels == 1 else "RGB")
     except ValueError as error:  # of a palette with more opacities than colours
@@ -137,16 +141,7 @@ def _lost(image: Image.Image, largest: int) -> str:
         return "it holds several images, expected one"
     if image.format in DEPTH_UNKNOWN:
         return f"{image.format} may hold more than 8 bits a channel: convert it to PNG first"
-    return "" if largest in (255, 65535) else f"its largest value is {largest}, expected 255"
-
-
-def own_channels(file: Path) -> int:
-    """1 for a grey image, otherwise 3; whoever reads it says what is wrong with a file."""
-    try:
-        with Image.open(file) as opened:
-            return 1 if opened.mode in ("1", "L", "LA") else 3
-    except Exception:  # as in `_upright`
-        return 3
+    return "" if largest == 255 else f"its largest value is {largest}, expected 255"
 
 
 def _largest_value(image: Image.Image) -> int:

@@ -238,14 +238,12 @@ def _read_metadata(files: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], 
                 told = json.loads(line)
                 path = Path(os.path.normpath(file.parent / told["file_name"]))
                 wordings = wordings_of(told.get("text", told.get("caption")))
-                if isinstance(old := told.get("source"), str) and (file.parent / old).is_file():
-                    raise DataError(f'{file}, line {number}: the field "source" is called "source_file_name" now')
                 if "source_file_name" in told:
                     made_of[path] = Path(os.path.normpath(file.parent / told["source_file_name"]))
-            except DataError:
-                raise
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise DataError(f'{file}, line {number}: expected {{"file_name": ..., "text": ...}}') from None
+            if isinstance(old := told.get("source"), str) and (file.parent / old).is_file():
+                raise DataError(f'{file}, line {number}: the field "source" is called "source_file_name" now')
             for image in (path, made_of.get(path)):
                 if image is not None and not image.is_file():
                     raise DataError(f"{file}, line {number}: there is no {image}")

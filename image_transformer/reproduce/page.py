@@ -69,7 +69,8 @@ class Results:
         Common to `rows` alone where those of the study do not look as if they had one.
         """
         every = {row: self.bits(row) for row in self.rows if len(self.seeds(row)) > 1}
-        several = [found for row, found in every.items() if row in rows or alike(list(every.values()))]
+        of_one = alike(list(every.values()))
+        several = [found for row, found in every.items() if of_one or row in rows]
         freedom = sum(len(found) - 1 for found in several)
         if not freedom:
             return ONE_SEED, 0

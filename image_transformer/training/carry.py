@@ -23,7 +23,14 @@ def carry_over(source: ImageModel, model: ImageModel) -> list[str]:
     """
     _check_same_network(source.config, model.config)
     found, state, said = source.state_dict(), model.state_dict(), []
-    anew = {one.name for one in model.config.conditions if _reads_otherwise(one.name, source, model)}
+    misfits = [
+        name.split(".")
+        for name, new in state.items()
+        if name in found
+        and found[name].shape != new.shape
+        and model.network.take_over(name.removeprefix("network."), found[name], new, source.network) is None
+    ]
+    anew = {parts[2] for parts in misfits if parts[1] in ("encoders", "placed")}  # conditions whose readers begin anew
     for name, new in state.items():
         old = found.get(name)
         if old is None or anew.intersection(name.split(".")):
@@ -47,18 +54,6 @@ def carry_over(source: ImageModel, model: ImageModel) -> list[str]:
             )
     said += [f"{_module(name)} is left out" for name in found if name not in state]
     return list(dict.fromkeys(said))
-
-
-def _reads_otherwise(condition: str, source: ImageModel, model: ImageModel) -> bool:
-    """Whether weights of what reads a condition do not fit: then all of the reader begins anew, and what asks it."""
-    found = source.state_dict()
-    return any(
-        name.split(".")[1:3] in (["encoders", condition], ["placed", condition])
-        and name in found
-        and found[name].shape != new.shape
-        and model.network.take_over(name.removeprefix("network."), found[name], new, source.network) is None
-        for name, new in model.state_dict().items()
-    )
 
 
 def _check_same_network(old: ModelConfig, new: ModelConfig) -> None:
