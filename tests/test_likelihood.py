@@ -290,6 +290,21 @@ def test_chained_softmaxes_start_as_logistics_that_fit_the_data():
     torch.testing.assert_close(bits.float(), entropy, atol=0.1, rtol=0)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_flat_components_learn_to_differ(channels):
+    """Before any data every value is about as likely; darker images then tell each component something else."""
+    likelihood = DiscretizedLogisticMixture(10, channels)
+    params = likelihood.flat().double().requires_grad_()
+    values = torch.arange(256, dtype=torch.uint8)[:, None].expand(256, channels)
+    bits = -likelihood.log_prob(params.expand(256, -1), values)[:, 0] / math.log(2)
+    assert bits.mean() < 8.1  # 8 is the least
+    assert bits.max() < 9
+    darker = torch.linspace(1, 0, 256)[:, None]
+    (likelihood.log_prob(params.expand(256, -1), values) * darker).sum().backward()
+    logits = likelihood.split(params.grad)[0]
+    assert logits.sort().values.diff().min() > 0.01 * logits.abs().max()
+
+
 def narrow_mixture(channels, batch):
     """Scales below the smallest that is allowed."""
     return mixture(channels, batch=batch, log_scales=-9.0)

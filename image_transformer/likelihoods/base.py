@@ -69,6 +69,9 @@ class Likelihood(Protocol):
     def mean_params(self, means: Tensor) -> Tensor:
         """Parameters `(..., p)` that are zero but for the `means` `(..., v)`, on [-1, 1]."""
 
+    def flat(self) -> Tensor:
+        """Parameters `(p,)` by which all values are about as likely, and from which components learn to differ."""
+
     def start(self, means: Tensor, x: Tensor, coupling: Tensor) -> Tensor:
         """The parameters `(p,)` to add to `mean_params(means)` so that `x` is likely, both `(n, v)` on [-1, 1].
 
@@ -122,6 +125,9 @@ class ByTable:
 
     def mean_params(self, means: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no means")
+
+    def flat(self: Likelihood) -> Tensor:
+        return torch.zeros(self.num_params)
 
     def start(self, means: Tensor, x: Tensor, coupling: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no means")

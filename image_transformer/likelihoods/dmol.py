@@ -153,6 +153,14 @@ class DiscretizedLogisticMixture:
         k, channels = self.components, self.channels
         return pad(means.repeat_interleave(k, -1), (k, self.num_params - k - k * channels))
 
+    def flat(self) -> Tensor:
+        """Components side by side, as wide as they are apart: equal ones would have equal gradients and stay equal."""
+        params = torch.zeros(self.num_params)
+        _, means, log_scales, _ = self.split(params)  # views
+        means.copy_((2 * torch.arange(self.components) + 1) / self.components - 1)
+        log_scales.fill_(-math.log(self.components))
+        return params
+
     def start(self, means: Tensor, x: Tensor, coupling: Tensor) -> Tensor:
         """Scales from the quantiles of what the means miss, then the weights that fit best."""
         channels, k = self.channels, self.components

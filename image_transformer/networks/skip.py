@@ -32,7 +32,7 @@ class Neighbours(nn.Module):
 
 
 class LinearSkip(nn.Module):
-    """From the features straight to a likelihood's means; biases for its other parameters.
+    """From the features straight to a likelihood's means; biases for all of its parameters, at first its flat ones.
 
     phase: which of several such maps each position has, `(l,)`; one for all if not given.
     """
@@ -48,7 +48,7 @@ class LinearSkip(nn.Module):
         self.means = nn.Linear(num_features, self.phases * channels)
         nn.init.zeros_(self.means.weight)
         nn.init.zeros_(self.means.bias)
-        self.bias = nn.Parameter(torch.zeros(self.phases * likelihood.num_params))
+        self.bias = nn.Parameter(likelihood.flat().repeat(self.phases))
 
     def forward(self, features: Tensor, at: Tensor | slice) -> Tensor:
         """Parameters `(b, l, p)` from the `features` `(b, l, f)` of positions `at`."""
