@@ -2,8 +2,12 @@
 
 import fcntl
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from concurrent.futures import Future
 from dataclasses import replace
 from types import SimpleNamespace
@@ -160,7 +164,7 @@ def test_the_key_of_a_trial_is_that_of_its_definition():
 class Pool:
     """Stands for a pool of processes: each trial is done when it is submitted."""
 
-    def __init__(self, jobs, context):
+    def __init__(self, jobs):
         self.jobs = jobs
 
     def __enter__(self):
@@ -192,7 +196,7 @@ def world(tmp_path, monkeypatch):
     np.save("images.npy", np.zeros((60, 3, 6, 7), np.uint8))
     (tmp_path / "studies.yaml").write_text(STUDY + STUDY.replace("sizes:", "others:").replace("width 32:", "large:"))
     monkeypatch.setattr(study, "FILE", tmp_path / "studies.yaml")
-    monkeypatch.setattr("image_transformer.cli.reproduce.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("image_transformer.cli.reproduce._workers", Pool)
     study.studies.cache_clear()
     RAN.clear()
 
@@ -203,6 +207,28 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "FIGURES", figures)
     yield tmp_path
     study.studies.cache_clear()
+
+
+def test_a_worker_ends_when_its_parent_is_killed():
+    code = """
+import os, time
+from image_transformer.cli.reproduce import _workers
+workers = _workers(1)
+print(workers.submit(os.getpid).result(), flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        worker = int(parent.stdout.readline())
+        os.kill(worker, 0)  # it runs
+        parent.kill()
+    for _ in range(200):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    raise AssertionError("the worker waits for ever")
 
 
 def test_what_serves_several_studies_is_run_once_and_nothing_twice(world, capsys):

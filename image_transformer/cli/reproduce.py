@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +87,7 @@ def _in_turn(todo: dict[str, Trial], jobs: int) -> Iterator[tuple[str, Result]]:
     running: dict[Future[Result], str] = {}
     if not waiting:
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as workers, bar("trials") as progress:
+    with _workers(jobs) as workers, bar("trials") as progress:
         while waiting or running:
             while waiting and len(running) < jobs:  # no more, since what is queued cannot be called back
                 key, trial = waiting.pop(0)
@@ -95,6 +98,24 @@ def _in_turn(todo: dict[str, Trial], jobs: int) -> Iterator[tuple[str, Result]]:
                 yield key, result
                 done += 1
                 progress(done, len(todo))
+
+
+def _workers(jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Stop once the parent is gone, however it ended: a worker would wait for ever, its run in use."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        while True:  # the first makes a training save its run, the next ends the worker
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _in_short(result: Result) -> str:
