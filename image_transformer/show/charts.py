@@ -213,22 +213,55 @@ def costs(found: Mapping[str, Sequence[tuple[int, float, float | None]]]) -> Ima
 
 
 def fields(found: Mapping[str, NDArray[np.float64]], columns: int = 4) -> Image.Image:
-    """Receptive fields (h, w), 0 where a network cannot look: of each what it may see, then how strongly it does."""
+    """Receptive fields (h, w), 0 where a network cannot look: of each what it may see, then how strongly it does.
+
+    Below them the pixels of both over the layers, where there are names such as "PixelCNN, 8 layers".
+    """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     columns = min(columns, len(found))
     rows = -(-len(found) // columns)
-    figure = Figure(figsize=(3.6 * columns, 2.1 * rows), dpi=160, layout="constrained")
-    grid_of_axes = figure.subplots(rows, 2 * columns, squeeze=False)
+    sizes = {name: (int((field > 0).sum()), _looked_at(field)) for name, field in found.items()}
+    by_depth: dict[str, list[tuple[int, int, int]]] = {}
+    for name in found:
+        if match := re.fullmatch(r"(.+), (\d+) layers?", name):
+            by_depth.setdefault(match[1], []).append((int(match[2]), *sizes[name]))
+    heights = [2.2 * rows, *([3.4] if by_depth else [])]
+    figure = Figure(figsize=(3.6 * columns, sum(heights)), dpi=160, layout="constrained")
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    grid_of_axes = parts[0].subplots(rows, 2 * columns, squeeze=False)
     for axes in grid_of_axes.flat:
         axes.set_axis_off()
     for number, (name, field) in enumerate(found.items()):
         may, does = grid_of_axes[number // columns, 2 * (number % columns) :][:2]
-        may.imshow(field > 0, cmap="Greys", vmin=0, vmax=2)
+        may.imshow(field > 0, cmap="Greys", vmin=-0.3, vmax=2)  # a pale ground shows where the image ends
         strength = np.log10(np.maximum(field, 1e-6))
         does.imshow(strength, cmap="magma", vmin=-6, vmax=-1)
-        may.set_title(name, fontsize=9, loc="left")
+        may.set_title(f"{name}\nmay see {sizes[name][0]:,}", fontsize=9, loc="left")
+        does.set_title(f"looks at {sizes[name][1]:,}", fontsize=9, loc="left")
+    if by_depth:
+        axes = parts[1].subplots()
+        for number, (kind, points) in enumerate(by_depth.items()):
+            layers, may_see, looks_at = zip(*sorted(points), strict=True)
+            look = {"color": PALETTE[number], "marker": MARKERS[number]}
+            axes.plot(layers, may_see, **look, linestyle="--", label=f"{kind}: may see")
+            axes.plot(layers, looks_at, **look, label=f"{kind}: looks at")
+        axes.set(xlabel="layers", ylabel="pixels", xscale="log")
+        axes.set_ylim(0)
+        axes.set_xticks(sorted({point[0] for points in by_depth.values() for point in points}))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid(color=PALE, alpha=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        parts[1].legend(loc="outside right center", frameon=False, fontsize=9)
     return _render(figure)
+
+
+def _looked_at(field: NDArray[np.float64]) -> int:
+    """The fewest pixels that have 99 % of it."""
+    falling = np.sort(field, axis=None)[::-1].cumsum()
+    return int(np.searchsorted(falling, 0.99 * falling[-1])) + 1
 
 
 def _look(number: int) -> dict[str, Any]:
