@@ -5,10 +5,7 @@ checkpoints/images-000012800/
     config.yaml          the run's configuration
     state.json           format, images seen, training seconds, validation bits/dim
     training.pt          raw weights, optimizers, moving average: what --resume needs
-    training/            the same, where each of several processes writes its part (torch.distributed.checkpoint)
     SHA256SUMS           of the others, as `sha256sum -c` reads it
-
-A checkpoint that is written again at the same number of images becomes images-000012800-2 before the first one goes.
 """
 
 from __future__ import annotations
@@ -32,7 +29,6 @@ from torch import Tensor, nn
 
 from image_transformer.config.run import RunConfig, load_config, to_dict
 from image_transformer.files import checkpoints as checkpoints
-from image_transformer.files import written
 from image_transformer.model import ImageModel
 from image_transformer.released import folder_of, model_names
 from image_transformer.words import did_you_mean
@@ -69,29 +65,19 @@ def training_file(training: Mapping[str, Any]) -> dict[str, bytes]:
     return {"training.pt": buffer.getvalue()}
 
 
-def begin(run: Path) -> Path:
-    """A new folder for the parts of a checkpoint: `save` gives it its name when all of them are there."""
-    partial = run / "checkpoints" / f".partial-{uuid.uuid4().hex}"
-    partial.mkdir(parents=True)
-    return partial
+def save(run: Path, images_seen: int, files: Mapping[str, bytes]) -> Path:
+    """Write a checkpoint of these files into `run`/checkpoints, atomically, unless it is there; its folder.
 
-
-def save(run: Path, images_seen: int, files: Mapping[str, bytes], begun: Path | None = None) -> Path:
-    """Write a checkpoint of these files into `run`/checkpoints, atomically, and return its folder.
-
-    begun: what is there of it already. OSError if the disk is full.
+    OSError if the disk is full.
     """
-    home, name = run / "checkpoints", f"images-{images_seen:09d}"
-    home.mkdir(parents=True, exist_ok=True)
-    before = [folder for folder in checkpoints(run) if written(folder)[0] == images_seen]
-    folder = home / (f"{name}-{written(before[-1])[1] + 1}" if before else name)
-    try:
-        write_folder(folder, files, begun)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"cannot save {folder}: {reason}; the checkpoints before it are untouched") from None
-    for other in before:
-        remove(other)
+    folder = run / "checkpoints" / f"images-{images_seen:09d}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        try:
+            write_folder(folder, files)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"cannot save {folder}: {reason}; the checkpoints before it are untouched") from None
     return folder
 
 
@@ -110,13 +96,12 @@ def model_files(config: RunConfig, state: State, weights: Mapping[str, Tensor]) 
     }
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes], begun: Path | None = None) -> None:
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files and their sums into a new folder, which appears when all of them are on the disk."""
-    partial = begun or folder.parent / f".partial-{uuid.uuid4().hex}"
-    partial.mkdir(exist_ok=True)
+    partial = folder.parent / f".partial-{uuid.uuid4().hex}"
+    partial.mkdir()
     try:
-        parts = "".join(_sum(path, partial) for path in _parts(partial)).encode()
-        for name, content in {**files, SUMS: sums(files) + parts}.items():
+        for name, content in {**files, SUMS: sums(files)}.items():
             with open(partial / name, "wb") as opened:
                 opened.write(content)
                 opened.flush()
@@ -157,17 +142,6 @@ def best(run: Path) -> Path:
 def sums(files: Mapping[str, bytes]) -> bytes:
     """The content of SHA256SUMS for files by their names."""
     return "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()).encode()
-
-
-def _parts(folder: Path) -> list[Path]:
-    """The files of a training that several processes have written."""
-    return sorted(path for path in (folder / "training").rglob("*") if path.is_file())
-
-
-def _sum(path: Path, folder: Path) -> str:
-    """The line of a file in SHA256SUMS. OSError if it cannot be read."""
-    with path.open("rb") as file:
-        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder).as_posix()}\n"
 
 
 def read_file(folder: Path, name: str) -> bytes:
@@ -214,22 +188,10 @@ def read_training(folder: Path) -> dict[str, Any]:
 def check(folder: Path) -> None:
     """CheckpointError unless every file of a checkpoint is there and whole, and nothing else is said of it."""
     read_state(folder)
-    for name in ("config.yaml", "model.safetensors"):
-        read_file(folder, name)
-    shared = (folder / "training").is_dir()
-    if not shared:
-        read_file(folder, "training.pt")
-    try:
-        lines = (folder / SUMS).read_text("utf-8", "replace").splitlines(keepends=True)
-        found = {path.relative_to(folder).as_posix(): _sum(path, folder) for path in _parts(folder)}
-        wrong = set(found) - {line[66:].rstrip() for line in lines}
-        for line in lines:
-            name = line[66:].rstrip()
-            wrong |= {name or SUMS} if line != (found.get(name) or _sum(folder / (name or SUMS), folder)) else set()
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{folder} is damaged: {error}") from None
-    if wrong or (shared and not found):
-        raise DamagedError(f"{folder} is damaged: {', '.join(sorted(wrong)) or 'training'} is not what {SUMS} says")
+    names = ("model.safetensors", "config.yaml", "state.json", "training.pt")  # in the order in which they are written
+    expected = b"".join(sums({name: read_file(folder, name)}) for name in names)
+    if (folder / SUMS).read_bytes() != expected:
+        raise DamagedError(f"{folder} is damaged: {SUMS} is not what was written")
 
 
 def find(path: str | Path) -> Path:

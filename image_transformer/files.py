@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import uuid
 from collections.abc import Iterator
@@ -116,10 +115,5 @@ def _read(file: TextIO) -> str:
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first."""
-    return sorted((path for path in (run / "checkpoints").glob("images-*") if written(path)[0] >= 0), key=written)
-
-
-def written(folder: Path) -> tuple[int, int]:
-    """The images seen at a checkpoint, and how often it was written; (-1, 0) of another folder."""
-    found = re.fullmatch(r"images-(\d+)(?:-(\d+))?", folder.name)
-    return (int(found[1]), int(found[2] or 1)) if found else (-1, 0)
+    named = {path: path.name.removeprefix("images-") for path in (run / "checkpoints").glob("images-*")}
+    return sorted((path for path, name in named.items() if name.isdecimal()), key=lambda path: int(named[path]))

@@ -42,13 +42,7 @@ class Processes:
 
     def told(self, thing: T) -> T:
         """The first process's `thing`, which can be pickled."""
-        if not self.several:
-            return thing
-        from torch import distributed
-
-        carrier: list[Any] = [thing]
-        distributed.broadcast_object_list(carrier, src=0)
-        return carrier[0]
+        return self.all(thing)[0]
 
     def all(self, thing: T) -> list[T]:
         """Every process's `thing`, by rank."""

@@ -19,7 +19,7 @@ from image_transformer.inference.scoring import bits_per_dim, classify
 from image_transformer.measures import enlargements as assess
 from image_transformer.measures import quality as measures
 from image_transformer.measures.chain_rule import follow_chain_rule
-from image_transformer.measures.regression import fit_regression
+from image_transformer.measures.enlargers import fit_regression
 from image_transformer.show.page import write_report
 from image_transformer.show.records import Table, read_tables, save_tables
 

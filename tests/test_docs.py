@@ -22,7 +22,7 @@ from image_transformer.geometry.order import Raster, layout
 from image_transformer.geometry.patterns import tiles
 from image_transformer.geometry.schedule import cache_plan, front_by_front
 from image_transformer.measures import enlargements as assess
-from image_transformer.measures.regression import fit_regression
+from image_transformer.measures.enlargers import fit_regression
 from image_transformer.recipes import recipe
 
 ROOT = Path(__file__).parent.parent

@@ -12,14 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint as parts
 from together import finished, meeting, torchrun
 
 import image_transformer as it
@@ -346,12 +344,12 @@ def test_a_kill_before_the_first_file_is_whole_does_not_block_the_folder(config,
 def test_what_killed_processes_left_goes_when_the_run_goes_on(config, tmp_path, monkeypatch):
     short = replace(config, train=replace(config.train, images=8))
     train(short, tmp_path / "run", show_progress=False)
-    checkpoint.begin(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / ".partial-killed").mkdir()
     run = Run(config, tmp_path / "run")
     run.saver.close()
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
     monkeypatch.setattr(Saver, "close", lambda saver: saver._thread.shutdown())  # at once, not in the end
-    (checkpoint.begin(tmp_path / "run") / "training").mkdir()
+    (tmp_path / "run" / "checkpoints" / ".partial-killed" / "more").mkdir(parents=True)
     train(short, tmp_path / "run", resume=True, show_progress=False)
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
 
@@ -389,18 +387,11 @@ def test_a_run_goes_on_at_the_learning_rates_that_it_is_given(config, tmp_path):
 
 
 @pytest.fixture
-def folders(config, tmp_path):
-    """A checkpoint in one file, and the same in parts."""
+def folder(config, tmp_path):
     run = Run(config, tmp_path / "run")
     run.update()
-    model = checkpoint.model_files(config, run.state, run.weights.state_dict())
-    training = {**run.learner.state(), "log": "{}"}
-    one = checkpoint.save(tmp_path / "one", 4, {**model, **checkpoint.training_file(training)})
-    begun = checkpoint.begin(tmp_path / "parts")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch, that one process is alone
-        parts.save(training, checkpoint_id=begun / "training", no_dist=True)
-    return [one, checkpoint.save(tmp_path / "parts", 4, model, begun)]
+    files = checkpoint.model_files(config, run.state, run.weights.state_dict())
+    return checkpoint.save(tmp_path / "run", 4, files | checkpoint.training_file(run.learner.state()))
 
 
 def damage(folder, seed):
@@ -432,23 +423,21 @@ def refusal(folder):
 
 
 @pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_every_flip_and_cut_is_refused(folders, count):
-    for folder in folders:
-        checkpoint.check(folder)
-        for seed in range(count):
-            file, content = damage(folder, seed)
-            said = refusal(folder)
-            assert said and "\n" not in said, f"seed {seed}: damage to {file}"
-            file.write_bytes(content)
-        checkpoint.check(folder)
+def test_every_flip_and_cut_is_refused(folder, count):
+    checkpoint.check(folder)
+    for seed in range(count):
+        file, content = damage(folder, seed)
+        said = refusal(folder)
+        assert said and "\n" not in said, f"seed {seed}: damage to {file}"
+        file.write_bytes(content)
+    checkpoint.check(folder)
 
 
-def test_a_line_that_is_gone_from_the_sums_is_missed(folders):
-    for folder in folders:
-        lines = (folder / checkpoint.SUMS).read_text().splitlines(keepends=True)
-        for i in range(len(lines)):
-            (folder / checkpoint.SUMS).write_text("".join(lines[:i] + lines[i + 1 :]))
-            assert refusal(folder), lines[i]
+def test_a_line_that_is_gone_from_the_sums_is_missed(folder):
+    lines = (folder / checkpoint.SUMS).read_text().splitlines(keepends=True)
+    for i in range(len(lines)):
+        (folder / checkpoint.SUMS).write_text("".join(lines[:i] + lines[i + 1 :]))
+        assert refusal(folder), lines[i]
 
 
 @pytest.mark.parametrize("error", [28, 30], ids=["full", "read-only"])

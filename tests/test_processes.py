@@ -5,7 +5,6 @@ A training is compared by its losses and weights, in float32, whose sums are in 
 
 import json
 import pickle
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -141,9 +140,6 @@ def test_evaluation_and_sampling_are_divided_and_the_same(world, config, tmp_pat
         found = json.loads((tmp_path / f"results-{rank}.json").read_text())
         assert found["calls"] == 4
         assert "first in network.blocks.1.down, for the images 0, 1, 2, 3, 4 and 1 more of the run" in found["said"]
-        assert re.fullmatch(
-            r"cannot save .*/full/checkpoints/.partial-\w+: No space left on device; \[\]", found["room"]
-        )
         assert found["patience"] == 3  # days of decoding for which the second process waits
         assert found["bits"] == scored.bits_per_dim
         assert found["each"] == scored.per_image.tolist()

@@ -132,19 +132,6 @@ def test_metrics_survive_a_line_cut_at_any_byte(tmp_path: Path) -> None:
     assert read_metrics(path) == LINES[:2]
 
 
-def test_metrics_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    def line(kind: str, images: int, attempt: int) -> dict[str, Any]:
-        return {"kind": kind, "images": images, "attempt": attempt}
-
-    start = {"kind": "start", "images": 0}
-    before = [line("train", 10, 1), line("validation", 10, 1), line("train", 20, 1)]
-    lost = [line("train", 30, 1), line("validation", 30, 1), line("train", 40, 1)]
-    after = [line("train", 25, 2), line("validation", 30, 2), line("train", 35, 2)]
-    path = write_run(tmp_path, [start, *before, *lost, start, *after]) / "metrics.jsonl"
-    assert read_metrics(path) == [start, *before, start, *after]
-    assert read_metrics(tmp_path / "missing.jsonl") == []
-
-
 def test_a_configuration_of_ones_own_goes_on_from_its_file(tmp_path: Path) -> None:
     page = report.write_report(write_run(tmp_path / "run", recipe="custom")).read_text("utf-8")
     run = tmp_path / "run"

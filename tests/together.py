@@ -71,29 +71,6 @@ def blamed(config, out) -> str:
     return "nothing"
 
 
-def full(config, out) -> str:
-    """What a run says when there is no room on the disk of the second process alone, and what it leaves."""
-    import torch.distributed.checkpoint as parts
-
-    from image_transformer.processes import processes
-    from image_transformer.training.run import Run
-
-    def no_room(*args):
-        raise OSError(28, os.strerror(28))
-
-    if processes().rank == 1:
-        parts.FileSystemWriter.write_data = no_room
-    run, said = Run(config, out), "nothing"
-    try:
-        run.save()
-        run.saver.wait()
-    except OSError as error:
-        said = str(error)
-    run.saver.close()
-    processes().all(None)
-    return f"{said}; {[path.name for path in (out / 'checkpoints').iterdir()]}"
-
-
 def results(folder: Path) -> None:
     """bits/dim of each image, and images that are drawn, as every process sees them."""
     import numpy as np
@@ -110,7 +87,7 @@ def results(folder: Path) -> None:
         scored = it.evaluate(model, images, batch=5)
         drawn = it.generate(model.double(), 5, seed=3)
         config, out = pickle.loads((folder / "blamed.config").read_bytes())
-        said, room = blamed(config, out), full(config, folder / "full")
+        said = blamed(config, out)
         patience = groups._patient._get_backend(torch.device("cpu")).options._timeout
         found = {
             "bits": scored.bits_per_dim,
@@ -118,7 +95,6 @@ def results(folder: Path) -> None:
             "drawn": drawn.tolist(),
             "calls": len(calls),
             "said": said,
-            "room": room,
             "patience": patience.days,
         }
         (folder / f"results-{processes.rank}.json").write_text(json.dumps(found))

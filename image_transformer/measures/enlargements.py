@@ -17,9 +17,8 @@ from image_transformer.geometry.boxes import box_mean, nearest
 from image_transformer.inference.enlarging import model_factor
 from image_transformer.inference.sampling import generate
 from image_transformer.measures import quality
+from image_transformer.measures.enlargers import fit_gan, fit_regression
 from image_transformer.measures.found import Assessment, Say
-from image_transformer.measures.gan import fit_gan
-from image_transformer.measures.regression import fit_regression
 from image_transformer.measures.two_sample import two_sample_test
 from image_transformer.model import ImageModel
 from image_transformer.show import grids

@@ -51,7 +51,7 @@ def descend(network: nn.Module, loss: Callable[[], Tensor], updates: int, lr: fl
 
 
 @torch.inference_mode()
-def answers(network: nn.Module, images: Images, batch: int = 100) -> NDArray[np.float32]:
+def answers(network: Callable[[Tensor], Tensor], images: Images, batch: int = 100) -> NDArray[np.float32]:
     """What a network of images (b, c, h, w), -1 to 1, says of uint8 `images` (n, c, h, w), (n, ...)."""
     parts = [to_unit(tensor(images[first : first + batch])) for first in range(0, len(images), batch)]
     return torch.cat([network(part) for part in parts]).numpy()

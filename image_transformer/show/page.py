@@ -114,6 +114,7 @@ def _key_figures(metrics: Metrics) -> list[tuple[str, str, str]]:
         figures.append(("best validation", f"{best['bpd']:.3f}", note))
     if "bpd" in test:
         of = f", {test['count']:,} images" if "count" in test else ""
+        of += f", after {test['images']:,}" if "images" in test and test["images"] != train.get("images") else ""
         figures.append((test.get("split", "test"), f"{test['bpd']:.3f}", f"bits/dim{of}"))
     if "images" in train:
         epochs = f"{train['images'] / start['train_images']:.1f} epochs" if start.get("train_images") else ""

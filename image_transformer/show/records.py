@@ -1,9 +1,9 @@
 """What the folder of a run records: the lines of its `metrics.jsonl`, and tables of measures."""
 
 import json
-import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,15 @@ Metrics = list[dict[str, Any]]
 
 
 def read_metrics(path: str | os.PathLike[str]) -> Metrics:
-    """The lines of a `metrics.jsonl` in order, without those that a crash has cut; no file, no lines.
-
-    A resumed run repeats what it had not saved: a training or validation line replaces the earlier lines of
-    its kind that count as many images or more.
-    """
+    """The lines of a `metrics.jsonl` in order, without those that a crash has cut; no file, no lines."""
     path = Path(path)
     kept: Metrics = []
-    fewest = {"train": math.inf, "validation": math.inf}  # images of the lines read so far, the later ones
-    for text in reversed(path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []):
-        try:
+    for text in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
             line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if not isinstance(line, dict):
-            continue
-        kind = line.get("kind")
-        if kind in fewest and "images" in line:
-            if line["images"] >= fewest[kind]:
-                continue
-            fewest[kind] = line["images"]
-        kept.append(line)
-    return kept[::-1]
+            if isinstance(line, dict):
+                kept.append(line)
+    return kept
 
 
 @dataclass(frozen=True)

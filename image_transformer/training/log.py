@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,9 @@ class MetricsLog:
         line |= {name: None for name, value in line.items() if isinstance(value, float) and not math.isfinite(value)}
         with open(self.path, "a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._show(kind, images, line)
+        for name, value in line.items():
+            if self._board is not None and isinstance(value, float):
+                self._board.add_scalar(f"{kind}/{name}", value, images)
 
     def rewind(self, images: int) -> None:
         """Forget what was logged after `images`: the run goes on from there."""
@@ -40,14 +41,8 @@ class MetricsLog:
             return
         kept = [line for line in read_metrics(self.path) if line.get("images", 0) <= images]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        if self._new_board is not None:  # anew: points that were there already would be shown twice
-            shutil.rmtree(self._board_path, ignore_errors=True)
-            self._board = self._new_board(self._board_path)
-            for line in kept:
-                self._show(line.get("kind", ""), line.get("images", 0), line)
-            for file in sorted((self.path.parent / "samples").glob("images-*.png")):
-                if int(file.stem.removeprefix("images-")) <= images:
-                    self.show_picture(file)
+        if self._new_board is not None:  # TensorBoard hides what was there after it
+            self._board = self._new_board(self._board_path, purge_step=images + 1)
 
     def show_picture(self, file: Path) -> None:
         """A picture of samples, called images-NUMBER.png."""
@@ -59,11 +54,6 @@ class MetricsLog:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
-
-    def _show(self, kind: str, images: int, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            if self._board is not None and isinstance(value, float):
-                self._board.add_scalar(f"{kind}/{name}", value, images)
 
 
 def _summary_writer() -> Any:

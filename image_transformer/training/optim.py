@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.optim import Adam, AdamW, Optimizer
 
 from image_transformer.config.train import TrainConfig
@@ -52,7 +53,8 @@ class Muon(Optimizer):
         processes: Processes | None = None,
     ) -> None:  # fmt: skip
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-        self.dtype, self.processes = dtype, processes or Processes()
+        kind, count = self.param_groups[0]["params"][0].device.type, (processes or Processes()).count
+        self.dtype, self.mesh = dtype, init_device_mesh(kind, (count,)) if count > 1 else None
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -63,41 +65,24 @@ class Muon(Optimizer):
                     by_shape[p.shape].append(p)
             for (rows, columns), alike in by_shape.items():
                 pieces = _square_pieces(rows, columns)
-                smoothed = torch.stack([_own(self._smoothed(p)) for p in alike]).to(self.dtype)
-                mine = self._gathered(smoothed, rows) if isinstance(alike[0], DTensor) else self._mine(smoothed)
-                made = orthogonal(mine.reshape(-1, rows // pieces, columns)).view(mine.shape)
-                updates = self._scattered(made) if isinstance(alike[0], DTensor) else self._all(made)
+                updates = self._divided(torch.stack([self._smoothed(p) for p in alike]).to(self.dtype), pieces)
                 step = -group["lr"] * max(1.0, rows / pieces / columns) ** 0.5
-                for p, update in zip(alike, updates[: len(alike)], strict=True):
-                    _own(p).mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=step)
+                for p, update in zip(alike, updates, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=step)
 
-    def _mine(self, matrices: Tensor) -> Tensor:
-        """Of `matrices` (n, r, c), the same on all processes, those that this one makes orthogonal: an equal share."""
-        each = -(-len(matrices) // self.processes.count)
-        mine = matrices[self.processes.rank * each :][:each]
-        return torch.cat([mine, mine.new_zeros(each - len(mine), *matrices.shape[1:])])
-
-    def _all(self, made: Tensor) -> Tensor:
-        """Every process's, one after another."""
-        if not self.processes.several:
-            return made
-        found = [torch.empty_like(made) for _ in range(self.processes.count)]
-        distributed.all_gather(found, made)
-        return torch.cat(found)
-
-    def _gathered(self, parts: Tensor, rows: int) -> Tensor:
-        """Whole matrices (n / count, r, c), other ones on each process, of which all have rows: `parts` (n, r', c)."""
-        count, (n, _, columns) = self.processes.count, parts.shape
-        each = -(-n // count)
-        parts = torch.cat([parts, parts.new_zeros(each * count - n, *parts.shape[1:])])
-        found = [parts.new_empty(each, share, columns) for share in _rows_of_each(rows, count)]
-        return torch.cat(_exchanged(list(parts.chunk(count)), found), 1)
-
-    def _scattered(self, made: Tensor) -> Tensor:
-        """This process's rows of every process's whole matrices: what `_gathered` was given."""
-        shares = _rows_of_each(made.shape[1], self.processes.count)
-        found = [made.new_empty(len(made), shares[self.processes.rank], made.shape[2]) for _ in shares]
-        return torch.cat(_exchanged(list(made.split(shares, 1)), found))
+    def _divided(self, matrices: Tensor, pieces: int) -> Tensor:
+        """The orthogonal matrices of `matrices` (n, r, c), an equal share of which each process makes, whole."""
+        if self.mesh is None:
+            return _orthogonal_pieces(matrices, pieces)
+        here = matrices  # some rows of each, where weights are cut
+        if not isinstance(here, DTensor):  # all processes have all of it
+            here = DTensor.from_local(matrices, self.mesh, [Replicate()], run_check=False)
+        mine = here.redistribute(placements=[Shard(0)])
+        made = DTensor.from_local(
+            _orthogonal_pieces(mine.to_local(), pieces), self.mesh, [Shard(0)], run_check=False, shape=mine.shape,
+            stride=mine.stride(),
+        ).redistribute(placements=here.placements)  # fmt: skip
+        return made if here is matrices else made.to_local()
 
     def _smoothed(self, p: Tensor) -> Tensor:
         """The gradient with Nesterov momentum."""
@@ -109,23 +94,10 @@ class Muon(Optimizer):
         return p.grad.lerp(momentum, self.MOMENTUM)
 
 
-def _own(x: Tensor) -> Tensor:
-    """What of it is here."""
-    return x.to_local() if isinstance(x, DTensor) else x
-
-
-def _rows_of_each(rows: int, count: int) -> list[int]:
-    """How many rows of a matrix FSDP2 gives each process."""
-    most = -(-rows // count)
-    return [max(0, min(rows - rank * most, most)) for rank in range(count)]
-
-
-def _exchanged(given: list[Tensor], found: list[Tensor]) -> list[Tensor]:
-    """One tensor given to each process, and one from each, of the shapes of `found`."""
-    flat = given[0].new_empty(sum(x.numel() for x in found))
-    come, go = ([x.numel() for x in several] for several in (found, given))
-    distributed.all_to_all_single(flat, torch.cat([x.flatten() for x in given]), come, go)
-    return [part.view(like.shape) for part, like in zip(flat.split(come), found, strict=True)]
+def _orthogonal_pieces(matrices: Tensor, pieces: int) -> Tensor:
+    """Matrices (n, r, c), each of so many pieces, one above the other, made orthogonal piece by piece."""
+    n, rows, columns = matrices.shape
+    return orthogonal(matrices.reshape(n * pieces, rows // pieces, columns)).view(n, rows, columns)
 
 
 @lru_cache

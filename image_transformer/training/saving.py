@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import warnings
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as parts
-from torch import distributed
-from torch.distributed.checkpoint.api import CheckpointException
-
 from image_transformer import checkpoint
 from image_transformer.config.run import RunConfig
-from image_transformer.data.images import first_line
 from image_transformer.model import ImageModel
 from image_transformer.processes import Processes
-from image_transformer.training.shards import make_states
 from image_transformer.training.update import Learner
 
 
@@ -30,36 +20,22 @@ class Saver:
         self.run, self.config, self.learner, self.processes = run, config, learner, processes
         self._thread = ThreadPoolExecutor(1, "saving")
         self._running: Future[None] | None = None
-        self._group = distributed.new_group(backend="gloo") if learner.cut else None  # the thread's own
 
     def save(self, state: checkpoint.State, weights: ImageModel, log: dict[str, Any]) -> None:
         """A checkpoint of this moment; what `restore` gives of it includes the `log`. OSError if the last one failed.
 
-        All processes of a learner that is cut have to call it, of others the first one does all.
+        All processes have to call it; the first one writes.
         """
         self.wait()
-        begun: Path | None = None
-        written: Any = None
-        files: dict[str, bytes] = {}
-        if self.learner.cut:
-            begun = self.processes.told(checkpoint.begin(self.run) if self.processes.first else self.run)
-            training = {**self.learner.state(), "log": json.dumps(log)}
-            with _plain(f"cannot save {begun}"):
-                written = parts.async_save(training, checkpoint_id=begun / "training", process_group=self._group)
+        training = self.learner.state(keep=self.processes.first)
         if self.processes.first:
             files = checkpoint.model_files(self.config, state, weights.state_dict())
-            if not self.learner.cut:
-                files |= checkpoint.training_file({**self.learner.state(), **log})
-        self._running = self._thread.submit(self._finish, state.images_seen, files, begun, written)
+            files |= checkpoint.training_file({**training, **log})
+            self._running = self._thread.submit(self._finish, state.images_seen, files)
 
-    def _finish(self, images_seen: int, files: dict[str, bytes], begun: Path | None, written: Any) -> None:
-        if written is not None:
-            with _plain(f"cannot save {begun}"):
-                written.result()
-            distributed.barrier(self._group)
-        if self.processes.first:
-            checkpoint.save(self.run, images_seen, files, begun)
-            checkpoint.prune(self.run, self.config.train.keep)
+    def _finish(self, images_seen: int, files: dict[str, bytes]) -> None:
+        checkpoint.save(self.run, images_seen, files)
+        checkpoint.prune(self.run, self.config.train.keep)
 
     def wait(self) -> None:
         """Until what was begun is written. OSError if it could not be."""
@@ -80,26 +56,7 @@ class Saver:
 
     def restore(self, folder: Path) -> dict[str, Any]:
         """Take the learner back to a checkpoint, however many processes have written it; the log that came with it."""
-        if not (folder / "training").is_dir():
-            training = checkpoint.read_training(folder)
-            checkpoint.check_weights(self.learner.model, training["model"], folder)
-            self.learner.restore(training)
-            return {"best": training["best"], "window": training["window"]}
-        make_states(self.learner.optimizers)
-        training = {**self.learner.state(), "log": ""}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process alone is meant
-            with _plain(f"cannot go on from {folder}"):
-                parts.load(training, checkpoint_id=folder / "training", no_dist=not self.processes.several)
+        training = checkpoint.read_training(folder)
+        checkpoint.check_weights(self.learner.model, training["model"], folder)
         self.learner.restore(training)
-        return json.loads(training["log"])
-
-
-@contextmanager
-def _plain(what: str) -> Iterator[None]:
-    """OSError, in one line, for what went wrong on any of the processes."""
-    try:
-        yield
-    except CheckpointException as several:  # no Exception: it would pass whoever expects one
-        error = next(iter(several.failures.values()))[0]
-        raise OSError(f"{what}: {getattr(error, 'strerror', None) or first_line(error)}") from None
+        return {"best": training["best"], "window": training["window"]}

@@ -43,9 +43,20 @@ def cut_like(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in one piece; all processes have to ask for it."""
-    return {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in tensors.items()}
+def whole(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+    """The tensors in one piece, on the CPU where they were cut; all processes have to ask. keep: or let each go."""
+    found = {}
+    for name, x in tensors.items():
+        x = x.full_tensor().cpu() if isinstance(x, DTensor) else x
+        if keep:
+            found[name] = x
+    return found
+
+
+def whole_state(optimizer: Optimizer, keep: bool = True) -> dict[str, Any]:
+    """What an optimizer remembers in one piece; `cut_states` cuts it again."""
+    found = optimizer.state_dict()
+    return found | {"state": {i: whole(one, keep) for i, one in found["state"].items()}}
 
 
 def whole_model(model: ImageModel) -> ImageModel:
@@ -67,20 +78,6 @@ def cut_states(optimizer: Optimizer) -> None:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == weight.shape and not isinstance(value, DTensor):
                 state[name] = cut_like(value, weight)
-
-
-def make_states(optimizers: list[Optimizer]) -> None:
-    """Give optimizers the state that they have after an update, of zeros, to be filled."""
-    for optimizer in optimizers:
-        rates = [group["lr"] for group in optimizer.param_groups]
-        for group in optimizer.param_groups:
-            group["lr"] = 0.0
-            for weight in group["params"]:
-                weight.grad = torch.zeros_like(weight)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
 
 
 def recompute(model: nn.Module) -> None:

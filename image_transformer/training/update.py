@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -21,7 +22,7 @@ from image_transformer.model import ImageModel
 from image_transformer.networks.noise import normal, tell_keys, uniform
 from image_transformer.processes import Processes
 from image_transformer.training.optim import make_optimizers, set_learning_rates
-from image_transformer.training.shards import cut, cut_states, load_whole, recompute, whole, whole_model
+from image_transformer.training.shards import cut, cut_states, load_whole, recompute, whole, whole_model, whole_state
 
 Views = tuple[Tensor, Given, Tensor]  # images, their conditions, and the keys of their noise
 Pass = Callable[[], Views]
@@ -99,7 +100,7 @@ class Learner:
         )
         bits_per_dim = self.accumulate(passes)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
-        norm = whole({"norm": norm})["norm"].float()
+        norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).float()
         reading = Reading(*torch.stack([bits_per_dim, norm]).tolist())
         if reading.finite:
             for optimizer in self.optimizers:
@@ -143,16 +144,19 @@ class Learner:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
-    def state(self) -> dict[str, Any]:
-        """All that changes in an update, as `restore` takes it."""
+    def state(self, keep: bool = True) -> dict[str, Any]:
+        """All that changes in an update, in one piece, as `restore` takes it. All processes of a cut one have to ask.
+
+        keep: or let each tensor go.
+        """
         return {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict() if self.average is not None else None,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "model": whole(self.model.state_dict(), keep),
+            "average": whole(self.average.state_dict(), keep) if self.average is not None else None,
+            "optimizers": [whole_state(optimizer, keep) for optimizer in self.optimizers],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take in a state, in one piece or cut as this one is, of a model of the same weights."""
+        """Take in a state, of a model of the same weights."""
         load_whole(self.model, state["model"])
         if self.average is not None:
             load_whole(self.average, state["average"])
