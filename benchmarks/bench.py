@@ -360,7 +360,7 @@ def bench_scaling(rounds: int) -> None:
         train_s.append(taken["ours"].wall)
         sample_s.append(drawn.wall)
         dense_s += [taken["dense"].wall] if "dense" in taken else []
-        cache = model.network.new_cache(1).num_bytes / 2**20
+        cache = model.network.decoder(None, 1, model.schedule()).num_bytes / 2**20
         rows.append((f"{side} x {side}", taken["ours"].wall, kept, taken["dense"].wall if "dense" in taken else "",
                      len(model.schedule().steps), drawn.wall, cache))  # fmt: skip
 

@@ -8,8 +8,8 @@ from image_transformer.codec.models import CodingModel as CodingModel
 from image_transformer.codec.models import coding_model_names as coding_model_names
 from image_transformer.codec.models import load_coding_model as load_coding_model
 from image_transformer.codec.rans import DecodeError as DecodeError
-from image_transformer.conditions.action import Action as Action
 from image_transformer.conditions.frames import Frames as Frames
+from image_transformer.conditions.label import Action as Action
 from image_transformer.conditions.label import Label as Label
 from image_transformer.conditions.low import Low as Low
 from image_transformer.conditions.source import Source as Source
@@ -40,8 +40,6 @@ from image_transformer.geometry.patterns import Local2D as Local2D
 from image_transformer.geometry.patterns import Nothing as Nothing
 from image_transformer.inference.completion import complete as complete
 from image_transformer.inference.completion import known_side as known_side
-from image_transformer.inference.editing import edit as edit
-from image_transformer.inference.enlarging import enlarge as enlarge
 from image_transformer.inference.rollout import rollout as rollout
 from image_transformer.inference.sampling import generate as generate
 from image_transformer.inference.sampling import generate_naive as generate_naive
@@ -50,6 +48,8 @@ from image_transformer.inference.scoring import bits_per_dim as bits_per_dim
 from image_transformer.inference.scoring import classify as classify
 from image_transformer.inference.scoring import evaluate as evaluate
 from image_transformer.inference.scoring import rank as rank
+from image_transformer.inference.tiled import edit as edit
+from image_transformer.inference.tiled import enlarge as enlarge
 from image_transformer.model import ImageModel as ImageModel
 from image_transformer.play.dream import Dream as Dream
 from image_transformer.play.environments import Screen as Screen

@@ -17,7 +17,10 @@ from image_transformer.data.images import ImageData, check_images
 from image_transformer.geometry.order import layout
 from image_transformer.geometry.patterns import BoolArray
 from image_transformer.geometry.schedule import Schedule
-from image_transformer.likelihoods.base import make_likelihood
+from image_transformer.likelihoods.base import Likelihood
+from image_transformer.likelihoods.categorical import Categorical
+from image_transformer.likelihoods.chained import ChainedCategorical
+from image_transformer.likelihoods.dmol import DiscretizedLogisticMixture
 from image_transformer.networks import pixelcnn, pixelcnnpp, pixelrnn
 from image_transformer.networks.base import Network
 from image_transformer.networks.modern import ModernTransformer
@@ -30,6 +33,11 @@ NETWORKS: dict[type[ModelConfig], Callable[..., Network]] = {
     PixelCNN: pixelcnn.PixelCNN,
     GatedPixelCNN: pixelcnn.GatedPixelCNN,
     PixelCNNpp: pixelcnnpp.PixelCNNpp,
+}
+LIKELIHOODS: dict[str, Callable[[ModelConfig], Likelihood]] = {
+    "categorical": lambda c: Categorical(c.temperature),
+    "dmol": lambda c: DiscretizedLogisticMixture(c.components, c.shape[0], c.min_log_scale, c.temperature),
+    "chained": lambda c: ChainedCategorical(c.shape[0], max(1, c.width // 2), c.min_log_scale, c.temperature),
 }
 
 
@@ -52,10 +60,7 @@ class ImageModel(nn.Module):
             if condition.open:
                 raise ValueError(f"model.conditions: {condition.open}")
         self.config = config
-        self.likelihood = make_likelihood(
-            config.likelihood, channels=config.shape[0], width=config.width, components=config.components,
-            min_log_scale=config.min_log_scale, temperature=config.temperature,
-        )  # fmt: skip
+        self.likelihood = LIKELIHOODS[config.likelihood](config)
         self.layout = layout(config.order, config.shape, self.likelihood.sub_pixels)
         kind = next((kind for kind in type(config).__mro__ if kind in NETWORKS), None)
         if kind is None:

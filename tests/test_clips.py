@@ -12,9 +12,8 @@ from torch import nn
 
 import image_transformer as it
 from image_transformer.cli.main import main
-from image_transformer.conditions.action import Action
 from image_transformer.conditions.frames import Frames
-from image_transformer.conditions.label import Label
+from image_transformer.conditions.label import Action, Label
 from image_transformer.conditions.low import Low
 from image_transformer.config.data import DataConfig
 from image_transformer.config.measuring import Plan

@@ -14,8 +14,8 @@ from gymnasium.utils.env_checker import check_env
 
 import image_transformer as it
 from image_transformer.cli.main import main
-from image_transformer.conditions.action import Action
 from image_transformer.conditions.frames import Frames
+from image_transformer.conditions.label import Action
 from image_transformer.config.data import DataConfig
 from image_transformer.config.measuring import Plan
 from image_transformer.config.run import RunConfig

@@ -72,7 +72,7 @@ def test_generate_equals_generate_naive(scheme, family, likelihood):
 @every_scheme
 def test_grouped_key_value_heads_are_cached_and_equal_naive(scheme):
     model = make_model(scheme, kv_heads=1)
-    assert model.network.new_cache(2).keys[0].shape[:2] == (2, 1)
+    assert model.network.decoder(None, 2, model.schedule()).keys[0].shape[:2] == (2, 1)
     assert torch.equal(generate(model, 2), generate_naive(model, 2))
 
 
@@ -276,12 +276,12 @@ def test_batches_that_do_not_fit_into_memory_are_split(monkeypatch):
     whole = generate(model, 5, seed=2)
     sizes = []
 
-    def new_cache(batch, *args, **kwargs):
+    def decoder(context, batch, *args, **kwargs):
         sizes.append(batch)
-        return type(model.network).new_cache(model.network, batch, *args, **kwargs)
+        return type(model.network).decoder(model.network, context, batch, *args, **kwargs)
 
     monkeypatch.setattr(memory, "free_memory", lambda device: 30_000)
-    monkeypatch.setattr(model.network, "new_cache", new_cache)
+    monkeypatch.setattr(model.network, "decoder", decoder)
     assert torch.equal(generate(model, 5, seed=2), whole)
     assert 1 <= max(sizes) < 5
 

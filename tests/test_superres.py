@@ -20,11 +20,10 @@ from image_transformer.data.loading import load_file
 from image_transformer.geometry.boxes import box_mean, nearest
 from image_transformer.geometry.order import Wavefront
 from image_transformer.geometry.patterns import Local1D
-from image_transformer.geometry.tiles import Tiling, starts
 from image_transformer.inference import memory, tiled
 from image_transformer.inference import sampling as sample
-from image_transformer.inference.enlarging import enlarge
 from image_transformer.inference.sampling import generate
+from image_transformer.inference.tiled import Tiling, enlarge, starts
 from image_transformer.measures.quality import bicubic
 from image_transformer.model import ImageModel
 

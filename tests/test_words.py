@@ -15,8 +15,7 @@ import image_transformer as it
 from image_transformer.cli.main import main
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
-from image_transformer.conditions.sentences import sentence_encoder
-from image_transformer.conditions.text import BEGIN, PADDING, Text
+from image_transformer.conditions.text import BEGIN, PADDING, Text, sentence_encoder
 from image_transformer.config.data import DataConfig
 from image_transformer.data.captions import captions_of, face_captions
 from image_transformer.data.images import DataError, ImageData
@@ -25,7 +24,7 @@ from image_transformer.geometry.order import BlockRaster, Raster, Wavefront
 from image_transformer.geometry.patterns import Full, Local1D, Local2D, Nothing
 from image_transformer.inference.sampling import generate, generate_naive
 from image_transformer.inference.scoring import classify, evaluate, rank
-from image_transformer.likelihoods.guided import Guided
+from image_transformer.likelihoods.base import Guided
 from image_transformer.networks.attention import full_attention
 from image_transformer.networks.readers import RUN_CODES, RUNS, _run_codes
 from image_transformer.recipes import recipe

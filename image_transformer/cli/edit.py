@@ -33,7 +33,7 @@ def run(args: list[str]) -> None:
     check_folder(chosen.out)
 
     from image_transformer.checkpoint import load
-    from image_transformer.inference.editing import check_edits, check_size
+    from image_transformer.inference.tiled import check_edits, check_size
 
     model = load(path)
     check_edits(model)

@@ -47,8 +47,8 @@ def run(args: list[str]) -> None:
 
     from image_transformer.cli.trained import load_trained
     from image_transformer.files import write_atomically
-    from image_transformer.inference.enlarging import enlarges
     from image_transformer.inference.scoring import bits, chosen_from, classify, evaluate
+    from image_transformer.inference.tiled import enlarges
     from image_transformer.measures.gap import entropy_gap
     from image_transformer.show.charts import bits_map
     from image_transformer.show.grids import save_png

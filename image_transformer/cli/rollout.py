@@ -45,7 +45,7 @@ def run(args: list[str]) -> None:
     import torch
 
     from image_transformer.checkpoint import load
-    from image_transformer.conditions.action import Action
+    from image_transformer.conditions.label import Action
     from image_transformer.data.clips import read_clip
     from image_transformer.data.decode import Request, check_shape
     from image_transformer.data.past import START

@@ -37,7 +37,7 @@ def run(args: list[str]) -> None:
     check_folder(chosen.out)
 
     from image_transformer.checkpoint import load
-    from image_transformer.inference.enlarging import model_factor
+    from image_transformer.inference.tiled import model_factor
     from image_transformer.measures.quality import bicubic
 
     model = load(path)

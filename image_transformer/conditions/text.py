@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from image_transformer.conditions.base import Condition, Shape
-from image_transformer.conditions.sentences import sentence_encoder
 from image_transformer.data.captions import captions_of, class_captions
 from image_transformer.data.images import DataError, ImageData, class_names
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+REMEMBERED = 2**12  # texts whose states a frozen encoder keeps
 BEGIN, PADDING, NUM_CODES = 256, 257, 258  # after the 256 bytes: what every text begins with, and what follows it
 
 
@@ -54,8 +55,6 @@ class Text(Condition):
             raise ValueError(f"text: {self.features} features are for an encoder that has so many")
         if not 0 <= self.drop < 1:
             raise ValueError(f"text: the share of captions to drop must lie in [0, 1), got {self.drop}")
-        if self.longer not in ("refused", "cut"):
-            raise ValueError(f"text: longer ones are refused or cut, got {self.longer!r}")
 
     @property
     def open(self) -> str | None:
@@ -170,3 +169,39 @@ class Text(Condition):
 
 def _kind(value: Any) -> str:
     return "None" if value is None else type(value).__name__
+
+
+@lru_cache(maxsize=2)
+def sentence_encoder(name: str) -> Callable[[str], Tensor]:
+    """What makes of a text the float32 states (m, e) of its tokens: a frozen encoder, a folder or an id of the hub.
+
+    Weights come from safetensors alone, and no code from the hub is run. Nothing notices that a hub changes them: name
+    a folder where that matters. ValueError, in one line, if it cannot be had, or cannot read a text.
+    """
+    import torch
+
+    try:
+        from transformers import AutoModel, AutoTokenizer
+    except ImportError:
+        raise ValueError(
+            "text: a sentence encoder needs transformers: pip install 'image-transformer-pytorch[text]'"
+        ) from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32).eval().requires_grad_(False)
+    except Exception as error:  # OSError, ValueError, ImportError, ...: whatever the hub and the files are missing
+        raise ValueError(
+            f"text: the sentence encoder {name!r} cannot be loaded: {str(error).splitlines()[0]}"
+        ) from None
+    model = model.get_encoder() if model.config.is_encoder_decoder else model
+
+    @lru_cache(maxsize=REMEMBERED)
+    def encode(text: str) -> Tensor:
+        try:
+            with torch.inference_mode():
+                states: Tensor = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        except Exception as error:  # a text that is longer than it can read, or, of some, the empty one
+            raise ValueError(f"text: {name} cannot read {text[:40]!a}: {str(error).splitlines()[0]}") from None
+        return states
+
+    return encode

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from image_transformer.conditions.action import Action
 from image_transformer.conditions.base import Condition
 from image_transformer.conditions.frames import Frames
-from image_transformer.conditions.label import Label
+from image_transformer.conditions.label import Action, Label
 from image_transformer.conditions.low import Low
 from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import Text
 from image_transformer.config.checks import check, check_choices, check_least, check_lists
 from image_transformer.geometry.order import BlockRaster, Order, Raster, Wavefront
 from image_transformer.geometry.patterns import Dilated, Full, Local1D, Local2D, Nothing, Pattern, attends
-from image_transformer.likelihoods import Name
 
 ORDERS = (Raster, BlockRaster, Wavefront)
 PATTERNS = (Full, Local1D, Local2D, Dilated, Nothing)
@@ -30,7 +28,7 @@ class ModelConfig:
 
     shape: tuple[int, int, int] = (3, 32, 32)
     """Channels (1 or 3), height and width of the images."""
-    likelihood: Name = "dmol"
+    likelihood: Literal["categorical", "dmol", "chained"] = "dmol"
     """256-way softmax per sub-pixel, a mixture of discretized logistics per pixel, or chained softmaxes per pixel."""
     components: int = 10
     """Logistics in the mixture (dmol only)."""
@@ -65,6 +63,7 @@ class ModelConfig:
         names = [condition.name for condition in self.conditions]
         check(len(set(names)) == len(names), f"model.conditions: each may be there once, got {', '.join(names)}")
         for condition in self.conditions:
+            check_choices(condition, f"model.conditions: {condition.name}")
             try:
                 condition.fit(self.shape)
             except ValueError as error:

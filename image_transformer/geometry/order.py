@@ -21,12 +21,8 @@ class Raster:
 
     name: ClassVar[str] = "raster"
 
-    def pixels(self, height: int, width: int) -> IntArray:
-        """Raster index (row * width + column) of the pixel generated l-th, `(height * width,)`."""
-        return np.arange(height * width)
-
-    def fronts(self, height: int, width: int) -> IntArray:
-        """Front of the pixel generated l-th, `(height * width,)`: here each is a front of its own."""
+    def front(self, height: int, width: int) -> IntArray:
+        """The front of each pixel, row by row, `(height * width,)`: here each is a front of its own."""
         return np.arange(height * width)
 
 
@@ -47,14 +43,9 @@ class BlockRaster:
         if min(self.block) < 1:
             raise ValueError(f"a block needs at least 1 row and 1 column, got {self.block}")
 
-    def pixels(self, height: int, width: int) -> IntArray:
-        """Raster index (row * width + column) of the pixel generated l-th, `(height * width,)`."""
+    def front(self, height: int, width: int) -> IntArray:
         row, col = np.divmod(np.arange(height * width), width)
-        return np.lexsort((col, row, col // self.block[1], row // self.block[0]))
-
-    def fronts(self, height: int, width: int) -> IntArray:
-        """Front of the pixel generated l-th, `(height * width,)`: here each is a front of its own."""
-        return np.arange(height * width)
+        return np.lexsort((col, row, col // self.block[1], row // self.block[0])).argsort()
 
 
 @dataclass(frozen=True)
@@ -79,15 +70,9 @@ class Wavefront:
         if self.slope < 0:
             raise ValueError(f"wavefront needs slope >= 0, got {self.slope}")
 
-    def pixels(self, height: int, width: int) -> IntArray:
-        """Raster index (row * width + column) of the pixel generated l-th, `(height * width,)`."""
+    def front(self, height: int, width: int) -> IntArray:
         row, col = np.divmod(np.arange(height * width), width)
-        return np.argsort(col + (self.slope + 1) * row, kind="stable")
-
-    def fronts(self, height: int, width: int) -> IntArray:
-        """Front of the pixel generated l-th, `(height * width,)`."""
-        row, col = np.divmod(np.arange(height * width), width)
-        return np.sort(col + (self.slope + 1) * row)
+        return col + (self.slope + 1) * row
 
 
 Order = Raster | BlockRaster | Wavefront
@@ -147,10 +132,9 @@ class Layout:
         """All positions in generation order, `(l,)` each."""
         per_pixel = self.channels if self.sub_pixels else 1
         channel = np.tile(np.arange(per_pixel), self.height * self.width)
-        front = np.repeat(self.order.fronts(self.height, self.width), per_pixel) * per_pixel + channel
-        pixel = np.repeat(self.order.pixels(self.height, self.width), per_pixel)
+        front = np.repeat(self.order.front(self.height, self.width), per_pixel) * per_pixel + channel
         by_front = np.argsort(front, kind="stable")
-        row, col = np.divmod(pixel[by_front], self.width)
+        row, col = np.divmod(by_front // per_pixel, self.width)
         return Positions(np.arange(self.num_positions), front[by_front], row, col, channel[by_front])
 
     @cached_property

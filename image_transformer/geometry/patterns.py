@@ -101,7 +101,7 @@ class Local2D:
     def nearby(self, q: Positions, layout: Layout) -> IntArray:
         top = int(q.row.min()) // self.query[0] * self.query[0]
         left = int(q.col.min()) // self.query[1] * self.query[1]
-        rows = slice(max(0, top - self.memory[0]), top + self.query[0])
+        rows = slice(max(0, top - self.memory[0]), top + self.query[0] + self.memory[0])  # those below: `Around`
         cols = slice(max(0, left - self.memory[1]), left + self.query[1] + self.memory[1])
         return np.sort(layout.at[rows, cols].reshape(-1))
 
@@ -140,15 +140,11 @@ class Dilated:
         return np.arange(max(0, start - reach), min(start + self.query, layout.num_positions))
 
 
-@dataclass(frozen=True)
-class Around:
-    """Query blocks of `query` = (rows, columns) pixels; each also sees `memory` pixels on all sides, causal or not.
+class Around(Local2D):
+    """The same blocks of pixels; each sees `memory` rows and columns on all sides, causal or not.
 
     For keys of images that are given whole, never of those that are generated.
     """
-
-    query: tuple[int, int]
-    memory: tuple[int, int]
 
     def sees(self, q: Positions, k: Positions) -> BoolArray:
         seen = np.ones(np.broadcast_shapes(q.row.shape, k.row.shape), np.bool_)
@@ -156,19 +152,6 @@ class Around:
             start = own // block * block
             seen &= (other >= start - reach) & (other < start + block + reach)
         return seen
-
-    def block(self, p: Positions) -> IntArray:
-        across = int(p.col.max()) // self.query[1] + 1
-        return p.row // self.query[0] * across + p.col // self.query[1]
-
-    def nearby(self, q: Positions, layout: Layout) -> IntArray:
-        row, col = (
-            slice(
-                max(0, int(places.min()) // block * block - reach), int(places.max()) // block * block + block + reach
-            )
-            for places, block, reach in zip((q.row, q.col), self.query, self.memory, strict=True)
-        )
-        return np.sort(layout.at[row, col].reshape(-1))
 
 
 @dataclass(frozen=True)

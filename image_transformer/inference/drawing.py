@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import cast
 
 import numpy as np
 import torch
@@ -13,8 +12,7 @@ from torch import Tensor
 
 from image_transformer.conditions.limits import BoxLimits
 from image_transformer.config.sampling import Sampling
-from image_transformer.likelihoods.base import Likelihood, draw_in_turn, leaves_out
-from image_transformer.likelihoods.guided import Guided
+from image_transformer.likelihoods.base import Guided, draw_in_turn, leaves_out
 from image_transformer.model import ImageModel
 
 
@@ -48,7 +46,7 @@ class Drawing:
     ) -> None:
         self.model, self.sampling, self.limits = model, sampling, limits
         guided = sampling.guidance != 1
-        self.likelihood = cast(Likelihood, Guided(model.likelihood, sampling.guidance)) if guided else model.likelihood
+        self.likelihood = Guided(model.likelihood, sampling.guidance) if guided else model.likelihood
         self.in_turn = guided or limits is not None or leaves_out(sampling.top_k, sampling.top_p)
         self.fixed = known_mask.flatten(1).to(model.device)
         self.image = torch.where(known_mask, known, 0).contiguous().to(model.device)

@@ -24,7 +24,7 @@ from torch import Tensor
 from image_transformer.conditions.base import Given, select
 from image_transformer.data.images import check_images
 from image_transformer.inference.drawing import Drawing
-from image_transformer.likelihoods.base import ByTable, leaves_out
+from image_transformer.likelihoods.base import leaves_out
 from image_transformer.model import ImageModel
 
 GREY = 128
@@ -42,7 +42,7 @@ class FixedPoint:
     """
 
     def __init__(self, model: ImageModel, remember: int = 0) -> None:
-        self.model, self.remember = model, remember if isinstance(model.likelihood, ByTable) else 0
+        self.model, self.remember = model, remember if model.likelihood.by_table else 0
         self.drawn: OrderedDict[bytes, list[_Drawn]] = OrderedDict()  # by what was told, the likeliest first
         self.drawings = self.settled = self.passed = 0
         self.at = torch.arange(model.layout.num_positions, device=model.device)

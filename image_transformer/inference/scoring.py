@@ -83,13 +83,10 @@ def bits(
     return _nats(model, images, told, Tensor.numpy, batch=batch, progress=progress) / math.log(2)
 
 
-def rank(
-    model: ImageModel, images: Images, texts: Sequence[str], *, batch: int = 32, progress: Progress | None = None,
-    **told: Any,
-) -> NDArray[np.float64]:  # fmt: skip
+def rank(model: ImageModel, images: Images, texts: Sequence[str], **options: Any) -> NDArray[np.float64]:
     """The probability of each of `texts` given each image, (n, texts), by Bayes, where all were equally likely before.
 
-    A row sums to one. told: the model's other conditions, as in `evaluate`. ValueError for a model that is not
+    A row sums to one. Options as in `bits`, with the model's other conditions. ValueError for a model that is not
     text-conditional.
 
     >>> it.rank(by_words, images, ["a red circle", "a blue square"]).shape
@@ -97,7 +94,7 @@ def rank(
     """
     if isinstance(texts, str):
         raise ValueError("texts must be a list of texts, got a single string")
-    return posterior(nats_of_choices(model, images, "text", texts, batch=batch, progress=progress, **told))
+    return posterior(nats_of_choices(model, images, "text", texts, **options))
 
 
 def posterior(nats: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -106,13 +103,11 @@ def posterior(nats: NDArray[np.float64]) -> NDArray[np.float64]:
     return mass / mass.sum(1, keepdims=True)
 
 
-def classify(
-    model: ImageModel, images: Images, *, batch: int = 32, progress: Progress | None = None, **told: Any
-) -> NDArray[np.int64]:
+def classify(model: ImageModel, images: Images, **options: Any) -> NDArray[np.int64]:
     """The class under which each image is likeliest, `(n,)`: the Bayes classifier of equally frequent classes.
 
-    Of any condition with a fixed list of choices, the first of the model's: the number of the likeliest. told: the
-    model's other conditions, as in `evaluate`. ValueError unless the model has such a condition.
+    Of any condition with a fixed list of choices, the first of the model's: the number of the likeliest. Options as in
+    `bits`, with the model's other conditions. ValueError unless the model has such a condition.
 
     >>> it.classify(by_class, images).shape
     (2,)
@@ -120,9 +115,8 @@ def classify(
     condition = chosen_from(model)
     if condition is None:
         raise ValueError("only a class-conditional model can classify")
-    told.pop(condition.name, None)
-    nats = nats_of_choices(model, images, condition.name, condition.choices, batch=batch, progress=progress, **told)
-    return nats.argmin(1)
+    options.pop(condition.name, None)
+    return nats_of_choices(model, images, condition.name, condition.choices, **options).argmin(1)
 
 
 def nats_of_choices(
@@ -130,22 +124,18 @@ def nats_of_choices(
     progress: Progress | None = None, **told: Any,
 ) -> NDArray[np.float64]:  # fmt: skip
     """What each image costs in nats under each of the values of the condition called `name`, (n, choices)."""
-    count = len(choices)
-    if not count:
+    if not len(choices):
         raise ValueError(f"there must be at least one {name} to choose from, got none")
+    found, n = [], len(images)
+    for number, choice in enumerate(choices):
+        part = part_of(progress, n * number, n, n * len(choices))
+        found.append(_nats(model, images, {**told, name: choice}, _totals, batch=batch, progress=part))
+    return np.stack(found, 1)
 
-    def part(number: int) -> Progress | None:
-        if progress is None:
-            return None
-        return lambda done, total: progress(number * total + done, count * total)
 
-    return np.stack(
-        [
-            _nats(model, images, {**told, name: choice}, _totals, batch=batch, progress=part(number))
-            for number, choice in enumerate(choices)
-        ],
-        1,
-    )
+def part_of(progress: Progress | None, before: int, its: int, total: int) -> Progress | None:
+    """`progress` of a part, which is `its` of the `total`; `before` are done before it."""
+    return None if progress is None else lambda done, of: progress(before + its * done // of, total)
 
 
 def chosen_from(model: ImageModel) -> Condition | None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
-from typing import ClassVar, Protocol
-
 import torch
-from torch import Tensor
-
-from image_transformer.likelihoods import Name
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
 
 NUM_VALUES = 256
 
 
-class Likelihood(Protocol):
+class Likelihood:
     """What a position's parameters say about its v values: one sub-pixel, or the c sub-pixels of a pixel.
 
     Two answers, and the rest follows: `log_prob` of given values in one pass, and `conditional`, the masses of one
@@ -24,39 +19,38 @@ class Likelihood(Protocol):
     in, which all of its answers share.
     """
 
-    name: ClassVar[str]
-    """That of its file."""
-    sub_pixels: ClassVar[bool]
+    sub_pixels: bool
     """Whether positions are sub-pixels; otherwise pixels."""
-    has_means: ClassVar[bool]
+    has_means = False
     """Whether there are means among the parameters, which `mean_params` and `start` are about."""
-
-    @property
-    def num_params(self) -> int:
-        """Parameters of one position, p."""
-
-    @property
-    def num_noise(self) -> int:
-        """Uniform numbers that `draw` takes for one position, n: one for each value, then any others."""
-
-    @property
-    def table(self) -> int:
-        """Numbers held for each of the 256 values while `conditional` makes their masses."""
+    by_table = True
+    """Whether values are drawn by tables of 256 masses, as those of a likelihood that does not say how."""
+    table = 1
+    """Numbers held for each of the 256 values while `conditional` makes their masses."""
+    num_params: int
+    """Parameters of one position, p."""
+    num_noise: int
+    """Uniform numbers that `draw` takes for one position, n: one for each value, then any others."""
 
     def init_head(self, weight: Tensor) -> None:
         """Set the matrix `(p, d)` that makes the parameters so that training starts from what is added to them."""
+        nn.init.zeros_(weight)
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         """Log-probability `(..., v)` of each of the `values` given those before it in the same position."""
+        raise NotImplementedError
 
     def conditional(self, params: Tensor, given: Tensor, temperature: float = 1.0) -> Tensor:
         """Log-masses `(..., 256)` of the value that follows the `given` ones `(..., i)` of the same position."""
+        raise NotImplementedError
 
     def draw(self, params: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
         """Values `(..., v)` of `uniform` `(..., n)`, float64 on [0, 1): as likely as `log_prob` says."""
+        return draw_in_turn(self, params, uniform, temperature)
 
     def log_mass_within(self, params: Tensor, given: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
         """Log of the mass `(...)` of the values from `lowest` to `highest` `(...)` after the `given` ones."""
+        return self.conditional(params, given).masked_fill(~within(lowest, highest), -torch.inf).logsumexp(-1)
 
     def draw_within(
         self, params: Tensor, given: Tensor, uniform: Tensor, lowest: Tensor, highest: Tensor, temperature: float = 1.0
@@ -65,12 +59,15 @@ class Likelihood(Protocol):
 
         There is one however little mass the bounds leave.
         """
+        return invert_cdf(_bounded(self.conditional(params, given, temperature), lowest, highest), uniform)
 
     def mean_params(self, means: Tensor) -> Tensor:
         """Parameters `(..., p)` that are zero but for the `means` `(..., v)`, on [-1, 1]."""
+        raise NotImplementedError
 
     def flat(self) -> Tensor:
         """Parameters `(p,)` by which all values are about as likely, and from which components learn to differ."""
+        return torch.zeros(self.num_params)
 
     def start(self, means: Tensor, x: Tensor, coupling: Tensor) -> Tensor:
         """The parameters `(p,)` to add to `mean_params(means)` so that `x` is likely, both `(n, v)` on [-1, 1].
@@ -78,59 +75,24 @@ class Likelihood(Protocol):
         coupling `(v, v)`: how far the mean of value i moves with value j < i. Weights that the likelihood
         itself has are set too.
         """
+        raise NotImplementedError
 
 
-def make_likelihood(
-    name: Name,
-    *,
-    channels: int,
-    width: int,
-    components: int = 10,
-    min_log_scale: float = -7.0,
-    temperature: float = 1.0,
-) -> Likelihood:
-    """The likelihood of that name, by `make` of the file of that name.
+class Guided(Likelihood):
+    """What is drawn from with guidance g: log q(v) = log p(v) + g (log p(v | told) - log p(v)) + const, value by value.
 
-    width: of the network. components: of a mixture; others have none. min_log_scale: of a logistic, on [-1, 1].
-    temperature: built in, in what is scored as in what is drawn.
+    The 256 masses of q are renormalised given the values before, so q is a distribution over images: for g = 1 it is
+    the model's p(image | told), for g = 0 its p(image), else neither. Parameters `(..., 2 p)` are those of both.
+    Source: Ho and Salimans (2022), classifier-free guidance, in logs of masses instead of scores.
     """
-    make: Callable[..., Likelihood] = import_module(f"image_transformer.likelihoods.{name}").make
-    return make(
-        channels=channels, width=width, components=components, min_log_scale=min_log_scale, temperature=temperature
-    )
 
+    def __init__(self, likelihood: Likelihood, guidance: float) -> None:
+        self.likelihood, self.guidance = likelihood, guidance
 
-class ByTable:
-    """What follows from `conditional` alone, where a table of 256 masses is at hand anyway. No means."""
-
-    has_means: ClassVar[bool] = False
-    table: ClassVar[int] = 1
-
-    def draw(self: Likelihood, params: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
-        return draw_in_turn(self, params, uniform, temperature)
-
-    def log_mass_within(self: Likelihood, params: Tensor, given: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
-        return self.conditional(params, given).masked_fill(~within(lowest, highest), -torch.inf).logsumexp(-1)
-
-    def draw_within(
-        self: Likelihood,
-        params: Tensor,
-        given: Tensor,
-        uniform: Tensor,
-        lowest: Tensor,
-        highest: Tensor,
-        temperature: float = 1.0,
-    ) -> Tensor:
-        return invert_cdf(_bounded(self.conditional(params, given, temperature), lowest, highest), uniform)
-
-    def mean_params(self, means: Tensor) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} has no means")
-
-    def flat(self: Likelihood) -> Tensor:
-        return torch.zeros(self.num_params)
-
-    def start(self, means: Tensor, x: Tensor, coupling: Tensor) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} has no means")
+    def conditional(self, params: Tensor, given: Tensor, temperature: float = 1.0) -> Tensor:
+        halves = params.chunk(2, -1)
+        told, untold = (self.likelihood.conditional(half, given, temperature) for half in halves)
+        return log_softmax(torch.lerp(untold, told, self.guidance), -1)
 
 
 def draw_in_turn(

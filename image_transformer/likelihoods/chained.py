@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid, pad, silu
 
-from image_transformer.likelihoods.base import NUM_VALUES, ByTable, Likelihood, at_least_float32, to_unit
+from image_transformer.likelihoods.base import NUM_VALUES, Likelihood, at_least_float32, to_unit
 
 
-class ChainedCategorical(ByTable, nn.Module):
+class ChainedCategorical(Likelihood, nn.Module):
     """Three 256-way softmax heads on one state of a pixel, p(r), p(g|r) and p(b|r,g): positions are pixels.
 
     The freedom of `Categorical` at a third of its positions. Parameters of a pixel with c channels and hidden width H:
@@ -21,27 +20,18 @@ class ChainedCategorical(ByTable, nn.Module):
     starts at zero, so that training starts from the logistic.
     """
 
-    name: ClassVar[str] = "chained"
-    sub_pixels: ClassVar[bool] = False
-    has_means: ClassVar[bool] = True
+    sub_pixels, has_means = False, True
 
     def __init__(self, channels: int, hidden: int, min_log_scale: float = -7.0, temperature: float = 1.0) -> None:
         super().__init__()
         self.channels, self.hidden = channels, hidden
+        self.num_params, self.num_noise = channels * (hidden + 2), channels
         self.min_log_scale, self.temperature = min_log_scale, temperature
         self.output = nn.Parameter(torch.zeros(channels, NUM_VALUES, hidden))
         smooth = torch.cos(torch.outer(torch.arange(NUM_VALUES) / (NUM_VALUES - 1), torch.arange(1, 9)) * math.pi)
         pairs = channels * (channels - 1) // 2
         self.given = nn.Parameter(smooth @ torch.randn(pairs, 8, hidden) / 4)  # like values start with like rows
         self.coupling = nn.Parameter(torch.zeros(channels, channels))
-
-    @property
-    def num_params(self) -> int:
-        return self.channels * (self.hidden + 2)
-
-    @property
-    def num_noise(self) -> int:
-        return self.channels
 
     def init_head(self, weight: Tensor) -> None:
         """Training starts from the logistics; the hidden numbers are random, lest `output` have no gradient."""
@@ -78,7 +68,3 @@ class ChainedCategorical(ByTable, nn.Module):
         z = (x - mean) * torch.exp(-log_scales[..., i, None].clamp(min=self.min_log_scale))
         log_density = logsigmoid(z) + logsigmoid(-z)  # of a logistic
         return log_density + silu(state) @ self.output[i].T.to(state.dtype)
-
-
-def make(*, channels: int, width: int, min_log_scale: float, temperature: float, **others: Any) -> Likelihood:
-    return ChainedCategorical(channels, max(1, width // 2), min_log_scale, temperature)

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid, pad
 
-from image_transformer.likelihoods.base import (
-    NUM_VALUES,
-    Likelihood,
-    at_least_float32,
-    below_total,
-    to_unit,
-)
+from image_transformer.likelihoods.base import NUM_VALUES, Likelihood, at_least_float32, below_total, to_unit
 
 _LOG_BIN = math.log(2 / 255)
 
 
-@dataclass(frozen=True)
-class DiscretizedLogisticMixture:
+class DiscretizedLogisticMixture(Likelihood):
     """DMOL: a mixture of `components` logistics for the sub-pixels of a pixel jointly; positions are pixels.
 
     A value's mass is the logistic CDF across its bin; bins 0 and 255 reach to infinity, so 256 masses sum to one.
@@ -32,31 +23,17 @@ class DiscretizedLogisticMixture:
     Source: PixelCNN++ (Salimans et al., 2017), sections 2.1 and 2.2; without its density fallback, see `_log_mass`.
     """
 
-    components: int = 10
-    channels: int = 3
-    min_log_scale: float = -7.0  # as PixelCNN++: a logistic much narrower than a bin, 2 / 255
-    temperature: float = 1.0
-    name: ClassVar[str] = "dmol"
-    sub_pixels: ClassVar[bool] = False
-    has_means: ClassVar[bool] = True
+    sub_pixels, has_means, by_table = False, True, False
 
-    def __post_init__(self) -> None:
-        if self.components < 1:
-            raise ValueError(f"dmol needs at least 1 component, got {self.components}")
-
-    @property
-    def num_params(self) -> int:
-        """10 K for three channels, 3 K for one."""
-        return self.components * (1 + 2 * self.channels + self.channels * (self.channels - 1) // 2)
-
-    @property
-    def num_noise(self) -> int:
-        """One a channel, and one for the component."""
-        return self.channels + 1
-
-    @property
-    def table(self) -> int:
-        return self.components
+    def __init__(
+        self, components: int = 10, channels: int = 3, min_log_scale: float = -7.0, temperature: float = 1.0
+    ) -> None:
+        """min_log_scale: the default, as in PixelCNN++, is that of a logistic much narrower than a bin, 2 / 255."""
+        self.components, self.channels = components, channels
+        self.min_log_scale, self.temperature = min_log_scale, temperature
+        self.table = components
+        self.num_params = components * (1 + 2 * channels + channels * (channels - 1) // 2)
+        self.num_noise = channels + 1  # one a channel, and one for the component
 
     def split(self, mixture: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits `(..., K)`, means and log-scales `(..., c, K)`, coefficients `(..., c (c - 1) / 2, K)`."""
@@ -145,9 +122,6 @@ class DiscretizedLogisticMixture:
             x[..., i] = to_unit(level, x.dtype)
         return ((x + 1) * 127.5).round().to(torch.uint8)
 
-    def init_head(self, weight: Tensor) -> None:
-        nn.init.zeros_(weight)
-
     def mean_params(self, means: Tensor) -> Tensor:
         """All components have the same means."""
         k, channels = self.components, self.channels
@@ -193,10 +167,6 @@ class DiscretizedLogisticMixture:
         temperature *= self.temperature
         log_scales = log_scales.clamp(min=self.min_log_scale) + math.log(temperature)
         return log_softmax(logits / temperature, -1), means, log_scales, coefficients
-
-
-def make(*, channels: int, components: int, min_log_scale: float, temperature: float, **others: Any) -> Likelihood:
-    return DiscretizedLogisticMixture(components, channels, min_log_scale, temperature)
 
 
 def _joint_masses(means: Tensor, log_scales: Tensor, coefficients: Tensor, values: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from image_transformer.config.measuring import Plan
 from image_transformer.data.images import ImageData
-from image_transformer.inference.enlarging import enlarges
 from image_transformer.inference.sampling import generate_each
 from image_transformer.inference.scoring import chosen_from, classify, evaluate
+from image_transformer.inference.tiled import enlarges
 from image_transformer.measures.clips import clips
 from image_transformer.measures.edits import edits, is_editor
 from image_transformer.measures.enlargements import SHOWN, enlargements

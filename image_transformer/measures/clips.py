@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from image_transformer.conditions.action import Action
+from image_transformer.conditions.label import Action
 from image_transformer.config.measuring import Plan
 from image_transformer.data.bouncing import BOUNCING, ideal_bits
 from image_transformer.data.images import ImageData

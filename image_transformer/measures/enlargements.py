@@ -14,8 +14,8 @@ from image_transformer.conditions.base import Given, repeated, select
 from image_transformer.config.measuring import Plan
 from image_transformer.data.images import ImageData, Images
 from image_transformer.geometry.boxes import box_mean, nearest
-from image_transformer.inference.enlarging import model_factor
 from image_transformer.inference.sampling import generate
+from image_transformer.inference.tiled import model_factor
 from image_transformer.measures import quality
 from image_transformer.measures.enlargers import fit_gan, fit_regression
 from image_transformer.measures.found import Assessment, Say

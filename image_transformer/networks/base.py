@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from image_transformer.conditions.base import Condition, Given
 from image_transformer.config.model import ModelConfig
@@ -56,7 +57,7 @@ class Network(nn.Module):
 
     def of_rows(self, context: Any, rows: Tensor) -> Any:
         """What was read of the images `rows` (m,) of the batch."""
-        return None if context is None else context[rows]
+        return tree_map(lambda part: part[rows] if isinstance(part, Tensor) else part, context)
 
     def forward(self, image: Tensor, context: Any = None) -> Tensor:
         """Parameters `(b, l, p)` of all positions, each from values of `image` (b, c, h, w) in earlier fronts alone."""

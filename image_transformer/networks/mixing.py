@@ -17,7 +17,6 @@ from torch.nn.functional import pad
 
 from image_transformer.geometry.order import Layout
 from image_transformer.geometry.patterns import Near
-from image_transformer.geometry.schedule import Schedule, cache_plan
 
 Mix = Callable[[Tensor, Tensor], Tensor]  # (b, l, d) states, (n, d) weights -> (b, l, d)
 
@@ -49,7 +48,7 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight, sources, targets)
-        return _mixed(x, _with_zero(x), weight, sources)
+        return mixed(x, _with_zero(x), weight, sources)
 
     @staticmethod
     @once_differentiable
@@ -57,10 +56,10 @@ class _Mix(torch.autograd.Function):
         x, weight, sources, targets = ctx.saved_tensors
         states = _with_zero(x)
         by_weight = [(grad * states.index_select(1, at)).sum((0, 1)) for at in sources]
-        return _mixed(grad, _with_zero(grad), weight, targets), torch.stack(by_weight), None, None
+        return mixed(grad, _with_zero(grad), weight, targets), torch.stack(by_weight), None, None
 
 
-def _mixed(x: Tensor, states: Tensor, weight: Tensor, sources: Tensor) -> Tensor:
+def mixed(x: Tensor, states: Tensor, weight: Tensor, sources: Tensor) -> Tensor:
     """`x` (b, l, d) plus the weighted sum of the `states` (b, m, d) at `sources` (n, l)."""
     out = x.clone()
     for at, its in zip(sources, weight, strict=True):
@@ -71,52 +70,3 @@ def _mixed(x: Tensor, states: Tensor, weight: Tensor, sources: Tensor) -> Tensor
 def _with_zero(x: Tensor) -> Tensor:
     """States `(b, l, d)` and, last, what is mixed in where there is no neighbour."""
     return pad(x, (0, 0, 0, 1))
-
-
-class MixingCache:
-    """The states of exactly those past positions that later ones still mix in, for every layer."""
-
-    def __init__(
-        self,
-        near: Near,
-        layers: int,
-        layout: Layout,
-        schedule: Schedule,
-        batch: int,
-        width: int,
-        *,
-        prefilled: bool = False,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        plan = cache_plan(near, layout, schedule, prefilled)
-        slots, table = plan.allowed.shape[1], near.table(layout)
-        self._slot = torch.from_numpy(plan.slot).to(device)
-        self._sources = torch.from_numpy(np.where(table >= 0, plan.slot[table], slots)).to(device)  # (n, l)
-        kept = np.flatnonzero((plan.slot >= 0) & (schedule.step == 0))
-        self._prefilled = torch.from_numpy(kept).to(device)
-        self.states = torch.zeros(layers, batch, slots + 1, width, device=device, dtype=dtype)  # the last slot: none
-
-    @property
-    def num_bytes(self) -> int:
-        return self.states.numel() * self.states.element_size()
-
-    def store(self, layer: int, x: Tensor) -> None:
-        """Of the states `(b, l, d)` of a whole image, take those of step 0 that later steps see."""
-        self._write(layer, self._slot[self._prefilled], x[:, self._prefilled])
-
-    def mixes(self, at: Tensor) -> list[Mix]:
-        """One `Mix` a layer for the positions `at` `(f,)`: it stores their states, then mixes."""
-        slot, sources = self._slot[at], self._sources[:, at]
-
-        def mix_in(layer: int) -> Mix:
-            def mix(x: Tensor, weight: Tensor) -> Tensor:
-                self._write(layer, slot, x)
-                return _mixed(x, self.states[layer], weight, sources)
-
-            return mix
-
-        return [mix_in(layer) for layer in range(len(self.states))]
-
-    def _write(self, layer: int, slot: Tensor, x: Tensor) -> None:
-        self.states[layer].index_copy_(1, slot, x.to(self.states.dtype))

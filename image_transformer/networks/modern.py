@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from image_transformer.conditions.action import Action
 from image_transformer.conditions.base import Condition, Given
 from image_transformer.conditions.frames import Frames
-from image_transformer.conditions.label import Label
+from image_transformer.conditions.label import Action, Label
 from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import Text
 from image_transformer.config.model import Modern
@@ -102,10 +101,9 @@ class ModernTransformer(LocalTransformer):
         with torch.autocast(image.device.type, enabled=False):  # bfloat16 has no room for neighbouring levels
             x = self.dropout(self.stem(features) + place)
         rotate = self.rotary(at)
-        look = {name: reader.look.of(at) for name, reader in self.placed.items()} if context.pictures else {}
-        for layer, (block, reach) in enumerate(zip(self.blocks, reaches, strict=True)):
-            pictures = {name: (*its, look[name]) for name, its in context.pictures_of(layer).items()}
-            x = block(x, rotate, reach, context.of_layer(layer), pictures=pictures)
+        look = {name: reader.look.of(at) for name, reader in self.placed.items()} if self.looking else {}
+        for block, reach, memory, seen in zip(self.blocks, reaches, context.memory, context.pictures, strict=True):
+            x = block(x, rotate, reach, memory, pictures={name: (*its, look[name]) for name, its in seen.items()})
         with torch.autocast(x.device.type, enabled=False):  # a mean in bfloat16 would be off by half a level
             params = self.head(norm(x.to(features.dtype)))
             return params if self.skip is None else params + self.skip(features, at)

@@ -64,9 +64,9 @@ class PaperTransformer(LocalTransformer):
         content = self.embed(values, self.previous_channel[at]) * (previous[:, :1] >= 0)
         x = content + self.positions(at)
         x = self.dropout(x if context.added is None else x + context.added)
-        for layer, (block, reach) in enumerate(zip(self.blocks, reaches, strict=True)):
+        for block, reach, memory in zip(self.blocks, reaches, context.memory, strict=True):
             assert reach.attend is not None
-            x = block(x, reach.attend, context.of_layer(layer))
+            x = block(x, reach.attend, memory)
         with torch.autocast(x.device.type, enabled=False):  # a mean in bfloat16 would be off by half a level
             return self.head(x.to(self.head.weight.dtype))
 

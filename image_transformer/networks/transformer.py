@@ -1,28 +1,28 @@
 """What the transformers have in common: local attention, conditions, and decoding with a key/value cache.
 
 A family's layers are given a `Reach`, by which they see other positions, and do not know whether that is a whole image
-(`TiledAttention`, `Mixing`) or the next positions (`KVCache`, `MixingCache`).
+(`TiledAttention`, `Mixing`) or the next positions (`CachedDecoder`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from image_transformer.conditions.base import Condition, Given, select
+from image_transformer.conditions.base import Condition, Given
 from image_transformer.config.model import Transformer
 from image_transformer.geometry.order import IntArray, Layout
 from image_transformer.geometry.patterns import BoolArray, Near, Sight, attends
 from image_transformer.geometry.schedule import Schedule, as_early_as_possible
 from image_transformer.networks.attention import Attend, TiledAttention
 from image_transformer.networks.base import Network, refuse_unknown
-from image_transformer.networks.cache import KVCache
-from image_transformer.networks.mixing import Mix, Mixing, MixingCache
+from image_transformer.networks.cache import CachedDecoder
+from image_transformer.networks.mixing import Mix, Mixing
 
 KeysAndValues = tuple[Tensor, Tensor]
 
@@ -38,8 +38,7 @@ class Memory(NamedTuple):
     there: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """What a transformer has read of the conditions of a batch of images, once for all positions and layers.
 
     added: what is added to every position, `(b, 1, d)`, or to each, `(b, l, d)`. memory: for each layer what it attends
@@ -48,20 +47,14 @@ class Context:
     given: the conditions themselves, for local features of them.
     """
 
-    added: Tensor | None = None
-    memory: tuple[Memory | None, ...] = ()
-    pictures: tuple[dict[str, KeysAndValues], ...] = ()
-    given: Given = field(default_factory=dict)
+    added: Tensor | None
+    memory: tuple[Memory | None, ...]
+    pictures: tuple[dict[str, KeysAndValues], ...]
+    given: Given
 
     def added_at(self, at: Tensor | slice) -> Tensor | None:
         """What is added to the positions `at`, `(b, 1 or f, d)`."""
         return self.added if self.added is None or self.added.shape[1] == 1 else self.added[:, at]
-
-    def of_layer(self, layer: int) -> Memory | None:
-        return self.memory[layer] if self.memory else None
-
-    def pictures_of(self, layer: int) -> dict[str, KeysAndValues]:
-        return self.pictures[layer] if self.pictures else {}
 
 
 @dataclass(frozen=True)
@@ -141,24 +134,17 @@ class LocalTransformer(Network):
         added = [vector(given[name]) for name, vector in self.vectors.items()]
         seen = {name: reader(given[name], read) for name, reader in self.placed.items()}
         added += [self.placed[name].at_positions(states) for name, (states, _) in seen.items()]
-        memory: list[Memory | None] = []
-        for block in self.blocks if read else ():
-            memory.append(None if block.cross is None else joined([block.remember(*one) for one in read]))
-        pictures = tuple(block.look_at(seen) for block in self.blocks) if self.looking else ()
+        heard = [block.cross is not None and len(read) > 0 for block in self.blocks]
+        memory = [
+            joined([block.remember(*one) for one in read]) if its else None
+            for block, its in zip(self.blocks, heard, strict=True)
+        ]
+        pictures = tuple(block.look_at(seen) if self.looking else {} for block in self.blocks)
         return Context(sum(added[1:], added[0]) if added else None, tuple(memory), pictures, given)
-
-    def of_rows(self, context: Context, rows: Tensor) -> Context:
-        memory = tuple(
-            one and Memory(one.keys[rows], one.values[rows], None if one.there is None else one.there[rows])
-            for one in context.memory
-        )
-        pictures = tuple({name: (k[rows], v[rows]) for name, (k, v) in layer.items()} for layer in context.pictures)
-        added = None if context.added is None else context.added[rows]
-        return Context(added, memory, pictures, select(context.given, rows))
 
     def forward(self, image: Tensor, context: Context | None = None) -> Tensor:
         reaches = self.reaches(list(self.tiled), [self.mixing] * self.config.depth)
-        return self.slots(image, slice(None), reaches, context or Context())
+        return self.slots(image, slice(None), reaches, context or self.read({}))
 
     def schedule(self, known: BoolArray | None = None) -> Schedule:
         if known is None or not known.any():
@@ -170,27 +156,7 @@ class LocalTransformer(Network):
         return as_early_as_possible(self.sights, self.inputs, self.layout)
 
     def decoder(self, context: Context, batch: int, schedule: Schedule, *, prefilled: bool = False) -> CachedDecoder:
-        return CachedDecoder(
-            self, context, self.new_cache(batch, schedule, prefilled), self.new_mixing_cache(batch, schedule, prefilled)
-        )
-
-    def new_cache(self, batch: int, schedule: Schedule | None = None, prefilled: bool = False) -> KVCache:
-        """An empty cache for the steps of `schedule`."""
-        config, weight = self.config, next(self.parameters())
-        return KVCache(
-            self.attending, self.layout, schedule or self.schedule(), batch, config.heads, config.head_width,
-            groups=config.groups, prefilled=prefilled, device=weight.device, dtype=weight.dtype,
-        )  # fmt: skip
-
-    def new_mixing_cache(self, batch: int, schedule: Schedule, prefilled: bool = False) -> MixingCache | None:
-        """An empty cache of the states that are mixed; None if none are."""
-        if self.near is None:
-            return None
-        config, weight = self.config, next(self.parameters())
-        return MixingCache(
-            self.near, config.depth, self.layout, schedule, batch, config.width,
-            prefilled=prefilled, device=weight.device, dtype=weight.dtype,
-        )  # fmt: skip
+        return CachedDecoder(self, context, batch, schedule, prefilled)
 
     def pass_bytes(self, positions: int) -> int:
         config, size = self.config, next(self.parameters()).element_size()
@@ -202,50 +168,6 @@ class LocalTransformer(Network):
             scores = 2 * positions * min(reader.num_states, reader.num_seen)
             memory += config.heads * (2 * config.depth * config.head_width * reader.num_states + scores)
         return ((positions + placed) * kept + memory) * size
-
-
-class CachedDecoder:
-    """Step by step, each pass of the network on the positions of that step alone."""
-
-    captured = True
-
-    def __init__(
-        self, network: LocalTransformer, context: Context, cache: KVCache, mixing: MixingCache | None = None
-    ) -> None:
-        self.network, self.context, self.cache, self.mixing = network, context, cache, mixing
-        self.num_bytes = cache.num_bytes + (0 if mixing is None else mixing.num_bytes)
-
-    def prefill(self, image: Tensor) -> Tensor:
-        attends = [self._attending(tiled, number) for number, tiled in enumerate(self.network.tiled)]
-        reaches = self.network.reaches(attends, [self._mixing(layer) for layer in range(self.network.config.depth)])
-        return self.network.slots(image, slice(None), reaches, self.context)
-
-    def step(self, image: Tensor, at: Tensor) -> Tensor:
-        mixes = [None] * self.network.config.depth if self.mixing is None else self.mixing.mixes(at)
-        return self.network.slots(image, at, self.network.reaches(self.cache.attends(at), mixes), self.context)
-
-    def _attending(self, tiled: nn.Module, number: int) -> Attend:
-        """Attention over the whole image that keeps what later steps see of it."""
-
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self.cache.store(number, k, v)
-            out: Tensor = tiled(q, k, v)
-            return out
-
-        return attend
-
-    def _mixing(self, layer: int) -> Mix | None:
-        """The mixing of the whole image that keeps what later steps see of it."""
-        cache, whole = self.mixing, self.network.mixing
-        if cache is None or whole is None:
-            return None
-
-        def mix(x: Tensor, weight: Tensor) -> Tensor:
-            cache.store(layer, x)
-            mixed: Tensor = whole(x, weight)
-            return mixed
-
-        return mix
 
 
 def joined(parts: Sequence[Memory]) -> Memory:

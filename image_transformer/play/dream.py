@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from image_transformer.conditions.action import Action
 from image_transformer.conditions.frames import Frames
+from image_transformer.conditions.label import Action
 from image_transformer.config.sampling import Sampling
 from image_transformer.data.images import ImageData
 from image_transformer.data.past import START
