@@ -20,7 +20,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import image_transformer as it
-from image_transformer.config.search import Search
+from image_transformer.config.sampling import Search
 from image_transformer.data.recording import parts_of, read_about, read_episodes
 from image_transformer.play.dream import World
 from image_transformer.play.episodes import at_random

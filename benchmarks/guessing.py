@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import image_transformer as it
-from image_transformer.conditions.label import Action
+from image_transformer.conditions.frames import Action
 from image_transformer.data.bouncing import BOUNCING
 
 GIVEN, STEPS = 2, 10

@@ -8,8 +8,8 @@ from image_transformer.codec.models import CodingModel as CodingModel
 from image_transformer.codec.models import coding_model_names as coding_model_names
 from image_transformer.codec.models import load_coding_model as load_coding_model
 from image_transformer.codec.rans import DecodeError as DecodeError
+from image_transformer.conditions.frames import Action as Action
 from image_transformer.conditions.frames import Frames as Frames
-from image_transformer.conditions.label import Action as Action
 from image_transformer.conditions.label import Label as Label
 from image_transformer.conditions.low import Low as Low
 from image_transformer.conditions.source import Source as Source

@@ -14,8 +14,8 @@ from image_transformer.conditions.base import Given
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.config.data import DataConfig
-from image_transformer.config.families import FAMILIES as KINDS
 from image_transformer.config.model import ModelConfig, Modern, Transformer
+from image_transformer.config.rivals import FAMILIES as KINDS
 from image_transformer.config.run import RunConfig
 from image_transformer.config.train import TrainConfig
 from image_transformer.geometry.order import BlockRaster, Layout, Order, Raster, Wavefront, layout

@@ -280,7 +280,8 @@ def test_who_reads_no_further_is_no_error(verb):
     read, write = os.pipe()
     os.close(read)
     program = [sys.executable, "-m", "image_transformer", verb]
-    done = subprocess.run(program, stdout=write, stderr=subprocess.PIPE, check=False)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(program, stdout=write, stderr=subprocess.PIPE, env=buffered, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
 

@@ -12,18 +12,16 @@ from torch import nn
 
 import image_transformer as it
 from image_transformer.cli.main import main
-from image_transformer.conditions.frames import Frames
-from image_transformer.conditions.label import Action, Label
+from image_transformer.conditions.frames import Action, Frames
+from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.config.data import DataConfig
-from image_transformer.config.measuring import Plan
 from image_transformer.config.run import RunConfig
-from image_transformer.config.sampling import Sampling
+from image_transformer.config.sampling import Plan, Sampling
 from image_transformer.data import bouncing
 from image_transformer.data import clips as clips_module
 from image_transformer.data.clips import load_clips, read_clip
-from image_transformer.data.images import DataError
-from image_transformer.data.past import Past
+from image_transformer.data.images import DataError, Past
 from image_transformer.data.recording import (
     About,
     outcome_of,

@@ -18,7 +18,7 @@ from image_transformer.conditions.low import Low
 from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import Text
 from image_transformer.config.data import DataConfig
-from image_transformer.config.measuring import Plan
+from image_transformer.config.sampling import Plan
 from image_transformer.data import shape_edits
 from image_transformer.data.edits import EDITS, HOLE, edited, possible
 from image_transformer.data.images import DataError, ImageData

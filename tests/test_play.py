@@ -14,13 +14,10 @@ from gymnasium.utils.env_checker import check_env
 
 import image_transformer as it
 from image_transformer.cli.main import main
-from image_transformer.conditions.frames import Frames
-from image_transformer.conditions.label import Action
+from image_transformer.conditions.frames import Action, Frames
 from image_transformer.config.data import DataConfig
-from image_transformer.config.measuring import Plan
 from image_transformer.config.run import RunConfig
-from image_transformer.config.sampling import Sampling
-from image_transformer.config.search import Search
+from image_transformer.config.sampling import Plan, Sampling, Search
 from image_transformer.data.clips import load_clips
 from image_transformer.data.recording import END, REWARD, outcome_of, read_recording
 from image_transformer.geometry.order import Wavefront

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_transformer.conditions.frames import Frames
-from image_transformer.conditions.label import Action
+from image_transformer.conditions.frames import Action, Frames
 from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import Text
 from image_transformer.config.model import Modern

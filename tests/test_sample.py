@@ -210,6 +210,8 @@ def test_progress_reaches_the_end_and_training_mode_is_kept():
     [
         ({"count": 0}, "at least 1"),
         ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"top_k": 2.5}, "top_k must be a whole number, got 2.5"),
         ({"temperature": 0}, "temperature must be positive, got 0"),
         ({"temperature": math.nan}, "temperature must be positive"),
         ({"top_k": 0}, "top_k must be at least 1"),

@@ -19,8 +19,8 @@ from image_transformer.conditions.base import Condition
 from image_transformer.conditions.frames import Frames
 from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
-from image_transformer.config.families import FAMILIES
 from image_transformer.config.model import CONDITIONS, ModelConfig
+from image_transformer.config.rivals import FAMILIES
 from image_transformer.geometry.order import Order, Raster, Wavefront
 from image_transformer.geometry.patterns import Full, Local1D
 from image_transformer.inference.sampling import Drawing

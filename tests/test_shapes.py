@@ -11,7 +11,7 @@ from conftest import make_model, random_images
 
 import image_transformer as it
 from image_transformer.conditions.text import Text
-from image_transformer.config.measuring import Plan
+from image_transformer.config.sampling import Plan
 from image_transformer.data import shapes
 from image_transformer.data.images import DataError, ImageData
 from image_transformer.data.shapes import Caption, Dice, Scene, Thing

@@ -160,6 +160,12 @@ def test_classes_are_those_of_all_shards(folder):
     assert class_labels(some, class_names(stream)).tolist() == [5, 6, 0, 1]
 
 
+def test_a_name_may_hold_brackets(folder, tmp_path):
+    home = shutil.copytree(folder, tmp_path / "set [1]")
+    for source in (home, home / "train-001.tar"):
+        assert load_stream(str(source)).labels.tolist()
+
+
 def test_bad_shards_and_images_are_named(folder, images, tmp_path):
     with pytest.raises(DataError, match=r"nowhere: expected shards \(.tar or .parquet\), found none"):
         load_stream(str(tmp_path / "nowhere"))

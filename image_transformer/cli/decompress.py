@@ -103,7 +103,7 @@ def _chosen(header: Header, only: Sequence[str]) -> list[int]:
         return list(range(header.images))
     named = {name: i for i, name in enumerate(header.names)}
     found = []
-    for word in only:
+    for word in dict.fromkeys(only):
         number = named.get(word, int(word) - 1 if word.isdecimal() else -1)
         if not 0 <= number < header.images:
             known = did_you_mean(word, header.names) if header.names else f"numbers are 1 to {header.images}"

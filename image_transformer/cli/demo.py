@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from image_transformer.cli.flags import parse
-
-SAMPLES, COMPLETED, COMPLETIONS, MAPPED = 48, 8, 6, 16
 
 
 @dataclass(frozen=True)
@@ -33,36 +31,24 @@ def run(args: list[str]) -> None:
     from rich.console import Console
 
     from image_transformer.checkpoint import load
+    from image_transformer.cli import complete, sample, train
     from image_transformer.data.loading import load_data
-    from image_transformer.inference.completion import complete, known_side
-    from image_transformer.inference.sampling import generate
     from image_transformer.inference.scoring import bits, evaluate
     from image_transformer.measures.files import png_bits_per_dim, webp_bits_per_dim
-    from image_transformer.recipes import recipe
     from image_transformer.show import charts, grids
     from image_transformer.show.page import write_report
     from image_transformer.show.progress import bar
     from image_transformer.show.records import read_metrics
-    from image_transformer.training.errors import Interrupted
     from image_transformer.training.log import MetricsLog
-    from image_transformer.training.loop import train
 
     console = Console(highlight=False)
-    config = recipe("tiny")
-    if chosen.images is not None:
-        config = replace(config, train=replace(config.train, images=chosen.images))
-    model_config = config.model
-    console.print(
-        f"[bold]1. Train[/] an Image Transformer ({config.recipe}, width {model_config.width}) "
-        f"on {config.data.source}, {config.train.images:,} views of its photographs"
-    )
-    try:
-        train(config, out, resume=(out / "config.yaml").exists())
-    except Interrupted as stop:
-        raise Interrupted(f"{stop}; the same command goes on from there") from None
+    resume = ["--resume"] if (out / "config.yaml").exists() else []
+    images = [] if chosen.images is None else ["--train.images", str(chosen.images)]
+    console.print("[bold]1. Train[/] an Image Transformer (tiny) on the photographs of cifar10-mini")
+    train.run(["tiny", "--out", str(out), *resume, *images])
 
     model = load(out)
-    test = load_data(config.data.source, "test", shape=model_config.shape)
+    test = load_data("cifar10-mini", "test", shape=model.config.shape)
     held_out = np.asarray(test.images)
     console.print(f"[bold]2. Measure[/] it on {len(held_out):,} photographs that it never saw")
     with bar("photographs") as progress:
@@ -80,17 +66,11 @@ def run(args: list[str]) -> None:
         "test", images=max(line.get("images", 0) for line in lines), bpd=result.bits_per_dim, count=len(held_out),
         split="test", png=figures["PNG"], webp=figures["WebP lossless"],
     )  # fmt: skip
-    mapped = held_out[:MAPPED]
-    grids.save_png(charts.bits_map(mapped, bits(model, mapped).sum(1), columns=8), out / "bits-map.png")
+    grids.save_png(charts.bits_map(held_out[:16], bits(model, held_out[:16]).sum(1), columns=8), out / "bits-map.png")
 
-    console.print(f"[bold]3. Draw[/] {SAMPLES} new images, and {COMPLETIONS} completions of each of {COMPLETED}")
-    with bar("steps") as progress:
-        drawn = generate(model, SAMPLES, seed=0, progress=progress)
-    grids.save_png(grids.grid(drawn.numpy(), columns=12), out / "samples.png")
-    with bar("steps") as progress:
-        known = known_side(0.5, model_config.shape)
-        completions = complete(model, held_out[:COMPLETED], known, samples=COMPLETIONS, progress=progress)
-    grids.save_png(completions.picture(), out / "completions.png")
+    console.print("[bold]3. Draw[/] new images, and completions of others")
+    sample.run([str(out), "--count", "48", "--columns", "12", "--out", str(out / "samples.png")])
+    complete.run([str(out), "--count", "8", "--out", str(out / "completions.png")])
     report = write_report(out)
     module = Path(sys.argv[0]).name == "__main__.py"
     program = [sys.executable, "-m", "image_transformer"] if module else sys.argv[:1]

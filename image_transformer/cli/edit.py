@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from image_transformer.cli import pictures
 from image_transformer.cli.flags import Sized, arguments, at_least, check_folder, told, with_conditions
+from image_transformer.cli.pictures import draw_files
 from image_transformer.config.sampling import Sampling
 
 
@@ -33,19 +30,17 @@ def run(args: list[str]) -> None:
     check_folder(chosen.out)
 
     from image_transformer.checkpoint import load
+    from image_transformer.data.loading import load_file
     from image_transformer.inference.tiled import check_edits, check_size
 
     model = load(path)
     check_edits(model)
     given = told(chosen, model.config, needed=True)
-    sources = pictures.load_files(files, model, chosen)
+    sources = [load_file(file, model.config.shape[0], size=chosen.size) for file in files]
     for file, source in zip(files, sources, strict=True):
         try:
             check_size(model, source.shape[1:])
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
 
-    def source_itself(source: NDArray[np.uint8]) -> list[pictures.Way]:
-        return [pictures.Way("given", source)]
-
-    pictures.draw_files(model, "source", files, sources, chosen, source_itself, "edited", **given)
+    draw_files(model, "source", files, sources, chosen, "edited", **given)

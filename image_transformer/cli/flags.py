@@ -172,16 +172,6 @@ def lines(file: Path) -> list[str]:
     return found
 
 
-def print_table(table: Any) -> None:
-    """Print a table of rich's; where nobody reads it to the end, as `print` does."""
-    from rich.console import Console
-
-    console = Console()
-    with console.capture() as printed:
-        console.print(table)
-    print(printed.get(), end="")
-
-
 def say(text: str) -> None:
     """Tell the user, on stderr, what is going on: stdout is for results."""
     print(f"{text} ...", file=sys.stderr)

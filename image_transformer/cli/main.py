@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = [arg for arg in args if arg != "--debug"]
     try:
         _dispatch(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, not at the end, it is heard that nobody reads on
     except UsageError as error:
         if _rank() == "0":  # all processes have the same command line
             _complain(error)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,23 +19,17 @@ if TYPE_CHECKING:
 
 MANY_TILES = 2000  # from here on the user is told that it takes long
 MOST_SHOWN = 512  # px, of an image in a picture of several
-
-
-class Way(NamedTuple):
-    """An image of a picture of several: its header, itself, and the ending of its own file, if it has one."""
-
-    header: str
-    image: NDArray[np.uint8]  # (c, h, w)
-    ending: str | None = None
+Images = NDArray[np.uint8]  # (n, c, h, w)
 
 
 def draw_files(
-    model: ImageModel, name: str, files: Sequence[Path], images: Sequence[NDArray[np.uint8]], chosen: Any,
-    ways: Callable[[NDArray[np.uint8]], list[Way]], header: str, factor: int = 1, **how: Any,
+    model: ImageModel, name: str, files: Sequence[Path], images: Sequence[NDArray[np.uint8]], chosen: Any, header: str,
+    factor: int = 1, plain: Mapping[str, Callable[[Images, int], Images]] | None = None, **how: Any,
 ) -> None:  # fmt: skip
     """Draw for each of the `files`, as `images` (c, h, w) told under `name`, and write and print what comes of it.
 
-    chosen: the verb's flags, samples and out among them. ways: what an image is shown beside. header: of the samples.
+    chosen: the verb's flags, samples and out among them. header: of the samples. plain: what else is made of an image
+    by a factor, shown before them and written, too; without any, what was given is shown.
     """
     from image_transformer.inference.tiled import draw_each, tiling
     from image_transformer.show.progress import bar
@@ -45,22 +39,20 @@ def draw_files(
     if tiles * chosen.samples > MANY_TILES:
         say(f"{tiles * chosen.samples:,} tiles take long, often hours; --size HEIGHT WIDTH shrinks the images first")
     say_guidance(chosen.guidance)
-    own = [way.ending for way in ways(images[0]) if way.ending]
-    taken, done = names(files, chosen.out, [*own, *numbered(chosen.samples)]), {}
+    plain = plain or {}
+    endings = [f"-{one}" for one in (*plain, *range(1, chosen.samples + 1))]
+    taken, done = names(files, chosen.out, endings), {}
     with bar("pixels") as progress:
         for number, drawn in draw_each(
             model, name, images, factor, samples=chosen.samples, progress=progress, **chosen.options(), **how
         ):
-            every = [*ways(images[number]), *map(Way, [header] * len(drawn), drawn, numbered(len(drawn)))]
-            done[number] = write(chosen.out, taken[number], every)
+            made = [*(make(images[number][None], factor)[0] for make in plain.values()), *drawn]
+            for ending, image in zip(endings, made, strict=True):
+                grids.save_png(grids.picture(image), chosen.out / f"{taken[number]}{ending}.png")
+            shown = made if plain else [images[number], *made]
+            done[number] = chosen.out / f"{taken[number]}.png"
+            grids.save_png(side_by_side(np.stack(shown), [*(plain or ["given"]), *[header] * len(drawn)]), done[number])
     print(chosen.out, *(done[number] for number in sorted(done)), sep="\n")
-
-
-def load_files(files: Sequence[Path], model: ImageModel, chosen: Any) -> list[NDArray[np.uint8]]:
-    """The files as the model wants them, (c, h, w) each."""
-    from image_transformer.data.loading import load_file
-
-    return [load_file(file, model.config.shape[0], size=chosen.size) for file in files]
 
 
 def names(files: Sequence[Path], out: Path, endings: Sequence[str]) -> list[str]:
@@ -69,7 +61,7 @@ def names(files: Sequence[Path], out: Path, endings: Sequence[str]) -> list[str]
     for file in files:
         for number in count(1):
             name = file.stem if number == 1 else f"{file.stem}_{number}"
-            own = {path_of(out, name, ending).resolve() for ending in ("", *endings)}
+            own = {(out / f"{name}{ending}.png").resolve() for ending in ("", *endings)}
             if taken.isdisjoint(own):
                 break
         taken |= own
@@ -77,36 +69,10 @@ def names(files: Sequence[Path], out: Path, endings: Sequence[str]) -> list[str]
     return chosen
 
 
-def path_of(out: Path, name: str, ending: str = "") -> Path:
-    """Of a picture of an image."""
-    return out / f"{name}{ending}.png"
-
-
-def numbered(samples: int) -> list[str]:
-    """The endings of so many samples."""
-    return [f"-{number}" for number in range(1, samples + 1)]
-
-
-def write(out: Path, name: str, ways: Sequence[Way]) -> Path:
-    """Write each image that has an ending, all of one size, and a picture of all, whose path is returned.
-
-    In it no image has more than `MOST_SHOWN` rows or columns: larger ones are shrunk.
-    """
-    for way in ways:
-        if way.ending is not None:
-            grids.save_png(grids.picture(way.image), path_of(out, name, way.ending))
-    shown = _shrunk(np.stack([way.image for way in ways]))
-    width = grids.PAGE_WIDTH // len(shown)
-    scale = max(1, min(width // shown.shape[3], MOST_SHOWN // shown.shape[2]))
-    picture = path_of(out, name)
-    grids.save_png(grids.labelled_rows([("", shown)], [way.header for way in ways], scale), picture)
-    return picture
-
-
-def _shrunk(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The images, by a whole factor smaller if they have more than `MOST_SHOWN` rows or columns."""
+def side_by_side(images: Images, headers: Sequence[str]) -> Image.Image:
+    """A picture of images; those of more than `MOST_SHOWN` rows or columns are shrunk by a whole factor."""
     by = -(-max(images.shape[2:]) // MOST_SHOWN)
-    if by == 1:
-        return images
-    planes = [np.asarray(Image.fromarray(plane).reduce(by)) for plane in images.reshape(-1, *images.shape[2:])]
-    return np.stack(planes).reshape(*images.shape[:2], *planes[0].shape)
+    planes = np.stack([np.asarray(Image.fromarray(one).reduce(by)) for one in images.reshape(-1, *images.shape[2:])])
+    height, width = planes.shape[1:]
+    scale = max(1, min(grids.PAGE_WIDTH // len(images) // width, MOST_SHOWN // height))
+    return grids.labelled_rows([("", planes.reshape(*images.shape[:2], height, width))], headers, scale)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from image_transformer.cli import UsageError
 from image_transformer.cli.flags import arguments, at_least
-from image_transformer.config.search import Search
+from image_transformer.config.sampling import Search
 
 if TYPE_CHECKING:
     from image_transformer.play.dream import World

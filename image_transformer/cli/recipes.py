@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rich.table import Table
-
-from image_transformer.cli.flags import parse, print_table
+from image_transformer.cli.flags import parse
 from image_transformer.recipes import RECIPES
 
 
@@ -17,9 +15,5 @@ class Recipes:
 
 def run(args: list[str]) -> None:
     parse(Recipes, "recipes", args)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("what it is")
     for name, make in RECIPES.items():
-        table.add_row(name, (make.__doc__ or "").splitlines()[0])
-    print_table(table)
+        print(f"{name:26}  {(make.__doc__ or '').splitlines()[0]}")

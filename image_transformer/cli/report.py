@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from image_transformer.cli.flags import Fitted, arguments, say
-from image_transformer.config.measuring import Plan
+from image_transformer.config.sampling import Plan
 
 
 @dataclass(frozen=True)

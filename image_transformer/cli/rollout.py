@@ -45,10 +45,10 @@ def run(args: list[str]) -> None:
     import torch
 
     from image_transformer.checkpoint import load
-    from image_transformer.conditions.label import Action
+    from image_transformer.conditions.frames import Action
     from image_transformer.data.clips import read_clip
     from image_transformer.data.decode import Request, check_shape
-    from image_transformer.data.past import START
+    from image_transformer.data.images import START
     from image_transformer.data.recording import outcome_of
     from image_transformer.files import write_atomically
     from image_transformer.inference.rollout import check_clips, rollout

@@ -6,7 +6,6 @@ import csv
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from image_transformer.codec.models import CodingModel
     from image_transformer.model import ImageModel
 
-AT_ONCE, MOST_PIXELS = 64, 1 << 22  # images of one size together, and their pixels if there are several
 WEBP_SIDE = 16_383  # rows and columns that a WebP file may have
 
 
@@ -102,12 +100,8 @@ def scored(model: CodingModel | ImageModel, images: Sequence[NDArray[np.uint8]])
 
 def coded(model: CodingModel, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
     """Bits/dim of each image under a coding model."""
-    bits = np.zeros(len(images))
+    from image_transformer.codec.archive import together
+
     order = sorted(range(len(images)), key=lambda i: images[i].shape)
-    for _, several in groupby(order, lambda i: images[i].shape):
-        same = list(several)
-        most = max(1, min(AT_ONCE, MOST_PIXELS // images[same[0]][0].size))
-        for first in range(0, len(same), most):
-            part = same[first : first + most]
-            bits[part] = model.bits(np.stack([images[i] for i in part]))
-    return bits / [image.size for image in images]
+    bits = np.concatenate([model.bits(several) for several in together([images[i] for i in order])])
+    return bits[np.argsort(order)] / [image.size for image in images]

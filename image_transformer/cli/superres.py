@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from image_transformer.cli import pictures
 from image_transformer.cli.flags import Sized, arguments, at_least, check_folder, told, with_conditions
+from image_transformer.cli.pictures import draw_files
 from image_transformer.config.sampling import Sampling
 from image_transformer.geometry.boxes import nearest
 
@@ -37,18 +34,14 @@ def run(args: list[str]) -> None:
     check_folder(chosen.out)
 
     from image_transformer.checkpoint import load
+    from image_transformer.data.loading import load_file
     from image_transformer.inference.tiled import model_factor
     from image_transformer.measures.quality import bicubic
 
     model = load(path)
     factor = model_factor(model)
     given = told(chosen, model.config, needed=True)
-    lows = pictures.load_files(files, model, chosen)
+    lows = [load_file(file, model.config.shape[0], size=chosen.size) for file in files]
 
-    def plain(low: NDArray[np.uint8]) -> list[pictures.Way]:
-        by_name = {"nearest": nearest, "bicubic": bicubic}
-        return [pictures.Way(name, enlarge(low[None], factor)[0], f"-{name}") for name, enlarge in by_name.items()]
-
-    pictures.draw_files(
-        model, "low", files, lows, chosen, plain, "samples", factor, consistent=chosen.consistent, **given
-    )
+    plain = {"nearest": nearest, "bicubic": bicubic}
+    draw_files(model, "low", files, lows, chosen, "samples", factor, plain, consistent=chosen.consistent, **given)

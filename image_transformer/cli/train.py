@@ -9,8 +9,8 @@ from typing import Any
 from image_transformer.cli import UsageError, recipes
 from image_transformer.cli.flags import parse
 from image_transformer.config.data import DataConfig
-from image_transformer.config.families import FAMILIES
 from image_transformer.config.model import ModelConfig, Paper
+from image_transformer.config.rivals import FAMILIES
 from image_transformer.config.run import RunConfig, load_config, resuming
 from image_transformer.config.train import TrainConfig
 from image_transformer.files import begun_here

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_transformer.conditions.base import Condition, Shape
-from image_transformer.data.images import DataError, ImageData
-from image_transformer.data.past import NONE
+from image_transformer.conditions.label import Label
+from image_transformer.data.images import NONE, DataError, ImageData
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,3 +103,18 @@ def _moved(images: Tensor, way: tuple[int, ...]) -> Tensor:
 
     row, col = (torch.arange(n) - by for n, by in zip(images.shape[-2:], way, strict=True))
     return images[..., row.clamp(0, len(row) - 1), :][..., col.clamp(0, len(col) - 1)]
+
+
+@dataclass(frozen=True)
+class Action(Label):
+    """What was done before a frame, one of the actions `names`; of the first frame of a clip, `start`, their last.
+
+    Left empty, the actions are those of the training data.
+    """
+
+    name: ClassVar[str] = "action"
+    adjective: ClassVar[str] = "told actions"
+    noun: ClassVar[str] = "the action"
+    needs: ClassVar[str] = "--actions ACTION..."
+    flag: ClassVar[str] = "Of play: the action before the frame, by name or number."
+    word: ClassVar[tuple[str, str]] = ("action", "actions")

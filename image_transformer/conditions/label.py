@@ -1,4 +1,4 @@
-"""The class of an image, or the action before a frame: one of a few names."""
+"""The class of an image."""
 
 from __future__ import annotations
 
@@ -80,18 +80,3 @@ class Label(Condition):
             known = f"the model knows {len(self.names)}, 0 to {len(self.names) - 1}"
             raise ValueError(f"unknown {self.word[0]} {label}; {known}")
         return int(label)
-
-
-@dataclass(frozen=True)
-class Action(Label):
-    """What was done before a frame, one of the actions `names`; of the first frame of a clip, `start`, their last.
-
-    Left empty, the actions are those of the training data.
-    """
-
-    name: ClassVar[str] = "action"
-    adjective: ClassVar[str] = "told actions"
-    noun: ClassVar[str] = "the action"
-    needs: ClassVar[str] = "--actions ACTION..."
-    flag: ClassVar[str] = "Of play: the action before the frame, by name or number."
-    word: ClassVar[tuple[str, str]] = ("action", "actions")

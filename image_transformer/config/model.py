@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from image_transformer.conditions.base import Condition
-from image_transformer.conditions.frames import Frames
-from image_transformer.conditions.label import Action, Label
+from image_transformer.conditions.frames import Action, Frames
+from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import Text

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from image_transformer.config.checks import check, check_least
-from image_transformer.config.model import ModelConfig
+from image_transformer.config.model import ModelConfig, Modern, Paper
 from image_transformer.geometry.order import Raster
 
 
@@ -101,3 +101,8 @@ class PixelCNNpp(Rival):
             height % 4 == 0 and width % 4 == 0,
             f"the pixelcnn++ family halves the image twice: 4 must divide height and width, got {height}x{width}",
         )
+
+
+KINDS: tuple[type[ModelConfig], ...] = (Modern, Paper, PixelRNN, PixelCNN, GatedPixelCNN, PixelCNNpp)
+FAMILIES: dict[str, type[ModelConfig]] = {kind.family: kind for kind in KINDS}
+"""All families of networks, by name; the network of each is named in `NETWORKS` of `image_transformer/model.py`."""

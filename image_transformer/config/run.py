@@ -17,8 +17,8 @@ from image_transformer.conditions.base import Condition
 from image_transformer.conditions.frames import Frames
 from image_transformer.config.checks import check
 from image_transformer.config.data import DataConfig
-from image_transformer.config.families import FAMILIES
 from image_transformer.config.model import CONDITIONS, ORDERS, PATTERNS, ModelConfig, Modern
+from image_transformer.config.rivals import FAMILIES
 from image_transformer.config.train import TrainConfig
 from image_transformer.files import write_atomically
 from image_transformer.geometry.order import Order

@@ -16,9 +16,8 @@ from PIL import Image, ImageSequence
 
 from image_transformer.data.bouncing import BOUNCING, make_clips
 from image_transformer.data.decode import Request, check_shape, on_white, read_image
-from image_transformer.data.images import DataError, ImageData, first_line
+from image_transformer.data.images import START, DataError, ImageData, Past, first_line
 from image_transformer.data.loading import choose
-from image_transformer.data.past import START, Past
 from image_transformer.data.recording import is_recording, read_recording
 from image_transformer.data.sources import ALIASES, SPLITS, SUFFIXES, Pool, Pools, files_below, in_data_folder, path_of
 

@@ -14,12 +14,13 @@ import json
 import re
 import tarfile
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -186,17 +187,13 @@ class Stream:
 def _found(source: str) -> list[Shard]:
     """The shards behind a source, by name."""
     try:
-        from fsspec.core import url_to_fs
-
         paths: list[str] = []
         for pattern in _braces(source):
-            system, path = url_to_fs(pattern)
-            folder = not any(sign in path for sign in "*?[") and system.isdir(path)
-            paths += [
-                system.unstrip_protocol(one) for one in (system.glob(f"{path}/**") if folder else system.glob(path))
-            ]
+            system, path = fsspec.core.url_to_fs(pattern)
+            found = system.find(path) if system.exists(path) else system.glob(path)  # a name may hold brackets
+            paths += [system.unstrip_protocol(one) for one in found]
         paths = sorted({path for path in paths if path.endswith((".tar", ".parquet"))})
-        told = [url_to_fs(path)[0].info(path) for path in paths]
+        told = [fsspec.core.url_to_fs(path)[0].info(path) for path in paths]
     except Exception as error:  # of whatever system it is
         raise DataError(f"{source}: cannot be listed ({first_line(error)})") from None
     if not paths:
@@ -343,24 +340,18 @@ def _columns(file: Any) -> Columns:
     return Columns(image, named(["label"], r"u?int\d+"), named(TEXTS, r"(list<.*: )?(large_)?string>?"))
 
 
-class _opened:
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
     """A shard's file, whose faults are DataErrors."""
-
-    def __init__(self, path: str) -> None:
-        import fsspec
-
-        self.path, self._file = path, fsspec.open(path, "rb")
-
-    def __enter__(self) -> Any:
-        try:
-            return self._file.open()
-        except Exception as error:
-            raise DataError(f"{self.path}: cannot be read ({first_line(error)})") from None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._file.close()
-        if isinstance(error, Exception) and not isinstance(error, DataError):
-            raise DataError(f"{self.path}: not a whole shard ({first_line(error)})") from None
+    wrong = "cannot be read"
+    try:
+        with fsspec.open(path, "rb") as file:
+            wrong = "not a whole shard"
+            yield file
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path}: {wrong} ({first_line(error)})") from None
 
 
 def _is_image(name: str) -> bool:

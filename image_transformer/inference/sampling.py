@@ -150,8 +150,8 @@ def generate_each(model: ImageModel, name: str, choices: Sequence[str], each: in
 def _check_arguments(count: int, numbers: Sequence[int] | None, batch: int | None) -> None:
     if count < 1 or (batch is not None and batch < 1):
         raise ValueError(f"count and batch must be at least 1, got {count} and {batch}")
-    if numbers is not None and (len(numbers) != count or min(numbers) < 0):
-        raise ValueError(f"numbers must hold {count} numbers of at least 0, as many as images, got {numbers}")
+    if numbers is not None and not (len(numbers) == count and all(0 <= one < 2**64 for one in numbers)):
+        raise ValueError(f"numbers must hold {count} numbers from 0 to 2^64 - 1, as many as images, got {numbers}")
 
 
 def _check_known(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.config.measuring import Plan
+from image_transformer.config.sampling import Plan
 from image_transformer.data.images import ImageData
 from image_transformer.inference.sampling import generate_each
 from image_transformer.inference.scoring import chosen_from, classify, evaluate

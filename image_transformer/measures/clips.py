@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from image_transformer.conditions.label import Action
-from image_transformer.config.measuring import Plan
+from image_transformer.conditions.frames import Action
+from image_transformer.config.sampling import Plan
 from image_transformer.data.bouncing import BOUNCING, ideal_bits
 from image_transformer.data.images import ImageData
 from image_transformer.data.recording import END, ENDED, REWARD

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import Text
-from image_transformer.config.measuring import Plan
+from image_transformer.config.sampling import Plan
 from image_transformer.data.edits import EDITS
 from image_transformer.data.images import Captions, ImageData, Images
 from image_transformer.data.loading import load_data

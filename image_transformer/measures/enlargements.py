@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from image_transformer.conditions.base import Given, repeated, select
-from image_transformer.config.measuring import Plan
+from image_transformer.config.sampling import Plan
 from image_transformer.data.images import ImageData, Images
 from image_transformer.geometry.boxes import box_mean, nearest
 from image_transformer.inference.sampling import generate

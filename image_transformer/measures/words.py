@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from image_transformer.conditions.text import Text
-from image_transformer.config.measuring import Plan
+from image_transformer.config.sampling import Plan
 from image_transformer.data.captions import captions_of
 from image_transformer.data.images import ImageData
 from image_transformer.data.shapes import SIDE, WORLDS, scenes_of, stated_bits

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from image_transformer.conditions.base import Condition, Given
-from image_transformer.conditions.frames import Frames
-from image_transformer.conditions.label import Action, Label
+from image_transformer.conditions.frames import Action, Frames
+from image_transformer.conditions.label import Label
 from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import Text
 from image_transformer.config.model import Modern

@@ -12,11 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from image_transformer.conditions.frames import Frames
-from image_transformer.conditions.label import Action
+from image_transformer.conditions.frames import Action, Frames
 from image_transformer.config.sampling import Sampling
-from image_transformer.data.images import ImageData
-from image_transformer.data.past import START
+from image_transformer.data.images import START, ImageData
 from image_transformer.data.recording import outcome_of, with_outcome
 from image_transformer.inference.fixed_point import WAYS, FixedPoint
 from image_transformer.inference.rollout import Clips

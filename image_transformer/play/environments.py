@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_transformer.data.decode import read_image
-from image_transformer.data.images import first_line
-from image_transformer.data.past import START
+from image_transformer.data.images import START, first_line
 
 HOMES = {"MiniGrid": "minigrid", "BabyAI": "minigrid", "ALE": "ale_py"}  # packages that know environments, by prefix
 Frame = NDArray[np.uint8]  # (h, w, 3)

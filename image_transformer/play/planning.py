@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.config.search import Search
+from image_transformer.config.sampling import Search
 from image_transformer.play.dream import Outcome
 from image_transformer.play.environments import Screen
 from image_transformer.play.episodes import SEEDS, Played, Player, play

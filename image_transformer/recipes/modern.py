@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from image_transformer.conditions.frames import Frames
-from image_transformer.conditions.label import Action, Label
+from image_transformer.conditions.frames import Action, Frames
+from image_transformer.conditions.label import Label
 from image_transformer.conditions.low import Low
 from image_transformer.conditions.source import Source
 from image_transformer.conditions.text import Text

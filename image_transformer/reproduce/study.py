@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from image_transformer.config.families import FAMILIES
+from image_transformer.config.rivals import FAMILIES
 from image_transformer.config.run import RunConfig, from_dict, to_dict
 from image_transformer.recipes import recipe
 from image_transformer.words import did_you_mean
