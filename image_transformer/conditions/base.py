@@ -123,6 +123,12 @@ def drawing(conditions: Iterable[Condition | type[Condition]], model: str | os.P
     return " ".join(["image-transformer", command, *(one.needs for one in said if one.needs)])
 
 
+def check_sight(name: str, sight: str) -> None:
+    """ValueError unless a condition called `name` is seen near or all."""
+    if sight not in ("near", "all"):
+        raise ValueError(f"{name}: sight must be near or all, got {sight!r}")
+
+
 def select(given: Given, rows: Any) -> dict[str, Any]:
     """The conditions of some of the images."""
     return {name: value[rows] for name, value in given.items()}

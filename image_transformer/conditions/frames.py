@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.conditions.base import Condition, Shape
+from image_transformer.conditions.base import Condition, Shape, check_sight
 from image_transformer.conditions.label import Label
 from image_transformer.data.images import NONE, DataError, ImageData
 
@@ -38,6 +38,7 @@ class Frames(Condition):
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"frames needs at least one frame, got {self.count}")
+        check_sight(self.name, self.sight)
 
     def wanted(self, shape: Shape) -> str:
         return f"uint8 frames (n, t, {', '.join(map(str, shape))}), the last one last"

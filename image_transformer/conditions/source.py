@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from image_transformer.conditions.base import Condition, Shape
+from image_transformer.conditions.base import Condition, Shape, check_sight
 from image_transformer.data.images import DataError, ImageData, check_images
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ class Source(Condition):
     adjective: ClassVar[str] = "for editing"
     noun: ClassVar[str] = "the source"
     instead: ClassVar[tuple[str, str]] = ("edits images", "edit {model} IMAGE...")
+
+    def __post_init__(self) -> None:
+        check_sight(self.name, self.sight)
 
     def wanted(self, shape: Shape) -> str:
         return f"uint8 images (n, {', '.join(map(str, shape))})"

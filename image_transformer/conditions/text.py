@@ -55,6 +55,8 @@ class Text(Condition):
             raise ValueError(f"text: {self.features} features are for an encoder that has so many")
         if not 0 <= self.drop < 1:
             raise ValueError(f"text: the share of captions to drop must lie in [0, 1), got {self.drop}")
+        if self.longer not in ("refused", "cut"):
+            raise ValueError(f"text: longer ones are refused or cut, got {self.longer!r}")
 
     @property
     def open(self) -> str | None:

@@ -63,7 +63,6 @@ class ModelConfig:
         names = [condition.name for condition in self.conditions]
         check(len(set(names)) == len(names), f"model.conditions: each may be there once, got {', '.join(names)}")
         for condition in self.conditions:
-            check_choices(condition, f"model.conditions: {condition.name}")
             try:
                 condition.fit(self.shape)
             except ValueError as error:
