@@ -187,3 +187,12 @@ def test_what_is_shown_does_not_wait_for_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_field_counts_the_fewest_pixels_that_have_nearly_all_of_it():
+    even, alone = np.full((10, 10), 0.01), np.diag([1.0] + [0.0] * 9)
+    assert charts.looked_at(even) == 99 and charts.looked_at(alone) == 1
+    assert charts.looked_at(alone + even) == 98, "1.01 and 97 times 0.01 are 99 % of 2"
+    plain = charts.fields({"net": even, "other": alone})
+    over_layers = charts.fields({"net, 1 layer": alone, "net, 4 layers": even})
+    assert over_layers.width == plain.width and over_layers.height > 2 * plain.height

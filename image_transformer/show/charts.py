@@ -222,7 +222,7 @@ def fields(found: Mapping[str, NDArray[np.float64]], columns: int = 4) -> Image.
 
     columns = min(columns, len(found))
     rows = -(-len(found) // columns)
-    sizes = {name: (int((field > 0).sum()), _looked_at(field)) for name, field in found.items()}
+    sizes = {name: (int((field > 0).sum()), looked_at(field)) for name, field in found.items()}
     by_depth: dict[str, list[tuple[int, int, int]]] = {}
     for name in found:
         if match := re.fullmatch(r"(.+), (\d+) layers?", name):
@@ -258,7 +258,7 @@ def fields(found: Mapping[str, NDArray[np.float64]], columns: int = 4) -> Image.
     return _render(figure)
 
 
-def _looked_at(field: NDArray[np.float64]) -> int:
+def looked_at(field: NDArray[np.float64]) -> int:
     """The fewest pixels that have 99 % of it."""
     falling = np.sort(field, axis=None)[::-1].cumsum()
     return int(np.searchsorted(falling, 0.99 * falling[-1])) + 1
