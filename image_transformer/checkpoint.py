@@ -188,6 +188,8 @@ def read_training(folder: Path) -> dict[str, Any]:
 def check(folder: Path) -> None:
     """CheckpointError unless every file of a checkpoint is there and whole, and nothing else is said of it."""
     read_state(folder)
+    if (folder / "training").is_dir():
+        raise CheckpointError(f"{folder} is in parts, which no run goes on from any more: start from it with --init")
     names = ("model.safetensors", "config.yaml", "state.json", "training.pt")  # in the order in which they are written
     expected = b"".join(sums({name: read_file(folder, name)}) for name in names)
     if (folder / SUMS).read_bytes() != expected:

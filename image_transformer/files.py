@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import uuid
 from collections.abc import Iterator
@@ -115,5 +116,6 @@ def _read(file: TextIO) -> str:
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first."""
-    named = {path: path.name.removeprefix("images-") for path in (run / "checkpoints").glob("images-*")}
-    return sorted((path for path, name in named.items() if name.isdecimal()), key=lambda path: int(named[path]))
+    found = {path: re.fullmatch(r"images-(\d+)(-\d+)?", path.name) for path in (run / "checkpoints").glob("images-*")}
+    named = {path: (int(name[1]), name[2] or "") for path, name in found.items() if name}  # -2: a second one, once
+    return sorted(named, key=lambda path: named[path])

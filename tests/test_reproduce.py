@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -221,14 +222,12 @@ time.sleep(60)
         worker = int(parent.stdout.readline())
         os.kill(worker, 0)  # it runs
         parent.kill()
-    for _ in range(200):
-        try:
-            os.kill(worker, 0)
-        except ProcessLookupError:
-            return
+    end, stat = time.time() + 20, Path(f"/proc/{worker}/stat")
+    while stat.exists() and stat.read_text().rsplit(")")[-1].split()[0] != "Z":  # gone, or dead and not yet buried
+        if time.time() > end:
+            os.kill(worker, signal.SIGKILL)
+            raise AssertionError("the worker waits for ever")
         time.sleep(0.1)
-    os.kill(worker, signal.SIGKILL)
-    raise AssertionError("the worker waits for ever")
 
 
 def test_what_serves_several_studies_is_run_once_and_nothing_twice(world, capsys):

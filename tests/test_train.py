@@ -623,7 +623,7 @@ def test_a_damaged_best_checkpoint_is_refused_and_the_others_are_named(run_folde
 
 
 def test_checkpoints_are_ordered_by_number_whatever_their_digits(tmp_path):
-    names = ["images-999999999", "images-1000000000", "images-000000007"]
+    names = ["images-999999999", "images-1000000000", "images-000000007", "images-000000007-2"]
     for name in [*names, "images-old", ".partial-x"]:
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     found = [folder.name for folder in checkpoint.checkpoints(tmp_path)]
@@ -647,6 +647,7 @@ def test_tensorboard_shows_every_point_once_after_a_resume(config, tmp_path, mon
         """Stands for SummaryWriter, of which TensorBoard hides what is from `purge_step` on."""
 
         def __init__(self, folder, purge_step):
+            folder.mkdir(exist_ok=True)
             points[:] = [point for point in points if point[1] < purge_step]
 
         def add_scalar(self, name, value, step):
@@ -668,3 +669,8 @@ def test_tensorboard_shows_every_point_once_after_a_resume(config, tmp_path, mon
     train(config, tmp_path / "run", resume=True, show_progress=False)
     assert len(points) == len(set(points)) and ("train/bpd", 48) in points and ("train/bpd", 4) in points
     assert {("train/norm", 4), ("train/memory", 4), ("samples", 24), ("samples", 48)} <= set(points)
+    shutil.rmtree(tmp_path / "run" / "tensorboard")  # as if it had not been asked for before
+    points.clear()
+    longer = replace(config, train=replace(config.train, images=52))
+    train(longer, tmp_path / "run", resume=True, show_progress=False)
+    assert {("train/norm", 4), ("train/norm", 48), ("train/norm", 52)} <= set(points)

@@ -103,13 +103,13 @@ def _chosen(header: Header, only: Sequence[str]) -> list[int]:
         return list(range(header.images))
     named = {name: i for i, name in enumerate(header.names)}
     found = []
-    for word in dict.fromkeys(only):
+    for word in only:
         number = named.get(word, int(word) - 1 if word.isdecimal() else -1)
         if not 0 <= number < header.images:
             known = did_you_mean(word, header.names) if header.names else f"numbers are 1 to {header.images}"
             raise UsageError(f"--only {word}: no such image; {known}")
         found.append(number)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _paths(header: Header, numbers: Sequence[int], file: Path, to: Path | None) -> list[Path]:

@@ -31,21 +31,29 @@ def run(args: list[str]) -> None:
     from rich.console import Console
 
     from image_transformer.checkpoint import load
-    from image_transformer.cli import complete, sample, train
+    from image_transformer.cli import complete, sample
     from image_transformer.data.loading import load_data
     from image_transformer.inference.scoring import bits, evaluate
     from image_transformer.measures.files import png_bits_per_dim, webp_bits_per_dim
+    from image_transformer.recipes import recipe
     from image_transformer.show import charts, grids
     from image_transformer.show.page import write_report
     from image_transformer.show.progress import bar
     from image_transformer.show.records import read_metrics
+    from image_transformer.training.errors import Interrupted
     from image_transformer.training.log import MetricsLog
+    from image_transformer.training.loop import train
 
     console = Console(highlight=False)
-    resume = ["--resume"] if (out / "config.yaml").exists() else []
-    images = [] if chosen.images is None else ["--train.images", str(chosen.images)]
-    console.print("[bold]1. Train[/] an Image Transformer (tiny) on the photographs of cifar10-mini")
-    train.run(["tiny", "--out", str(out), *resume, *images])
+    config = recipe("tiny", train={} if chosen.images is None else {"images": chosen.images})
+    console.print(
+        f"[bold]1. Train[/] an Image Transformer ({config.recipe}) "
+        f"on {config.data.source}, {config.train.images:,} views of its photographs"
+    )
+    try:
+        train(config, out, resume=(out / "config.yaml").exists())
+    except Interrupted as stop:
+        raise Interrupted(f"{stop}; the same command goes on from there", stop.number) from None
 
     model = load(out)
     test = load_data("cifar10-mini", "test", shape=model.config.shape)

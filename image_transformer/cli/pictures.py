@@ -24,12 +24,12 @@ Images = NDArray[np.uint8]  # (n, c, h, w)
 
 def draw_files(
     model: ImageModel, name: str, files: Sequence[Path], images: Sequence[NDArray[np.uint8]], chosen: Any, header: str,
-    factor: int = 1, plain: Mapping[str, Callable[[Images, int], Images]] | None = None, **how: Any,
+    factor: int = 1, beside: Mapping[str, Callable[[Images, int], Images]] | None = None, **how: Any,
 ) -> None:  # fmt: skip
     """Draw for each of the `files`, as `images` (c, h, w) told under `name`, and write and print what comes of it.
 
-    chosen: the verb's flags, samples and out among them. header: of the samples. plain: what else is made of an image
-    by a factor, shown before them and written, too; without any, what was given is shown.
+    chosen: the verb's flags, samples and out among them. header: of the samples. beside: what else enlarges images by
+    a factor, shown before the samples and written, too; without any, what was given is shown.
     """
     from image_transformer.inference.tiled import draw_each, tiling
     from image_transformer.show.progress import bar
@@ -39,19 +39,21 @@ def draw_files(
     if tiles * chosen.samples > MANY_TILES:
         say(f"{tiles * chosen.samples:,} tiles take long, often hours; --size HEIGHT WIDTH shrinks the images first")
     say_guidance(chosen.guidance)
-    plain = plain or {}
-    endings = [f"-{one}" for one in (*plain, *range(1, chosen.samples + 1))]
+    beside = beside or {}
+    endings = [f"-{one}" for one in (*beside, *range(1, chosen.samples + 1))]
     taken, done = names(files, chosen.out, endings), {}
     with bar("pixels") as progress:
         for number, drawn in draw_each(
             model, name, images, factor, samples=chosen.samples, progress=progress, **chosen.options(), **how
         ):
-            made = [*(make(images[number][None], factor)[0] for make in plain.values()), *drawn]
+            made = [*(make(images[number][None], factor)[0] for make in beside.values()), *drawn]
             for ending, image in zip(endings, made, strict=True):
                 grids.save_png(grids.picture(image), chosen.out / f"{taken[number]}{ending}.png")
-            shown = made if plain else [images[number], *made]
+            shown = made if beside else [images[number], *made]
             done[number] = chosen.out / f"{taken[number]}.png"
-            grids.save_png(side_by_side(np.stack(shown), [*(plain or ["given"]), *[header] * len(drawn)]), done[number])
+            grids.save_png(
+                side_by_side(np.stack(shown), [*(beside or ["given"]), *[header] * len(drawn)]), done[number]
+            )
     print(chosen.out, *(done[number] for number in sorted(done)), sep="\n")
 
 

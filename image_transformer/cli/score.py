@@ -100,8 +100,8 @@ def scored(model: CodingModel | ImageModel, images: Sequence[NDArray[np.uint8]])
 
 def coded(model: CodingModel, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
     """Bits/dim of each image under a coding model."""
-    from image_transformer.codec.archive import together
+    from image_transformer.codec.archive import alike_together
 
     order = sorted(range(len(images)), key=lambda i: images[i].shape)
-    bits = np.concatenate([model.bits(several) for several in together([images[i] for i in order])])
+    bits = np.concatenate([model.bits(several) for several in alike_together([images[i] for i in order])])
     return bits[np.argsort(order)] / [image.size for image in images]

@@ -86,7 +86,7 @@ def compress(
     if (much := len("\n".join(names).encode())) > MOST_NAMES:
         raise ValueError(f"the names take {much:,} bytes, and at most {MOST_NAMES:,} fit into a file")
     coder = model if isinstance(model, Coder) else load_coding_model(model)
-    groups = list(together(arrays))
+    groups = list(alike_together(arrays))
     done = list(_each(lambda several, report: _encode(coder, several, report), groups, progress, coder))
     number, floats = (0, True) if isinstance(coder, ImageModel) else (coder.number, False)
     header = Header(number, fingerprint(coder), tuple(group for group, *_ in done), tuple(names), floats)
@@ -225,7 +225,8 @@ def _checked(image: Tensor | NDArray[np.uint8]) -> NDArray[np.uint8]:
     return array
 
 
-def together(images: Sequence[NDArray[np.uint8]]) -> Iterator[Images]:
+def alike_together(images: Sequence[NDArray[np.uint8]]) -> Iterator[Images]:
+    """Images that follow each other in one size, (n, c, h, w), as many as may be coded together."""
     for (_, height, width), same in groupby(images, lambda image: image.shape):
         several, most = list(same), max(1, min(MOST_IMAGES, MOST_ROWS // height, MOST_PIXELS // (height * width)))
         for first in range(0, len(several), most):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any
 
 from image_transformer.config.checks import check
@@ -26,7 +27,7 @@ class Unguided:
         wrong = "not be negative" if self.seed < 0 else "be below 2^63"
         check(0 <= self.seed < 2**63, f"seed must {wrong}, got {self.seed}")
         for name, number in (("seed", self.seed), ("top_k", self.top_k)):
-            check(number is None or number == int(number), f"{name} must be a whole number, got {number}")
+            check(number is None or isinstance(number, Integral), f"{name} must be a whole number, got {number}")
         check(self.temperature > 0, f"temperature must be positive, got {self.temperature}")
         check(self.top_k is None or self.top_k >= 1, f"top_k must be at least 1, got {self.top_k}")
         check(self.top_p is None or 0 < self.top_p <= 1, f"top_p must lie in (0, 1], got {self.top_p}")

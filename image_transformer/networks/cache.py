@@ -37,7 +37,9 @@ class CachedDecoder:
         kept = {sight: np.flatnonzero((plan.slot >= 0) & (schedule.step == 0)) for sight, plan in plans.items()}
         self.kept = {sight: torch.from_numpy(places).to(weight.device) for sight, places in kept.items()}
         self.slot = {sight: torch.from_numpy(plan.slot).to(weight.device) for sight, plan in plans.items()}
-        self.allowed = {p: torch.from_numpy(plans[p].allowed).to(weight.device) for p in network.attending}
+        self.allowed = {
+            p: torch.from_numpy(plans[p].allowed).to(weight.device) for p in dict.fromkeys(network.attending)
+        }
         heads = config.heads // config.groups
         sizes = [(batch, heads, plans[p].allowed.shape[1], config.head_width) for p in network.attending]
         self.keys, self.values = ([weight.new_zeros(size) for size in sizes] for _ in range(2))

@@ -244,7 +244,7 @@ def fields(found: Mapping[str, NDArray[np.float64]], columns: int = 4) -> Image.
         axes = parts[1].subplots()
         for number, (kind, points) in enumerate(by_depth.items()):
             layers, may_see, looks_at = zip(*sorted(points), strict=True)
-            look = {"color": PALETTE[number], "marker": MARKERS[number]}
+            look = {"color": PALETTE[number % len(PALETTE)], "marker": MARKERS[number % len(MARKERS)]}
             axes.plot(layers, may_see, **look, linestyle="--", label=f"{kind}: may see")
             axes.plot(layers, looks_at, **look, label=f"{kind}: looks at")
         axes.set(xlabel="layers", ylabel="pixels", xscale="log")

@@ -31,9 +31,7 @@ class MetricsLog:
         line |= {name: None for name, value in line.items() if isinstance(value, float) and not math.isfinite(value)}
         with open(self.path, "a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
-        for name, value in line.items():
-            if self._board is not None and isinstance(value, float):
-                self._board.add_scalar(f"{kind}/{name}", value, images)
+        self._show(line)
 
     def rewind(self, images: int) -> None:
         """Forget what was logged after `images`: the run goes on from there."""
@@ -41,8 +39,11 @@ class MetricsLog:
             return
         kept = [line for line in read_metrics(self.path) if line.get("images", 0) <= images]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        if self._new_board is not None:  # TensorBoard hides what was there after it
+        if self._new_board is not None:
+            new = not self._board_path.exists()  # else TensorBoard hides what was there after it
             self._board = self._new_board(self._board_path, purge_step=images + 1)
+            for line in kept if new else []:
+                self._show(line)
 
     def show_picture(self, file: Path) -> None:
         """A picture of samples, called images-NUMBER.png."""
@@ -50,6 +51,11 @@ class MetricsLog:
             with Image.open(file) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
             self._board.add_image("samples", pixels, int(file.stem.removeprefix("images-")), dataformats="HWC")
+
+    def _show(self, line: dict[str, Any]) -> None:
+        for name, value in line.items():
+            if self._board is not None and isinstance(value, float):
+                self._board.add_scalar(f"{line['kind']}/{name}", value, line.get("images", 0))
 
     def close(self) -> None:
         if self._board is not None:

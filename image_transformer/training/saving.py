@@ -55,7 +55,7 @@ class Saver:
             checkpoint.clear_partial(self.run)
 
     def restore(self, folder: Path) -> dict[str, Any]:
-        """Take the learner back to a checkpoint, however many processes have written it; the log that came with it."""
+        """Take the learner back to a checkpoint, however many processes there were; the log that came with it."""
         training = checkpoint.read_training(folder)
         checkpoint.check_weights(self.learner.model, training["model"], folder)
         self.learner.restore(training)

@@ -44,7 +44,10 @@ def cut_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def whole(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
-    """The tensors in one piece, on the CPU where they were cut; all processes have to ask. keep: or let each go."""
+    """The tensors in one piece, on the CPU where they were cut; all processes have to ask.
+
+    keep: whether this one wants them; else it only takes part.
+    """
     found = {}
     for name, x in tensors.items():
         x = x.full_tensor().cpu() if isinstance(x, DTensor) else x
@@ -54,16 +57,16 @@ def whole(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]
 
 
 def whole_state(optimizer: Optimizer, keep: bool = True) -> dict[str, Any]:
-    """What an optimizer remembers in one piece; `cut_states` cuts it again."""
+    """What an optimizer remembers in one piece, as `load_whole_state` takes it."""
     found = optimizer.state_dict()
     return found | {"state": {i: whole(one, keep) for i, one in found["state"].items()}}
 
 
 def whole_model(model: ImageModel) -> ImageModel:
     """A copy in one piece of a model that is cut."""
-    copy = ImageModel(model.config).to(model.device)
+    copy = ImageModel(model.config)
     copy.load_state_dict(whole(model.state_dict()))
-    return copy
+    return copy.to(model.device)
 
 
 def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -72,12 +75,18 @@ def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     module.load_state_dict({name: cut_like(x, own[name]) if name in own else x for name, x in state.items()})
 
 
-def cut_states(optimizer: Optimizer) -> None:
-    """Cut the state that an optimizer was given in one piece, as its weights are."""
-    for weight, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == weight.shape and not isinstance(value, DTensor):
-                state[name] = cut_like(value, weight)
+def load_whole_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Take in what an optimizer remembers in one piece, each tensor cut as its weight is."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    own = {
+        i: {name: cut_like(x, weights[i]) if _like(x, weights[i]) else x for name, x in of_one.items()}
+        for i, of_one in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": own})
+
+
+def _like(x: Any, weight: Tensor) -> bool:
+    return isinstance(x, Tensor) and x.shape == weight.shape
 
 
 def recompute(model: nn.Module) -> None:

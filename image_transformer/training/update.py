@@ -22,7 +22,15 @@ from image_transformer.model import ImageModel
 from image_transformer.networks.noise import normal, tell_keys, uniform
 from image_transformer.processes import Processes
 from image_transformer.training.optim import make_optimizers, set_learning_rates
-from image_transformer.training.shards import cut, cut_states, load_whole, recompute, whole, whole_model, whole_state
+from image_transformer.training.shards import (
+    cut,
+    load_whole,
+    load_whole_state,
+    recompute,
+    whole,
+    whole_model,
+    whole_state,
+)
 
 Views = tuple[Tensor, Given, Tensor]  # images, their conditions, and the keys of their noise
 Pass = Callable[[], Views]
@@ -147,7 +155,7 @@ class Learner:
     def state(self, keep: bool = True) -> dict[str, Any]:
         """All that changes in an update, in one piece, as `restore` takes it. All processes of a cut one have to ask.
 
-        keep: or let each tensor go.
+        keep: whether this one wants it; else it only takes part.
         """
         return {
             "model": whole(self.model.state_dict(), keep),
@@ -161,8 +169,7 @@ class Learner:
         if self.average is not None:
             load_whole(self.average, state["average"])
         for optimizer, one in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(one)
-            cut_states(optimizer)
+            load_whole_state(optimizer, one)
 
 
 @dataclass(frozen=True)
