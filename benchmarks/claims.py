@@ -143,10 +143,11 @@ def rms(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def seeds() -> None:
-    """20. Training is stable: of all trials with figures, those that did not stay finite."""
-    lines = [line for path in sorted(RESULTS.glob("*.json")) for line in json.loads(path.read_text()).values()]
-    failed = [line["row"] for line in lines if "failed" in line]
-    print(f"20. {len(lines)} trials of the studies, {len(failed)} of which did not stay finite {failed or ''}")
+    """20. Training is stable: of all trainings with figures, those that did not stay finite."""
+    lines = {key: line for path in RESULTS.glob("*.json") for key, line in json.loads(path.read_text()).items()}
+    trained = [line for line in lines.values() if "failed" in line or "bits_per_dim" in line]
+    failed = [line["row"] for line in trained if "failed" in line]
+    print(f"20. {len(trained)} trials of the studies, {len(failed)} of which did not stay finite {failed or ''}")
 
 
 if __name__ == "__main__":

@@ -324,6 +324,9 @@ def test_a_cost_is_counted_and_timed():
     layers = 2 * 5 * 3 * 96 * 192 * 64 * 3  # products of the feed-forward layers alone, forward and backward
     assert layers < found["gflop"] * 1e9 < 4 * layers
     assert found["draw"] > 0 and 0 < found["learn"] < 5
+    few, *_, all_keys = [cost_of(t)["gflop"] for t in studies()["sight"].trials() if t.row.startswith("attention")]
+    products = 2 * 2 * 3 * 3 * 1024 * 96 * (1024 - 128) / 1e9  # of queries with keys, and with values, in three layers
+    assert all_keys - few > 0.9 * products
 
 
 def test_an_unknown_study_offers_the_nearest(capsys):
