@@ -66,6 +66,18 @@ def test_the_page_says_what_the_run_measured(tmp_path: Path) -> None:
     assert len(inlined(page)) == 2, "the curve and the bars"
 
 
+def test_the_page_says_of_which_moment_its_test_figure_is(tmp_path: Path) -> None:
+    lines = [
+        {"kind": "train", "images": 12_800, "bpd": 4.3},
+        {"kind": "test", "images": 6_400, "bpd": 4.456, "count": 1_200},
+    ]
+    page = report.write_report(write_run(tmp_path / "run", lines)).read_text("utf-8")
+    assert "bits/dim, 1,200 images, after 6,400<" in page
+    lines[1]["images"] = 12_800
+    page = report.write_report(write_run(tmp_path / "other", lines)).read_text("utf-8")
+    assert "bits/dim, 1,200 images<" in page
+
+
 def test_every_picture_is_inside_the_page(tmp_path: Path) -> None:
     run = write_run(tmp_path, lines=[])
     for images in range(1000, 12001, 1000):

@@ -673,4 +673,4 @@ def test_tensorboard_shows_every_point_once_after_a_resume(config, tmp_path, mon
     points.clear()
     longer = replace(config, train=replace(config.train, images=52))
     train(longer, tmp_path / "run", resume=True, show_progress=False)
-    assert {("train/norm", 4), ("train/norm", 48), ("train/norm", 52)} <= set(points)
+    assert {("train/norm", 4), ("train/norm", 48), ("train/norm", 52), ("samples", 24)} <= set(points)

@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -186,6 +185,8 @@ class Stream:
 
 def _found(source: str) -> list[Shard]:
     """The shards behind a source, by name."""
+    import fsspec  # a tenth of a second
+
     try:
         paths: list[str] = []
         for pattern in _braces(source):
@@ -343,6 +344,8 @@ def _columns(file: Any) -> Columns:
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Any]:
     """A shard's file, whose faults are DataErrors."""
+    import fsspec
+
     wrong = "cannot be read"
     try:
         with fsspec.open(path, "rb") as file:

@@ -134,13 +134,12 @@ class LocalTransformer(Network):
         added = [vector(given[name]) for name, vector in self.vectors.items()]
         seen = {name: reader(given[name], read) for name, reader in self.placed.items()}
         added += [self.placed[name].at_positions(states) for name, (states, _) in seen.items()]
-        heard = [block.cross is not None and len(read) > 0 for block in self.blocks]
-        memory = [
-            joined([block.remember(*one) for one in read]) if its else None
-            for block, its in zip(self.blocks, heard, strict=True)
-        ]
+        memory = tuple(
+            joined([block.remember(*one) for one in read]) if read and block.cross is not None else None
+            for block in self.blocks
+        )
         pictures = tuple(block.look_at(seen) if self.looking else {} for block in self.blocks)
-        return Context(sum(added[1:], added[0]) if added else None, tuple(memory), pictures, given)
+        return Context(sum(added[1:], added[0]) if added else None, memory, pictures, given)
 
     def forward(self, image: Tensor, context: Context | None = None) -> Tensor:
         reaches = self.reaches(list(self.tiled), [self.mixing] * self.config.depth)

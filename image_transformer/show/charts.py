@@ -242,10 +242,9 @@ def fields(found: Mapping[str, NDArray[np.float64]], columns: int = 4) -> Image.
         does.set_title(f"looks at {sizes[name][1]:,}", fontsize=9, loc="left")
     if by_depth:
         axes = parts[1].subplots()
-        for number, (kind, points) in enumerate(by_depth.items()):
-            layers, may_see, looks_at = zip(*sorted(points), strict=True)
-            look = {"color": PALETTE[number % len(PALETTE)], "marker": MARKERS[number % len(MARKERS)]}
-            axes.plot(layers, may_see, **look, linestyle="--", label=f"{kind}: may see")
+        for kind, look in _looks(list(by_depth)).items():
+            layers, may_see, looks_at = zip(*sorted(by_depth[kind]), strict=True)
+            axes.plot(layers, may_see, **{**look, "linestyle": "--"}, label=f"{kind}: may see")
             axes.plot(layers, looks_at, **look, label=f"{kind}: looks at")
         axes.set(xlabel="layers", ylabel="pixels", xscale="log")
         axes.set_ylim(0)

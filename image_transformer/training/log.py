@@ -42,15 +42,19 @@ class MetricsLog:
         if self._new_board is not None:
             new = not self._board_path.exists()  # else TensorBoard hides what was there after it
             self._board = self._new_board(self._board_path, purge_step=images + 1)
-            for line in kept if new else []:
-                self._show(line)
+            if new:
+                for line in kept:
+                    self._show(line)
+                for file in sorted((self.path.parent / "samples").glob("images-*.png")):
+                    if _images_of(file) <= images:
+                        self.show_picture(file)
 
     def show_picture(self, file: Path) -> None:
         """A picture of samples, called images-NUMBER.png."""
         if self._board is not None:
             with Image.open(file) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
-            self._board.add_image("samples", pixels, int(file.stem.removeprefix("images-")), dataformats="HWC")
+            self._board.add_image("samples", pixels, _images_of(file), dataformats="HWC")
 
     def _show(self, line: dict[str, Any]) -> None:
         for name, value in line.items():
@@ -60,6 +64,10 @@ class MetricsLog:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
+
+
+def _images_of(picture: Path) -> int:
+    return int(picture.stem.removeprefix("images-"))
 
 
 def _summary_writer() -> Any:
