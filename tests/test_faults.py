@@ -433,8 +433,10 @@ def test_every_flip_and_cut_is_refused(folder, count):
     checkpoint.check(folder)
 
 
-def test_a_line_that_is_gone_from_the_sums_is_missed(folder):
+def test_a_line_that_is_gone_from_the_sums_is_missed_and_one_too_many_is_refused(folder):
     lines = (folder / checkpoint.SUMS).read_text().splitlines(keepends=True)
+    (folder / checkpoint.SUMS).write_text("".join([*lines, lines[0].replace("model", "other")]))
+    assert f"{checkpoint.SUMS} is not what was written" in refusal(folder)
     for i in range(len(lines)):
         (folder / checkpoint.SUMS).write_text("".join(lines[:i] + lines[i + 1 :]))
         assert refusal(folder), lines[i]
