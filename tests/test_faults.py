@@ -532,7 +532,7 @@ def wait_for_more(process, run):
     def seen():
         return max((int(folder.name.split("-")[1]) for folder in checkpoint.checkpoints(run)), default=0)
 
-    before, deadline = seen(), time.monotonic() + 60
+    before, deadline = seen(), time.monotonic() + 300
     while seen() <= before:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
