@@ -178,11 +178,15 @@ def _threads() -> None:
     torch.set_num_threads(1)  # the models are far too small for more
 
 
-@pytest.fixture
-def images_file(tmp_path: Path) -> Path:
+def sixty_images(folder: Path) -> Path:
     """Sixty images of 3 x 6 x 7 with some structure, as a .npy file."""
     rng = np.random.default_rng(0)
     base = rng.integers(40, 200, (60, 3, 1, 1)) + np.arange(6)[:, None] * 5 + np.arange(7) * 3
     noisy = np.clip(base + rng.integers(-9, 9, (60, 3, 6, 7)), 0, 255).astype(np.uint8)
-    np.save(tmp_path / "images.npy", noisy)
-    return tmp_path / "images.npy"
+    np.save(folder / "images.npy", noisy)
+    return folder / "images.npy"
+
+
+@pytest.fixture
+def images_file(tmp_path: Path) -> Path:
+    return sixty_images(tmp_path)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import random_images, shrunken
+from conftest import random_images, shrunken, sixty_images
 from PIL import Image
 
 import image_transformer as it
@@ -47,12 +48,24 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a trained run, made through the command line, and the images that it has learned from."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = sixty_images(folder)
+    assert main(["train", "tiny", *SMALL, "--data", str(data), "--out", str(folder / "run")]) == 0
+    return folder
+
+
 @pytest.fixture
-def run(images_file, capsys):
-    """A trained run folder, made through the command line."""
-    assert main(["train", "tiny", *SMALL, "--data", str(images_file), "--out", "run"]) == 0
-    capsys.readouterr()
-    return Path("run")
+def images_file(trained):
+    return trained / "images.npy"
+
+
+@pytest.fixture
+def run(trained):
+    """A copy of the trained run's folder, here."""
+    return Path(shutil.copytree(trained / "run", "run"))
 
 
 def photos(folder, count, size):

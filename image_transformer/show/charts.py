@@ -3,7 +3,6 @@
 What the numbers mean is not known here. matplotlib takes half a second to import: the functions that draw with it do.
 """
 
-import io
 import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
@@ -287,9 +286,11 @@ def _hex(colour: tuple[int, int, int]) -> str:
 
 
 def _render(figure: "Figure") -> Image.Image:
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return Image.open(file).convert("RGB")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # once; savefig draws it twice, and packs it
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _finite(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

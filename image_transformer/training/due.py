@@ -64,7 +64,7 @@ def validate(run: Run) -> bool:
     improved = run.best is None or result.bits_per_dim < run.best
     run.best = result.bits_per_dim if improved else run.best
     _write(run, "validation", bpd=result.bits_per_dim, count=len(run.validation))
-    if run.processes.first:
+    if run.processes.first and not run.finished:  # the report of a finished run is written at the very end
         write_report(run.out)
     return improved
 
