@@ -589,10 +589,13 @@ def test_local_edits_may_be_learned_in_all_orientations(tmp_path):
         Run(replace(config, data=replace(config.data, flips=True, edits="all")), tmp_path / "other")
 
 
-def test_a_program_of_an_editor(tmp_path):
+@pytest.mark.parametrize("options", [
+    pytest.param({"sight": "all"}, marks=pytest.mark.slow),
+    {"sight": "near", "text": False, "look": True, "shape": (1, 10, 12)},
+])  # fmt: skip
+def test_a_program_of_an_editor(options):
     """`log_prob` by `torch.export`, the text padded to its length; of a look at what is near, too."""
-    assert program_of(editor(sight="all").float())
-    assert program_of(editor(sight="near", text=False, look=True, shape=(1, 10, 12)).float())
+    assert program_of(editor(**options).float())
 
 
 def test_the_order_of_conditions_does_not_matter_to_the_skip():
