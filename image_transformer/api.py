@@ -19,6 +19,7 @@ from image_transformer.config.model import ModelConfig as ModelConfig
 from image_transformer.config.model import Modern as Modern
 from image_transformer.config.model import Paper as Paper
 from image_transformer.config.rivals import GatedPixelCNN as GatedPixelCNN
+from image_transformer.config.rivals import Megabyte as Megabyte
 from image_transformer.config.rivals import PixelCNN as PixelCNN
 from image_transformer.config.rivals import PixelCNNpp as PixelCNNpp
 from image_transformer.config.rivals import PixelRNN as PixelRNN

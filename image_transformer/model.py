@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from image_transformer.conditions.base import Given
 from image_transformer.conditions.limits import BoxLimits
 from image_transformer.config.model import ModelConfig, Modern, Paper
-from image_transformer.config.rivals import GatedPixelCNN, PixelCNN, PixelCNNpp, PixelRNN
+from image_transformer.config.rivals import GatedPixelCNN, Megabyte, PixelCNN, PixelCNNpp, PixelRNN
 from image_transformer.data.images import ImageData, check_images
 from image_transformer.geometry.order import layout
 from image_transformer.geometry.patterns import BoolArray
@@ -21,7 +21,7 @@ from image_transformer.likelihoods.base import Likelihood
 from image_transformer.likelihoods.categorical import Categorical
 from image_transformer.likelihoods.chained import ChainedCategorical
 from image_transformer.likelihoods.dmol import DiscretizedLogisticMixture
-from image_transformer.networks import pixelcnn, pixelcnnpp, pixelrnn
+from image_transformer.networks import megabyte, pixelcnn, pixelcnnpp, pixelrnn
 from image_transformer.networks.base import Network
 from image_transformer.networks.modern import ModernTransformer
 from image_transformer.networks.paper import PaperTransformer
@@ -33,6 +33,7 @@ NETWORKS: dict[type[ModelConfig], Callable[..., Network]] = {
     PixelCNN: pixelcnn.PixelCNN,
     GatedPixelCNN: pixelcnn.GatedPixelCNN,
     PixelCNNpp: pixelcnnpp.PixelCNNpp,
+    Megabyte: megabyte.Megabyte,
 }
 LIKELIHOODS: dict[str, Callable[[ModelConfig], Likelihood]] = {
     "categorical": lambda c: Categorical(c.temperature),

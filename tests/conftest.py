@@ -146,8 +146,9 @@ def _small_transformer(model: Transformer) -> Transformer:
 
 
 def _small_rival(model: ModelConfig) -> ModelConfig:
-    head = {"head_width": 8} if hasattr(model, "head_width") else {}
-    return replace(model, shape=(3, 4, 8), depth=1, width=6, components=3, **head)
+    sizes = {"head_width": 8, "patch": 2, "heads": 2, "local_width": 4, "local_depth": 1}
+    own = {name: size for name, size in sizes.items() if hasattr(model, name)}
+    return replace(model, shape=(3, 4, 8), depth=1, width=6, components=3, **own)
 
 
 def tiny_config(folder: Path) -> RunConfig:

@@ -14,7 +14,7 @@ from torch import nn
 
 import image_transformer as it
 from image_transformer.conditions.label import Label
-from image_transformer.config.rivals import GatedPixelCNN, PixelCNN, PixelCNNpp, PixelRNN, Rival
+from image_transformer.config.rivals import GatedPixelCNN, Megabyte, PixelCNN, PixelCNNpp, PixelRNN, Rival
 from image_transformer.model import ImageModel
 from image_transformer.networks.pixelcnnpp import Shrink, TwoStreams
 from image_transformer.networks.pixelrnn import RowLSTM
@@ -26,11 +26,13 @@ RIVALS = {
     "pixelcnn": PixelCNN(depth=2, head_width=7, **SMALL),
     "gated-pixelcnn": GatedPixelCNN(depth=2, kernel=3, head_width=7, **SMALL),
     "pixelcnn++": PixelCNNpp(depth=2, dropout=0.0, **SMALL),
+    "megabyte": Megabyte(depth=2, patch=2, heads=2, local_width=4, local_depth=1, **SMALL),
 }
+WHOLE_PIXELS = ("pixelcnn++", "megabyte")
 every_rival = pytest.mark.parametrize("name", RIVALS)
 every_rival_and_likelihood = pytest.mark.parametrize(
     ("name", "likelihood"),
-    [(n, l) for n in RIVALS for l in ("categorical", "dmol", "chained") if (n, l) != ("pixelcnn++", "categorical")],
+    [(n, l) for n in RIVALS for l in ("dmol", "chained", *(("categorical",) if n not in WHOLE_PIXELS else ()))],
 )
 
 
@@ -254,6 +256,34 @@ def test_the_shortcuts_of_pixelcnnpp_are_taken_last_in_first_out(monkeypatch):
     assert len(given) == 8
 
 
+def test_the_two_levels_of_megabyte():
+    """The global model is a patch behind, and tells each pixel its own part; the local one is a pixel behind."""
+    network = rival("megabyte", (1, 2, 4)).network  # four patches of two pixels
+    x = torch.randn(2, 1, 2, 4, dtype=torch.float64)
+    pixels = x.view(2, 8, 1)
+    patches = torch.stack([torch.cat([network.embed(pixels[:, 2 * i + j]) for j in (0, 1)], -1) for i in range(3)], 1)
+    said = network.above(torch.cat([network.before_all.expand(2, 1, 6), patches], 1) + network.places)
+    for i in range(4):
+        first = network.before_own[0, 0] + network.told(said[:, i, :3])
+        second = network.embed_own(pixels[:, 2 * i]) + network.told(said[:, i, 3:])
+        expected = network.within(torch.stack([first, second], 1))
+        found = network.features(x, None).flatten(2)[:, :, 2 * i : 2 * i + 2]
+        torch.testing.assert_close(found, expected.transpose(1, 2))
+
+
+def test_a_layer_of_megabyte_is_one_of_torch():
+    layer, x = rival("megabyte").network.above[0], torch.randn(2, 5, 6, dtype=torch.float64)
+    own = nn.TransformerEncoderLayer(6, 2, 24, 0.0, "gelu", batch_first=True, norm_first=True).double()
+    names = {
+        "self_attn.in_proj_": "query_key_value.", "self_attn.out_proj.": "output.", "linear1.": "wide.",
+        "linear2.": "narrow.", "norm1.": "norm.", "norm2.": "norm_wide.",
+    }  # fmt: skip
+    theirs = layer.state_dict()
+    own.load_state_dict({a + part: theirs[b + part] for a, b in names.items() for part in ("weight", "bias")})
+    causal = nn.Transformer.generate_square_subsequent_mask(5, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), own(x, src_mask=causal))
+
+
 @pytest.mark.parametrize("kind", [GatedPixelCNN, PixelCNNpp])
 def test_the_class_reaches_every_prediction(kind):
     model = rival(kind.family, open_paths=True, conditions=(Label(("a", "b")),))
@@ -262,9 +292,9 @@ def test_the_class_reaches_every_prediction(kind):
     assert (a != b).any(-1).all()
 
 
-@pytest.mark.parametrize("name", ["row-lstm", "diagonal-bilstm", "pixelcnn"])
+@pytest.mark.parametrize("name", ["row-lstm", "diagonal-bilstm", "pixelcnn", "megabyte"])
 def test_what_a_paper_does_not_know_is_refused(name):
-    with pytest.raises(ValueError, match=r"the pixel.* family cannot be told the class"):
+    with pytest.raises(ValueError, match=r"the .* family cannot be told the class"):
         rival(name, conditions=(Label(("a", "b")),))
 
 
@@ -348,7 +378,7 @@ def test_the_linear_skip_starts_a_rival_from_the_best_linear_prediction(name):
     assert it.bits_per_dim(model, images) + 1 < it.bits_per_dim(untold, images)
 
 
-@every_rival
+@pytest.mark.parametrize("name", [name for name in RIVALS if name != "megabyte"])  # which has no convolutions
 def test_a_rival_starts_with_layers_that_are_scaled_to_their_inputs(name):
     """Nothing vanishes on the way: what is made of training images has standard deviation 1 in front of the head."""
     torch.manual_seed(0)
@@ -377,6 +407,11 @@ def test_a_rival_starts_with_layers_that_are_scaled_to_their_inputs(name):
         (PixelCNNpp, {"likelihood": "categorical"}, "predicts whole pixels"),
         (PixelCNNpp, {"shape": (3, 6, 8)}, "4 must divide height and width, got 6x8"),
         (PixelCNNpp, {"dropout": 1.0}, "model.dropout must lie in"),
+        (Megabyte, {"likelihood": "categorical"}, "predicts whole pixels"),
+        (Megabyte, {"shape": (3, 3, 3)}, "model.patch must divide the image's 9 pixels, got 4"),
+        (Megabyte, {"width": 10, "heads": 1}, "model.patch must divide model.width, got 4 and 10"),
+        (Megabyte, {"local_width": 12}, "model.heads must divide both widths, got 8 and 512, 12"),
+        (Megabyte, {"local_depth": 0}, "model.local_depth must be at least 1"),
     ],
 )
 def test_a_field_that_does_not_fit_is_refused(kind, fields, message):

@@ -33,7 +33,7 @@ class Train:
     --init MODEL starts from the weights of a trained model, and takes over its network. It stands for --train.init;
     --data, --size and --skip-bad, as the other verbs have them, for --data.source, --data.size, --data.skip-bad.
     --model.family puts another family of networks in the place of the recipe's: modern, paper, pixelrnn, pixelcnn,
-    gated-pixelcnn or pixelcnn++.
+    gated-pixelcnn, pixelcnn++ or megabyte.
     """
 
     model: ModelConfig

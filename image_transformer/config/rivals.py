@@ -103,6 +103,36 @@ class PixelCNNpp(Rival):
         )
 
 
-KINDS: tuple[type[ModelConfig], ...] = (Modern, Paper, PixelRNN, PixelCNN, GatedPixelCNN, PixelCNNpp)
+@dataclass(frozen=True)
+class Megabyte(Rival):
+    """MEGABYTE (Yu et al., 2023): a transformer over patches, and a small one over the pixels of each."""
+
+    family: ClassVar[str] = "megabyte"
+
+    width: int = 512
+    """Hidden units of the global model: those of a patch."""
+    patch: int = 4
+    """Pixels of a patch, one after another in raster order."""
+    heads: int = 8
+    """Attention heads of a layer, of either model."""
+    local_width: int = 256
+    """Hidden units of the local model."""
+    local_depth: int = 4
+    """Layers of the local model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "model", 1, "patch", "heads", "local_width", "local_depth")
+        check(self.likelihood != "categorical", "the megabyte family predicts whole pixels: dmol or chained")
+        pixels = self.shape[1] * self.shape[2]
+        check(pixels % self.patch == 0, f"model.patch must divide the image's {pixels} pixels, got {self.patch}")
+        check(self.width % self.patch == 0, f"model.patch must divide model.width, got {self.patch} and {self.width}")
+        check(
+            self.width % self.heads == 0 and self.local_width % self.heads == 0,
+            f"model.heads must divide both widths, got {self.heads} and {self.width}, {self.local_width}",
+        )
+
+
+KINDS: tuple[type[ModelConfig], ...] = (Modern, Paper, PixelRNN, PixelCNN, GatedPixelCNN, PixelCNNpp, Megabyte)
 FAMILIES: dict[str, type[ModelConfig]] = {kind.family: kind for kind in KINDS}
 """All families of networks, by name; the network of each is named in `NETWORKS` of `image_transformer/model.py`."""

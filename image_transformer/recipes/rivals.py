@@ -2,7 +2,8 @@
 
 All predict whole pixels by the same mixture, so that networks are compared and not likelihoods; the softmax of the
 PixelRNN papers is `--model.likelihood categorical`. Their learning rates are the best of four in the sweep of
-`image-transformer reproduce learning-rates`, and lie inside it.
+`image-transformer reproduce learning-rates`, and lie inside it. That of `megabyte` is a guess: `two-level-rates`, which
+sweeps it, has not been run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 
 from image_transformer.config.data import DataConfig
 from image_transformer.config.model import ModelConfig, Modern
-from image_transformer.config.rivals import GatedPixelCNN, PixelCNN, PixelCNNpp, PixelRNN
+from image_transformer.config.rivals import GatedPixelCNN, Megabyte, PixelCNN, PixelCNNpp, PixelRNN
 from image_transformer.config.run import RunConfig
 from image_transformer.config.train import TrainConfig
 from image_transformer.geometry.order import Raster
@@ -41,6 +42,11 @@ def gated_pixelcnn() -> RunConfig:
 def pixelcnn_pp() -> RunConfig:
     """PixelCNN++, 1.0 M parameters, CIFAR-10, 10 minutes of one core."""
     return _rival(PixelCNNpp(depth=2, width=32, dropout=0.0), lr=4e-3)
+
+
+def megabyte() -> RunConfig:
+    """MEGABYTE, patches of 4 pixels, 0.4 M parameters, CIFAR-10, 10 minutes of one core."""
+    return _rival(Megabyte(depth=2, width=96, heads=4, local_depth=2, local_width=64), lr=1e-3)
 
 
 def dense_transformer() -> RunConfig:
