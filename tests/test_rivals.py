@@ -271,17 +271,17 @@ def test_the_two_levels_of_megabyte():
         torch.testing.assert_close(found, expected.transpose(1, 2))
 
 
-def test_a_layer_of_megabyte_is_one_of_torch():
-    layer, x = rival("megabyte").network.above[0], torch.randn(2, 5, 6, dtype=torch.float64)
+def test_a_block_of_megabyte_is_a_layer_of_torch():
+    block, x = rival("megabyte").network.above.blocks[0], torch.randn(2, 5, 6, dtype=torch.float64)
     own = nn.TransformerEncoderLayer(6, 2, 24, 0.0, "gelu", batch_first=True, norm_first=True).double()
     names = {
         "self_attn.in_proj_": "query_key_value.", "self_attn.out_proj.": "output.", "linear1.": "wide.",
         "linear2.": "narrow.", "norm1.": "norm.", "norm2.": "norm_wide.",
     }  # fmt: skip
-    theirs = layer.state_dict()
+    theirs = block.state_dict()
     own.load_state_dict({a + part: theirs[b + part] for a, b in names.items() for part in ("weight", "bias")})
     causal = nn.Transformer.generate_square_subsequent_mask(5, dtype=torch.float64)
-    torch.testing.assert_close(layer(x), own(x, src_mask=causal))
+    torch.testing.assert_close(block(x), own(x, src_mask=causal))
 
 
 @pytest.mark.parametrize("kind", [GatedPixelCNN, PixelCNNpp])

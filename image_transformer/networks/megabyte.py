@@ -26,11 +26,11 @@ class Megabyte(RasterNetwork):
         self.embed = nn.Linear(channels, config.width // config.patch)
         self.places = nn.Parameter(0.02 * torch.randn(layout.num_positions // config.patch, config.width))
         self.before_all = nn.Parameter(0.02 * torch.randn(1, 1, config.width))
-        self.above = _transformer(config.width, config.depth, config.heads)
+        self.above = Causal(config.width, config.depth, config.heads)
         self.told = nn.Linear(config.width // config.patch, config.local_width)
         self.embed_own = nn.Linear(channels, config.local_width)
         self.before_own = nn.Parameter(0.02 * torch.randn(1, 1, 1, config.local_width))
-        self.within = _transformer(config.local_width, config.local_depth, config.heads)
+        self.within = Causal(config.local_width, config.local_depth, config.heads)
 
     def features(self, x: Tensor, context: Tensor | None) -> Tensor:
         patches = x.flatten(2).transpose(1, 2).unflatten(1, (-1, self.patch))  # (b, n, p, c)
@@ -43,11 +43,20 @@ class Megabyte(RasterNetwork):
         return out.view(len(x), -1, out.shape[-1]).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-def _transformer(width: int, depth: int, heads: int) -> nn.Sequential:
-    return nn.Sequential(*(Layer(width, heads) for _ in range(depth)), nn.LayerNorm(width))
+class Causal(nn.Module):
+    """A stack of blocks, and a norm after it."""
+
+    def __init__(self, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.blocks(x))
+        return out
 
 
-class Layer(nn.Module):
+class Block(nn.Module):
     """Causal attention and a feed-forward layer of four times the width, each on what is normalised."""
 
     def __init__(self, width: int, heads: int) -> None:
