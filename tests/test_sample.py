@@ -60,7 +60,8 @@ def test_generate_equals_generate_naive(scheme, family, likelihood):
     mask[-1, 1] = True
     for options in (
         {},
-        {"seed": 5, "temperature": 0.9, "top_k": 20, "top_p": 0.8, "known": known, "known_mask": mask},
+        {"temperature": 0.9, "top_k": 20, "known": known, "known_mask": mask},
+        {"seed": 5, "temperature": 0.7, "top_p": 0.8},
     ):
         fast = generate(model, 3, batch=2, **options)
         assert torch.equal(fast, generate_naive(model, 3, **options))

@@ -14,6 +14,9 @@ from image_transformer.geometry.order import Raster
 class Rival(ModelConfig):
     """What the rivals have in common: layers of feature maps over the whole image, in raster order."""
 
+    whole_pixels: ClassVar[bool] = False
+    """Whether the network predicts all channels of a pixel at once, and so by dmol or chained alone."""
+
     width: int = 128
     """Hidden units of a layer, h in the papers."""
     depth: int = 12
@@ -26,6 +29,10 @@ class Rival(ModelConfig):
         super().__post_init__()
         check_least(self, "model", 1, "depth")
         check(isinstance(self.order, Raster), f"the {self.family} family runs in raster order alone")
+        check(
+            self.likelihood != "categorical" or not self.whole_pixels,
+            f"the {self.family} family predicts whole pixels: dmol or chained",
+        )
         check(
             self.likelihood != "categorical" or not self.linear_skip,
             "model.linear_skip adds to means, which categorical has not: it goes with dmol and chained",
@@ -84,6 +91,7 @@ class PixelCNNpp(Rival):
     """PixelCNN++ (Salimans et al., 2017): gated residual layers that go down to a quarter of the size and up again."""
 
     family: ClassVar[str] = "pixelcnn++"
+    whole_pixels: ClassVar[bool] = True
 
     width: int = 160
     """Feature maps."""
@@ -95,7 +103,6 @@ class PixelCNNpp(Rival):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(0 <= self.dropout < 1, f"model.dropout must lie in [0, 1), got {self.dropout}")
-        check(self.likelihood != "categorical", "the pixelcnn++ family predicts whole pixels: dmol or chained")
         _, height, width = self.shape
         check(
             height % 4 == 0 and width % 4 == 0,
@@ -108,6 +115,7 @@ class Megabyte(Rival):
     """MEGABYTE (Yu et al., 2023): a transformer over patches, and a small one over the pixels of each."""
 
     family: ClassVar[str] = "megabyte"
+    whole_pixels: ClassVar[bool] = True
 
     width: int = 512
     """Hidden units of the global model: those of a patch."""
@@ -123,7 +131,6 @@ class Megabyte(Rival):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(self, "model", 1, "patch", "heads", "local_width", "local_depth")
-        check(self.likelihood != "categorical", "the megabyte family predicts whole pixels: dmol or chained")
         pixels = self.shape[1] * self.shape[2]
         check(pixels % self.patch == 0, f"model.patch must divide the image's {pixels} pixels, got {self.patch}")
         check(self.width % self.patch == 0, f"model.patch must divide model.width, got {self.patch} and {self.width}")

@@ -25,22 +25,25 @@ class Megabyte(RasterNetwork):
         self.patch, channels = config.patch, layout.channels
         self.embed = nn.Linear(channels, config.width // config.patch)
         self.places = nn.Parameter(0.02 * torch.randn(layout.num_positions // config.patch, config.width))
-        self.before_all = nn.Parameter(0.02 * torch.randn(1, 1, config.width))
+        self.before_all = nn.Parameter(0.02 * torch.randn(config.width))
         self.above = Causal(config.width, config.depth, config.heads)
         self.told = nn.Linear(config.width // config.patch, config.local_width)
         self.embed_own = nn.Linear(channels, config.local_width)
-        self.before_own = nn.Parameter(0.02 * torch.randn(1, 1, 1, config.local_width))
+        self.before_own = nn.Parameter(0.02 * torch.randn(config.local_width))
         self.within = Causal(config.local_width, config.local_depth, config.heads)
 
     def features(self, x: Tensor, context: Tensor | None) -> Tensor:
         patches = x.flatten(2).transpose(1, 2).unflatten(1, (-1, self.patch))  # (b, n, p, c)
         read = exactly(self.embed, patches).flatten(2)
-        states = self.above(torch.cat([self.before_all.expand(len(x), -1, -1), read[:, :-1]], 1) + self.places)
-        own = exactly(self.embed_own, patches)
-        own = torch.cat([self.before_own.expand(*own.shape[:2], -1, -1), own[:, :, :-1]], 2)
-        own = own + self.told(states.unflatten(2, (self.patch, -1)))
-        out: Tensor = self.within(own.flatten(0, 1))  # (b n, p, d)
+        states = self.above(_behind(read, self.before_all) + self.places)
+        told = self.told(states.unflatten(2, (self.patch, -1))).flatten(0, 1)  # (b n, p, d)
+        out: Tensor = self.within(_behind(exactly(self.embed_own, patches).flatten(0, 1), self.before_own) + told)
         return out.view(len(x), -1, out.shape[-1]).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def _behind(x: Tensor, start: Tensor) -> Tensor:
+    """Each of `x` (b, l, d) in the place of the next one, the first of them `start` (d,)."""
+    return torch.cat([start.expand(len(x), 1, -1), x[:, :-1]], 1)
 
 
 class Causal(nn.Module):
