@@ -310,6 +310,23 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_no_rest(config, tmp_path
 # ---- folders and checkpoints that do not fit ----
 
 
+def test_the_report_is_written_at_each_validation_and_once_at_the_end(config, tmp_path, monkeypatch):
+    """The last one when all is on the disk, and again by a resume that has nothing left to do."""
+    seen = []
+
+    def note(run):
+        seen.append([line["images"] for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "validation"])
+        if seen[-1][-1] == config.train.images:
+            assert checkpoint.checkpoints(run)[-1].name == "images-000000048"
+
+    for module in ("due", "loop"):
+        monkeypatch.setattr(f"image_transformer.training.{module}.write_report", note)
+    train(config, tmp_path / "run", show_progress=False)
+    assert seen == [[16], [16, 32], [16, 32, 48]]
+    train(config, tmp_path / "run", resume=True, show_progress=False)
+    assert seen[3:] == [[16, 32, 48]]
+
+
 @pytest.fixture
 def run_folder(config, tmp_path):
     train(replace(config, train=replace(config.train, images=16)), tmp_path / "run", show_progress=False)
