@@ -305,7 +305,29 @@ def test_every_plot_is_drawn(world, plot):
     (world / "studies.yaml").write_text(text.replace("  seeds: 1", f"  seeds: 2\n  plot: {plot}"))
     study.studies.cache_clear()
     assert main(["reproduce", "sizes", "--out", "out"]) == 0
-    assert np.asarray(Image.open(world / "out" / "sizes.png")).std() > 10
+    looks = (world / "out" / "sizes.md").read_text()
+    pictures = ["sizes.png"] if plot == "fields" else ["sizes.png", "sizes-fields.png"]  # fields were measured, too
+    assert looks.count("pixels that have 99 % of the gradient") == 1 and looks.count(".png)") == len(pictures)
+    for name in pictures:
+        assert f"]({name})" in looks and np.asarray(Image.open(world / "out" / name)).std() > 10
+
+
+def test_a_sweep_has_a_row_for_each_rate_of_a_recipe_or_of_what_it_changes(world):
+    text = """
+rates:
+  title: Rates
+  question: "?"
+  sweep:
+    tiny: [1.0e-3, 2.0e-3]
+    wide: {recipe: pixelcnn, model: {width: 48}, train: {batch: 2}, rates: [0.5]}
+"""
+    (world / "studies.yaml").write_text(text)
+    study.studies.cache_clear()
+    found = {row: study.studies()["rates"].config(row) for row in study.studies()["rates"].rows}
+    assert {row: (one.model.family, one.train.lr, one.train.batch) for row, one in found.items()} == {
+        "tiny 0.001": ("modern", 1e-3, 4), "tiny 0.002": ("modern", 2e-3, 4), "wide 0.5": ("pixelcnn", 0.5, 2),
+    }  # fmt: skip
+    assert found["wide 0.5"].model.width == 48
 
 
 def test_a_trial_is_trained_measured_and_goes_on_where_it_was_interrupted(world, monkeypatch, images_file):

@@ -25,6 +25,11 @@ compared alone, where the rows of the study differ too much for one spread (Bart
 not, where the difference is beyond the 95 % interval of that error; where there is one seed, beyond 0.02."""
 
 
+SIGHT = """Of each model what it may see (left, grey) and how strongly each pixel moves its prediction (right, a
+logarithmic scale of six decades), by gradients after training, three quarters down, in the middle. It looks at the
+fewest pixels that have 99 % of the gradient."""
+
+
 class Difference(NamedTuple):
     """In bits/dim, with its standard error, and the degrees of freedom of that."""
 
@@ -213,13 +218,8 @@ def _all(verdicts: Sequence[str]) -> str:
 
 
 def write_page(found: Results, out: Path) -> None:
-    """`NAME.md` and `NAME.png` beside the raw figures."""
+    """`NAME.md` beside the raw figures, `NAME.png`, and `NAME-fields.png` if receptive fields were measured, too."""
     study = found.study
-    drawn = any("failed" not in one for one in found.lines)
-    if drawn:
-        draw(found, out / f"{study.name}.png")
-    else:
-        (out / f"{study.name}.png").unlink(missing_ok=True)
     machines = sorted({tuple(sorted(one["where"].items())) for one in found.lines})
     where = [f"{w['processor']}, torch {w['torch']}, commit {w['commit']}, {w['date']}" for w in map(dict, machines)]
     if len({dict(one)["processor"] for one in machines}) > 1:
@@ -230,7 +230,7 @@ def write_page(found: Results, out: Path) -> None:
 
 {study.question}
 
-{f"![{study.title}]({study.name}.png)" if drawn else "Every trial failed."}
+{_pictures(found, out)}
 
 {(found.costs() if study.kind == "cost" else found.table()).markdown()}
 
@@ -264,20 +264,36 @@ def claims_table(verdicts: Sequence[Verdict]) -> str:
     return Table("", ["claim", "bits/dim, ± standard error", "verdict"], rows).markdown().strip() + "\n"
 
 
-def draw(found: Results, path: Path) -> None:
-    """The plot of a study."""
+def _pictures(found: Results, out: Path) -> str:
+    """Draws them, and shows them in the words of a page."""
+    study, lines = found.study, []
+    plots = {study.name: study.plot}
+    if "field" in study.measures and study.plot != "fields":
+        plots[f"{study.name}-fields"] = "fields"
+    for name, plot in plots.items():
+        if all("failed" in one for one in found.lines):
+            (out / f"{name}.png").unlink(missing_ok=True)
+            continue
+        draw(found, plot, out / f"{name}.png")
+        lines += [SIGHT] if plot == "fields" else []
+        lines.append(f"![{study.title if name == study.name else 'How far they look'}]({name}.png)")
+    return "\n\n".join(lines) or "Every trial failed."
+
+
+def draw(found: Results, plot: str, path: Path) -> None:
+    """A plot of a study: bars, curves, fields or sizes."""
     import numpy as np
 
     from image_transformer.show import charts
     from image_transformer.show.grids import save_png
 
     study, firsts = found.study, {row: next(iter(of_row.values())) for row, of_row in found.rows.items()}
-    if study.plot == "curves":
+    if plot == "curves":
         curves = {row: [one["curve"] for one in of.values() if one.get("curve")] for row, of in found.rows.items()}
         picture = charts.learning_curves({row: of for row, of in curves.items() if of})
-    elif study.plot == "fields":
+    elif plot == "fields":
         picture = charts.fields({row: np.array(one["field"]) for row, one in firsts.items() if "field" in one})
-    elif study.plot == "sizes":  # rows called "NETWORK, SIDE x SIDE"
+    elif plot == "sizes":  # rows called "NETWORK, SIDE x SIDE"
         by_network: dict[str, list[tuple[int, float, float | None]]] = {}
         for row, one in firsts.items():
             network, _, size = row.rpartition(", ")

@@ -137,10 +137,12 @@ def studies() -> dict[str, Study]:
 
 def _study(name: str, fields: dict[str, Any]) -> Study:
     sweep = fields.pop("sweep", None)
-    if sweep:  # a row for each rate of each recipe
-        fields["rows"] = {
-            f"{one} {lr:g}": {"recipe": one, "train": {"lr": lr}} for one, rates in sweep.items() for lr in rates
-        }
+    if sweep:  # a row for each rate of each; `name: rates` is the recipe of that name, and nothing else
+        rows = fields["rows"] = {}
+        for one, of in sweep.items():
+            own = {"recipe": one, "rates": of} if isinstance(of, list) else dict(of)
+            for lr in own.pop("rates"):
+                rows[f"{one} {lr:g}"] = {**own, "train": {**own.get("train", {}), "lr": lr}}
     sides = fields.pop("sides", [])
     if sides:  # each row once for each size
         fields["rows"] = {
