@@ -21,6 +21,7 @@ from torch.autograd.graph import saved_tensors_hooks
 import image_transformer as it
 from image_transformer.geometry.order import Order, layout
 from image_transformer.geometry.patterns import Pattern
+from image_transformer.measures.stated import stated
 from image_transformer.reproduce.study import study
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
@@ -32,9 +33,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="CPU time of each of two trainings")
     parser.add_argument("--count", type=int, default=100, help="photographs that are completed, four times each")
+    parser.add_argument("--samples", type=int, default=500, help="samples of classes that a classifier looks at")
     args = parser.parse_args()
     parameters()
     outputs(args.seconds)
+    classes(args.samples)
     directions()
     completions(args.count)
     seeds()
@@ -87,6 +90,18 @@ def trained(likelihood: str, seconds: float) -> it.ImageModel:
     with tempfile.TemporaryDirectory() as folder:
         it.train(config, folder, show_progress=False)
         return it.load(folder)
+
+
+def classes(count: int) -> None:
+    """10. Samples show their class, to a classifier that learned from photographs."""
+    model = it.load("cifar10-class")
+    train, test = (it.load_data("cifar10", split) for split in ("train", "test"))
+    test = test.some(count)
+    words = [[test.classes[i] for i in labels] for labels in (train.labels, test.labels)]
+    samples = it.generate(model, len(test), seed=0, label=words[1]).numpy()
+    found = stated(train.images, words[0], test.images, samples, words[1])
+    assert found is not None
+    print("10." + found.markdown())
 
 
 def directions() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SCHEMES, every_scheme, every_shape, layouts, receptive_field
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import conv2d, scaled_dot_product_attention
 
 from image_transformer.geometry.neighbours import nearest_generated
 from image_transformer.geometry.order import BlockRaster, Raster, Wavefront, layout
@@ -141,6 +141,24 @@ def test_grouped_heads_share_keys_and_values(scheme):
         torch.testing.assert_close(TiledAttention(pattern, lay, groups=2)(q, k, v), expected)
         rounded = TiledAttention(pattern, lay, groups=2)(q.bfloat16(), k.bfloat16(), v.bfloat16())
         torch.testing.assert_close(rounded.double(), expected, rtol=0.05, atol=0.05)
+
+
+def test_heads_that_look_at_one_offset_each_are_a_masked_convolution():
+    """One head for each pixel that a square of two rows and three columns covers."""
+    lay = layout(Raster(), (3, 6, 7), False)
+    offsets = [(-1, -1), (-1, 0), (-1, 1), (0, -1)]  # rows and columns, of pixels drawn before
+    own = torch.eye(42, dtype=torch.float64)
+    asked = torch.stack([torch.roll(own, 7 * down + right, 1) for down, right in offsets])  # whom each head asks for
+    torch.manual_seed(0)
+    v, weight = torch.randn(42, 42, dtype=torch.float64), torch.randn(4, 42, 3, dtype=torch.float64)
+    attend = TiledAttention(Local1D(query=7, memory=14), lay)
+    heads = attend(1e4 * asked[None], *(each.expand(1, 4, 42, 42) for each in (own, v)))
+    found = torch.einsum("ale,aed->dl", heads[0], weight).view(3, 6, 7)
+    kernel = torch.zeros(3, 42, 2, 3, dtype=torch.float64)
+    for (down, right), part in zip(offsets, weight, strict=True):
+        kernel[:, :, down + 1, right + 1] = part.T
+    expected = conv2d(v.T.view(1, 42, 6, 7), kernel)[0]  # where the square lies inside of the image
+    torch.testing.assert_close(found[:, 1:, 1:-1], expected)
 
 
 def test_no_tile_grows_with_the_image():
