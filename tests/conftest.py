@@ -174,6 +174,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("IMAGE_TRANSFORMER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def _short_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs fit their closed-form start to as few pixels as small models need."""
+    monkeypatch.setattr("image_transformer.training.run.START_PIXELS", 2**14)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
     torch.set_num_threads(1)  # the models are far too small for more
