@@ -340,6 +340,14 @@ def test_a_trial_is_trained_measured_and_goes_on_where_it_was_interrupted(world,
     assert again == first
 
 
+def test_a_network_that_looks_values_up_is_measured_without_a_field(world, images_file):
+    trial, *_ = study.studies()["sizes"].trials()
+    model = make_model((it.Raster(), (Local1D(5, 3),)), (3, 6, 7), family="paper", likelihood="categorical").config
+    train = replace(trial.config.train, minutes=0.001)
+    found = run_trial(replace(trial, config=replace(trial.config, model=model, train=train)), world / "run")
+    assert "field" not in found and 3 < found["bits_per_dim"] < 20
+
+
 def test_a_cost_is_counted_and_timed():
     one, *_ = [t for t in studies()["cost"].trials() if t.row == "modern (tiny), 8 x 8"]
     found = cost_of(one)

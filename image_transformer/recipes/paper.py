@@ -18,7 +18,7 @@ from image_transformer.recipes.modern import tiny, variant
 
 
 def tiny_paper() -> RunConfig:
-    """The size of `tiny` in the paper's family, DMOL; to be compared with `tiny`, not measured yet."""
+    """The size of `tiny` in the paper's family, DMOL; beside `tiny` in docs/results/models.md."""
     config = tiny()
     model = Paper(
         attention=(Local1D(query=128, memory=128),), depth=3, width=96, heads=3, feed_forward=288, positions="learned"

@@ -40,7 +40,7 @@ class Trial:
     images: int
     """Test images that it is scored on."""
     measures: tuple[str, ...] = ()
-    """What is measured besides: field (after a training), draw (the cost of it)."""
+    """What is measured besides: field (after a training, where there is one), draw (the cost of it)."""
     kind: str = "train"
     """train, or cost: what the network costs, untrained."""
 
