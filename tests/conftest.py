@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,16 +169,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests neither read nor fill the user's cache of decoded images."""
-    monkeypatch.setenv("IMAGE_TRANSFORMER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
-@pytest.fixture(autouse=True)
-def _short_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs fit their closed-form start to as few pixels as small models need."""
-    monkeypatch.setattr("image_transformer.training.run.START_PIXELS", 2**14)
+@pytest.fixture(scope="session", autouse=True)
+def _own_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither read nor fill the user's cache of decoded images; small runs fit their start to few pixels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMAGE_TRANSFORMER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setattr("image_transformer.training.run.START_PIXELS", 2**14)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,6 +18,7 @@ from image_transformer.config.rivals import GatedPixelCNN, Megabyte, PixelCNN, P
 from image_transformer.model import ImageModel
 from image_transformer.networks.pixelcnnpp import Shrink, TwoStreams
 from image_transformer.networks.pixelrnn import RowLSTM
+from image_transformer.training.optim import make_optimizers
 
 SMALL = {"width": 6, "components": 2}
 RIVALS = {
@@ -275,17 +276,41 @@ def test_the_two_levels_of_megabyte():
         torch.testing.assert_close(found, expected.transpose(1, 2))
 
 
-def test_a_block_of_megabyte_is_a_layer_of_torch():
-    block, x = rival("megabyte").network.above.blocks[0], torch.randn(2, 5, 6, dtype=torch.float64)
-    own = nn.TransformerEncoderLayer(6, 2, 24, 0.0, "gelu", batch_first=True, norm_first=True).double()
+def test_a_level_of_megabyte_is_an_encoder_of_torch():
+    above, x = rival("megabyte").network.above, torch.randn(2, 5, 6, dtype=torch.float64)
+    layer = nn.TransformerEncoderLayer(6, 2, 24, 0.0, "gelu", batch_first=True, norm_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, nn.LayerNorm(6), enable_nested_tensor=False).double()
     names = {
         "self_attn.in_proj_": "query_key_value.", "self_attn.out_proj.": "output.", "linear1.": "wide.",
         "linear2.": "narrow.", "norm1.": "norm.", "norm2.": "norm_wide.",
     }  # fmt: skip
-    theirs = block.state_dict()
-    own.load_state_dict({a + part: theirs[b + part] for a, b in names.items() for part in ("weight", "bias")})
+    theirs = above.state_dict()
+    pairs = {f"layers.{i}.{a}": f"blocks.{i}.{b}" for i in (0, 1) for a, b in names.items()} | {"norm.": "norm."}
+    encoder.load_state_dict({a + part: theirs[b + part] for a, b in pairs.items() for part in ("weight", "bias")})
     causal = nn.Transformer.generate_square_subsequent_mask(5, dtype=torch.float64)
-    torch.testing.assert_close(block(x), own(x, src_mask=causal))
+    torch.testing.assert_close(above(x), encoder(x, mask=causal))
+
+
+def test_muon_takes_the_matrices_of_both_levels_of_megabyte():
+    network = rival("megabyte").network
+    muon, rest = make_optimizers(network, it.TrainConfig(optimizer="muon"))
+    taken = {id(p) for group in muon.param_groups for p in group["params"]}
+    own = [p for level in (network.above, network.within) for p in level.parameters() if p.ndim == 2]
+    assert taken == {id(p) for p in own} and len(own) == 4 * (2 + 1)
+    assert sum(len(group["params"]) for group in rest.param_groups) == len(list(network.parameters())) - len(own)
+
+
+@every_rival
+def test_what_reads_the_image_is_not_rounded_to_bfloat16(name):
+    network = rival(name, width=8).float().network
+    read = []
+    for layer in network.modules():
+        inputs = getattr(layer, "in_channels", getattr(layer, "in_features", 0))
+        if inputs == network.layout.channels + (name == "pixelcnn++"):  # which marks where the image is
+            layer.register_forward_hook(lambda own, inputs, out: read.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(random_images(2, (3, 4, 8)))
+    assert read and set(read) == {torch.float32}
 
 
 @pytest.mark.parametrize("kind", [GatedPixelCNN, PixelCNNpp])

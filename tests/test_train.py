@@ -326,6 +326,16 @@ def test_the_report_is_written_at_each_validation_and_once_at_the_end(config, tm
     train(config, tmp_path / "run", resume=True, show_progress=False)
     assert seen[3:] == [[16, 32, 48]]
 
+    def interrupted(run):
+        if run.finished:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    seen.clear()
+    monkeypatch.setattr("image_transformer.training.due.draw_samples", interrupted)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "interrupted", show_progress=False)
+    assert seen == [[16], [16, 32], [16, 32, 48]]
+
 
 @pytest.fixture
 def run_folder(config, tmp_path):

@@ -42,11 +42,12 @@ class ModelConfig:
     """Generation order: raster, block-raster:ROWSxCOLUMNS, or wavefront:SLOPE (modern family only)."""
     conditions: tuple[Condition, ...] = ()
     """What the model is told of an image: label (its class; label:NAME,NAME,... if not those of the data; all families
-    but pixelrnn and pixelcnn); in the modern and the paper's family also low:FACTOR (super-resolution: the means of its
-    boxes of FACTOR x FACTOR pixels); in the modern one also text:LENGTH:DROP (a caption of at most LENGTH bytes; a
-    share DROP of those of the training are left out; docs/words.md has more of its fields), source:SIGHT (an image that
-    it is made of; SIGHT is near, for edits that go by what lies around a pixel, or all), frames:COUNT:SIGHT (the COUNT
-    frames of a clip before it) and action (what was done before it; action:NAME,NAME,... if not those of the data)."""
+    but pixelrnn, pixelcnn and megabyte); in the modern and the paper's family also low:FACTOR (super-resolution: the
+    means of its boxes of FACTOR x FACTOR pixels); in the modern one also text:LENGTH:DROP (a caption of at most LENGTH
+    bytes; a share DROP of those of the training are left out; docs/words.md has more of its fields), source:SIGHT (an
+    image that it is made of; SIGHT is near, for edits that go by what lies around a pixel, or all), frames:COUNT:SIGHT
+    (the COUNT frames of a clip before it) and action (what was done before it; action:NAME,NAME,... if not those of
+    the data)."""
     width: int = 512
     """Model width."""
 

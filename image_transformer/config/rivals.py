@@ -119,6 +119,8 @@ class Megabyte(Rival):
 
     width: int = 512
     """Hidden units of the global model: those of a patch."""
+    depth: int = 12
+    """Layers of the global model."""
     patch: int = 4
     """Pixels of a patch, one after another in raster order."""
     heads: int = 8

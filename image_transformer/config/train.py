@@ -56,8 +56,8 @@ class TrainConfig:
     init: str | None = None
     """Start from the weights of this model, a released one or a run folder, instead of from noise."""
     closed_form_start: bool = False
-    """Before the first update: ridge regression on the neighbours (modern; rivals with a linear skip), and layers
-    scaled to what they are given (rivals)."""
+    """Before the first update: ridge regression on the neighbours (modern; rivals with a linear skip), and
+    convolutions scaled to what they are given (rivals)."""
     bf16: Literal["auto", "on", "off"] = "auto"
     """bfloat16 autocast in training where the hardware is fast at it; likelihoods are float32 always."""
     compile: Literal["auto", "on", "off"] = "auto"

@@ -10,19 +10,14 @@ from image_transformer.data.images import ImageData
 from image_transformer.model import ImageModel
 
 
-def has_field(model: ImageModel) -> bool:
-    """Whether there is a gradient in the values of pixels: networks that look values up in tables have none."""
-    return not (hasattr(model.network, "embed") and model.layout.sub_pixels)
-
-
 def field_of(model: ImageModel, data: ImageData, row: int | None = None, col: int | None = None) -> NDArray[np.float64]:
     """How strongly each pixel of the images moves the prediction at one of them, (h, w), with a sum of 1.
 
     The mean over images and channels of the absolute gradient of a random combination of the parameters. It is 0 where
-    the network cannot look. The pixel is three quarters down and in the middle if not given. ValueError without a
-    gradient, see `has_field`.
+    the network cannot look. The pixel is three quarters down and in the middle if not given. ValueError where there is
+    no gradient in the values.
     """
-    if not has_field(model):
+    if not model.network.differentiable:
         raise ValueError("this network looks values up in a table: it has no gradient in them")
     _, height, width = model.config.shape
     row, col = (3 * height // 4 if row is None else row), (width // 2 if col is None else col)

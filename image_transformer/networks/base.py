@@ -49,6 +49,11 @@ class Network(nn.Module):
 
     layout: Layout
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether parameters have a gradient in the values of the image: not where these are looked up in a table."""
+        return True
+
     def read(self, given: Given) -> Any:
         """What it makes of the conditions of a batch, once for all positions: `forward` and `decoder` take it."""
         if given:

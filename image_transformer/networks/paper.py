@@ -58,6 +58,10 @@ class PaperTransformer(LocalTransformer):
         self.register_buffer("previous_channel", torch.from_numpy(channel), persistent=False)
         self._initialise()
 
+    @property
+    def differentiable(self) -> bool:
+        return not self.layout.sub_pixels
+
     def slots(self, image: Tensor, at: Tensor | slice, reaches: Sequence[Reach], context: Context) -> Tensor:
         previous = self.previous[at]  # (l, v)
         values = image.flatten(1)[:, previous.clamp(min=0)]  # (b, l, v)

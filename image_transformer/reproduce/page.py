@@ -265,19 +265,19 @@ def claims_table(verdicts: Sequence[Verdict]) -> str:
 
 
 def _pictures(found: Results, out: Path) -> str:
-    """Draws them, and shows them in the words of a page."""
-    study, lines = found.study, []
-    plots = {study.name: study.plot}
-    if "field" in study.measures and study.plot != "fields":
-        plots[f"{study.name}-fields"] = "fields"
-    for name, plot in plots.items():
-        if all("failed" in one for one in found.lines):
-            (out / f"{name}.png").unlink(missing_ok=True)
+    """Draws those for which there are figures, and shows them in the words of a page."""
+    study, shown = found.study, []
+    plots = {study.plot: study.name}
+    plots.setdefault("fields", f"{study.name}-fields")
+    for plot, name in plots.items():
+        path = out / f"{name}.png"
+        if not any("field" in one if plot == "fields" else "failed" not in one for one in found.lines):
+            path.unlink(missing_ok=True)
             continue
-        draw(found, plot, out / f"{name}.png")
-        lines += [SIGHT] if plot == "fields" else []
-        lines.append(f"![{study.title if name == study.name else 'How far they look'}]({name}.png)")
-    return "\n\n".join(lines) or "Every trial failed."
+        draw(found, plot, path)
+        shown += [SIGHT] if plot == "fields" else []
+        shown.append(f"![{study.title if name == study.name else 'How far they look'}]({path.name})")
+    return "\n\n".join(shown) or "Every trial failed."
 
 
 def draw(found: Results, plot: str, path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from image_transformer import __version__, checkpoint
 from image_transformer.inference.scoring import evaluate
-from image_transformer.measures.field import field_of, has_field
+from image_transformer.measures.field import field_of
 from image_transformer.reproduce.cost import cost_of
 from image_transformer.reproduce.study import Result, Trial
 from image_transformer.show.records import read_metrics
@@ -52,7 +52,7 @@ def _trained(trial: Trial, folder: Path) -> Result:
         "parameters": sum(p.numel() for p in model.parameters()),
         "curve": [[round(line["seconds"], 1), line["images"], round(line["bpd"], 4)] for line in lines],
     }
-    if "field" in trial.measures and has_field(model):
+    if "field" in trial.measures and model.network.differentiable:
         result["field"] = field_of(model, test.some(8)).tolist()
     return result
 

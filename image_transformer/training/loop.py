@@ -94,6 +94,8 @@ def _go_on(run: Run, processes: Processes, show_progress: bool) -> None:
             if signal_number:
                 run.save()
                 run.saver.wait()
+                if processes.first and run.finished:  # its last validation has left that to the end
+                    write_report(run.out)
                 raise Interrupted(f"saved at {run.state.images_seen:,} images", signal_number)
         run.saver.wait()
 

@@ -93,7 +93,7 @@ def recompute(model: nn.Module) -> None:
     """Make every block keep its input alone, and run again for its gradient. ValueError for rivals."""
     found = blocks(model)
     if not found:
-        raise ValueError("train.recompute is for the blocks of a transformer: this network has none")
+        raise ValueError("train.recompute is for the modern and the paper's family, not for rivals")
     for block in found:
         forward: Any = block.forward
 
