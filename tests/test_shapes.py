@@ -237,6 +237,17 @@ def test_words_that_tell_images_apart():
     assert stated.telling_words(["the same"] * 9) == []
 
 
+def test_the_error_of_a_mean_over_words_is_its_spread():
+    """Of 300 images with ten classes, one in ten of which are found, and one in ten of the others taken for them."""
+    rng = np.random.default_rng(0)
+    truth = np.eye(10, dtype=bool)[np.arange(300) % 10]
+    found = [np.where(truth, rng.random((300, 10)) < 0.1, rng.random((300, 10)) < 0.9) for _ in range(300)]
+    means, errors = zip(*(stated._mean_and_error(right, truth) for right in found), strict=True)
+    assert np.mean(means) == pytest.approx(0.5, abs=0.002)
+    assert np.mean(means) == pytest.approx(np.mean([stated._balanced(right, truth).mean() for right in found]))
+    assert np.std(means) == pytest.approx(np.mean(errors), rel=0.15)
+
+
 def test_samples_are_judged_by_what_their_captions_state(monkeypatch):
     """A classifier learns from 400 photographs: it finds the words in true images, and by chance in mixed up ones."""
     monkeypatch.setattr(stated, "_fit", partial(stated._fit, updates=300))
@@ -253,5 +264,7 @@ def test_samples_are_judged_by_what_their_captions_state(monkeypatch):
         {"bright", "thin", "mean"},
         {"bright", "wide", "mean"},
     )
-    assert all(float(row[2]) > 95 and 35 < float(row[3]) < 65 for row in table.rows)
+    right = np.array([[float(cell.split(" ± ")[0]) for cell in row[2:]] for row in table.rows])
+    assert (right[:, 0] > 95).all() and (right[:, 1] > 35).all() and (right[:, 1] < 65).all()
+    assert right[-1] == pytest.approx(right[:-1].mean(0), abs=0.1) and " ± " in table.rows[-1][3]
     assert stated.stated(images[:9], ["the same"] * 9, images[:9], images[:9], ["the same"] * 9) is None

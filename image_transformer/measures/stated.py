@@ -49,7 +49,8 @@ def stated(
     network = _fit(images, _presence(captions, words), seed)
     truth, rows = _presence(told, words), []
     seen, drawn = (answers(network, some) > 0 for some in (photographs, samples))
-    both = [_balanced(some == truth, truth) for some in (seen, drawn)]
+    right = [some == truth for some in (seen, drawn)]
+    both = [_balanced(one, truth) for one in right]
     for i, word in enumerate(words):
         rows.append(
             [
@@ -60,7 +61,8 @@ def stated(
         )
     tried = np.isfinite(both[0])  # words that some of the captions have, and some have not
     if tried.any():
-        rows.append(["mean", "", *(f"{100 * each[tried].mean():.1f}" for each in both)])
+        means = (_mean_and_error(one[:, tried], truth[:, tried]) for one in right)
+        rows.append(["mean", "", *(f"{100 * mean:.1f} ± {100 * error:.1f}" for mean, error in means)])
     caption = (
         f"Whether {len(told):,} images show a word of their caption, by a classifier that learned from {len(images):,} "
         "photographs: balanced accuracy, %; 50 is chance"
@@ -83,6 +85,13 @@ def _balanced(right: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[np.
     shares = [np.where(kind, right, 0).sum(0) / np.maximum(kind.sum(0), 1) for kind in (truth, ~truth)]
     both = truth.any(0) & ~truth.all(0)
     return np.where(both, np.mean(shares, 0), np.nan)
+
+
+def _mean_and_error(right: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[float, float]:
+    """The mean balanced accuracy of words that some have and some have not, and its standard error over the images."""
+    shares = np.where(truth, 0.5 / truth.sum(0), 0.5 / (~truth).sum(0))
+    of_each = (right * shares).mean(1)  # what an image adds to the mean
+    return float(of_each.sum()), float(of_each.std() * math.sqrt(len(of_each)))
 
 
 def _fit(images: Images, truth: NDArray[np.bool_], seed: int, updates: int = 1500, batch: int = 64) -> nn.Module:
