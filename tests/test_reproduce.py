@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -297,6 +298,20 @@ def test_two_commands_do_not_write_into_one_folder(world, capsys):
         fcntl.flock(file, fcntl.LOCK_EX)
         assert main(["reproduce", "sizes", "--out", "out"]) == 1
     assert "out is in use by another process" in capsys.readouterr().err
+
+
+def test_pages_in_the_documentation_are_those_of_their_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "draw", lambda *args: None)
+    monkeypatch.chdir(tmp_path)
+    kept = Path(__file__).parent.parent / "docs" / "results"
+    for path in kept.glob("*.json"):
+        shutil.copy(path, tmp_path)
+    assert main(["reproduce", *(path.stem for path in kept.glob("*.json")), "--pages", "--out", "."]) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.md")) == sorted(path.name for path in kept.glob("*.md"))
+    for path in tmp_path.glob("*.md"):
+        assert path.read_text() == (kept / path.name).read_text(), f"image-transformer reproduce {path.stem} --pages"
+        for name in re.findall(r"\]\((\S+\.png)\)", path.read_text()):
+            assert (kept / name).exists()
 
 
 @pytest.mark.parametrize("plot", ["bars", "curves", "fields"])
